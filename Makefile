@@ -1,0 +1,30 @@
+# The commands people type. What they do stands in the scripts they call; cargo does the building.
+
+.PHONY: help demo test lint setup build
+
+help:
+	@echo 'make demo    attach a Python disk, put ext4 on it, use it, detach'
+	@echo 'make test    lints, tests on this kernel, tests on packaged kernels in a virtual machine'
+	@echo 'make lint    formatting, clippy, rustdoc, licences'
+	@echo 'make build   target/release/pydisk'
+	@echo 'make setup   install what this machine lacks for all of these'
+
+demo:
+	@tests/tools/setup demo
+	cargo build --release
+	@tests/demo.sh target/release/pydisk
+
+test:
+	@tests/tools/setup test
+	@tests/tools/test
+
+lint:
+	@tests/tools/setup test
+	@tests/tools/lint
+
+build:
+	@tests/tools/setup build
+	cargo build --release
+
+setup:
+	@tests/tools/setup test

@@ -1,0 +1,142 @@
+//! System calls in a process of its own: what waits for this process's own disk.
+//!
+//! A process that opens or reads its own disk cannot die while the disk does not answer: one thread
+//! waits in the kernel for the answer, beyond the reach of SIGKILL, and keeps the descriptors open
+//! whose end would make the driver fail the request. So a child does it that first lets go of all it
+//! has inherited.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+/// What a child tells: which of its steps failed, the errno or 0, and a number.
+pub(crate) type Word = [u64; 3];
+
+/// Run `work` in a child process that has no descriptors of this one, and give what it tells.
+///
+/// # Errors
+/// `ETIMEDOUT` when it told nothing `within` that time or once `give_up` said yes, which is asked
+/// from time to time: it is killed then and dies when the kernel lets it. `EIO` when it died without
+/// a word.
+///
+/// # Safety
+/// Other threads may hold any lock when the child is made, so `work` may only do what is safe in a
+/// signal handler: system calls, and no allocation.
+pub(crate) unsafe fn elsewhere(
+    within: Duration,
+    give_up: impl Fn() -> bool,
+    work: impl FnOnce() -> Word,
+) -> Result<Word, Errno> {
+    let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
+    // SAFETY: the child makes system calls and calls `work`, which is the caller's promise.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: system calls, on memory of this function.
+        unsafe {
+            libc::dup2(tell.as_raw_fd(), 0);
+            libc::close_range(1, libc::c_uint::MAX, 0);
+            for word in work().map(u64::to_ne_bytes) {
+                libc::write(0, word.as_ptr().cast(), word.len());
+            }
+            libc::_exit(0)
+        }
+    }
+    if child < 0 {
+        return Err(last_errno());
+    }
+    drop(tell);
+    let word = hear(told, within, give_up);
+    if word == Err(Errno::TIMEDOUT) {
+        // SAFETY: a child of ours that was not waited for.
+        unsafe { libc::kill(child, libc::SIGKILL) };
+        return word;
+    }
+    // It has nothing left to do. Somebody else may have waited for it, which is all the same.
+    // SAFETY: the status is not asked for.
+    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    word
+}
+
+/// Open for [`elsewhere`].
+///
+/// # Errors
+/// As open(2).
+pub(crate) fn open_there(path: &CStr, flags: libc::c_int) -> Result<libc::c_int, u64> {
+    // SAFETY: a path that ends with a zero byte.
+    let file = unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) };
+    if file < 0 {
+        Err(errno_there())
+    } else {
+        Ok(file)
+    }
+}
+
+/// Read the first `len` bytes, at most 64 KiB, for [`elsewhere`].
+///
+/// # Errors
+/// As pread(2); `EIO` for fewer bytes.
+pub(crate) fn read_there(file: libc::c_int, len: usize) -> Result<(), u64> {
+    const EIO: u64 = libc::EIO.unsigned_abs() as u64;
+    let mut first = [0_u8; 64 << 10];
+    let len = len.min(first.len());
+    // SAFETY: the buffer has `len` bytes.
+    let read = unsafe { libc::pread64(file, first.as_mut_ptr().cast(), len, 0) };
+    match usize::try_from(read) {
+        Err(_negative) => Err(errno_there()),
+        Ok(read) if read < len => Err(EIO),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// The size of the file at `path`, for [`elsewhere`].
+///
+/// # Errors
+/// As stat(2).
+pub(crate) fn size_there(path: &CStr) -> Result<u64, u64> {
+    // SAFETY: all zeroes is a stat structure.
+    let mut found: libc::stat64 = unsafe { std::mem::zeroed() };
+    // SAFETY: a path that ends with a zero byte, and a structure to fill.
+    if unsafe { libc::stat64(path.as_ptr(), &raw mut found) } != 0 {
+        return Err(errno_there());
+    }
+    Ok(found.st_size.cast_unsigned())
+}
+
+/// The errno of the last system call, for [`elsewhere`].
+pub(crate) fn errno_there() -> u64 {
+    // SAFETY: the thread's own.
+    u64::from(unsafe { *libc::__errno_location() }.unsigned_abs())
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// How often a wait looks up.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// What the child says.
+fn hear(told: OwnedFd, within: Duration, give_up: impl Fn() -> bool) -> Result<Word, Errno> {
+    let deadline = Instant::now() + within;
+    let slice = Timespec::try_from(SLICE).unwrap_or_default();
+    let mut ready = [PollFd::new(&told, PollFlags::IN)];
+    loop {
+        match poll(&mut ready, Some(&slice)) {
+            Ok(0) if give_up() || Instant::now() >= deadline => return Err(Errno::TIMEDOUT),
+            Ok(0) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(_) => break,
+        }
+    }
+    let mut bytes = [0; size_of::<Word>()];
+    let heard = File::from(told).read_exact(&mut bytes);
+    heard.map_err(|_died| Errno::IO)?;
+    let (words, _) = bytes.as_chunks();
+    Ok([0, 1, 2].map(|index| u64::from_ne_bytes(words[index])))
+}

@@ -1,0 +1,10 @@
+//! The Linux interfaces that pydisk stands on, and nothing else: no `Disk`, no policy, no Python.
+
+mod elsewhere;
+pub mod loopdev;
+pub mod mounts;
+pub mod pages;
+pub mod probe;
+pub mod process;
+pub mod ublk;
+pub mod usage;

@@ -1,0 +1,247 @@
+//! What is mounted where, read from `/proc/self/mountinfo`, and how to take a FUSE mount away.
+//!
+//! Nothing here asks the filesystem that is mounted, or has another process ask: a FUSE server that
+//! hangs or is gone cannot make a caller hang.
+
+use std::ffi::{CString, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+
+use crate::elsewhere::{elsewhere, size_there};
+
+/// A device number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Device {
+    /// Which driver, or 0 for a filesystem without a block device.
+    pub major: u32,
+    /// Which of the driver's devices.
+    pub minor: u32,
+}
+
+impl Device {
+    /// Read `MAJOR:MINOR`, the form of mountinfo and sysfs.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.trim().split_once(':')?;
+        Some(Self {
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+        })
+    }
+
+    /// The filesystem that a file lies on.
+    pub(crate) fn of_filesystem(status: &Statx) -> Self {
+        Self {
+            major: status.stx_dev_major,
+            minor: status.stx_dev_minor,
+        }
+    }
+
+    /// The device that a device node stands for.
+    pub(crate) fn of_node(status: &Statx) -> Self {
+        Self {
+            major: status.stx_rdev_major,
+            minor: status.stx_rdev_minor,
+        }
+    }
+}
+
+/// One line of mountinfo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// The filesystem's device number.
+    pub device: Device,
+    /// Where it is mounted.
+    pub at: PathBuf,
+    /// For example `ext4` or `fuse`.
+    pub kind: String,
+    /// For example `/dev/sda1`, or whatever the filesystem calls itself.
+    pub source: OsString,
+}
+
+/// Everything mounted in this process's namespace; of several at one place, the last is visible.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn mounts() -> io::Result<Vec<Mount>> {
+    let text = fs::read("/proc/self/mountinfo")?;
+    Ok(text
+        .split(|byte| *byte == b'\n')
+        .filter_map(parse_line)
+        .collect())
+}
+
+/// What is visible at `path`, if that is where something is mounted. Symbolic links are not followed.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn mounted_at(path: &Path) -> io::Result<Option<Mount>> {
+    Ok(mounts()?.into_iter().rev().find(|mount| mount.at == path))
+}
+
+/// The device number of the filesystem at `path`, without asking that filesystem.
+///
+/// # Errors
+/// There is nothing, or a folder on the way may not be searched.
+pub fn device_at(path: &Path) -> io::Result<Device> {
+    Ok(Device::of_filesystem(&status(path)?))
+}
+
+/// The size in bytes of the file at `path`, which this process serves itself. Another process asks:
+/// this one could not be killed while it waited for its own answer.
+///
+/// # Errors
+/// As stat(2); `ETIMEDOUT` when there is no answer `within` that time.
+pub fn size_of_own(path: &Path, within: Duration) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let work = || size_there(&path).map_or_else(|errno| [0, errno, 0], |size| [0, 0, size]);
+    // SAFETY: `size_there` makes one system call.
+    let [_, errno, size] = unsafe { elsewhere(within, || false, work) }?;
+    match i32::try_from(errno).map(io::Error::from_raw_os_error) {
+        Ok(error) if errno > 0 => Err(error),
+        _ => Ok(size),
+    }
+}
+
+/// Type and numbers of what is at `path`, from what the kernel already knows.
+pub(crate) fn status(path: &Path) -> io::Result<Statx> {
+    // statx(2): with AT_STATX_DONT_SYNC a network or FUSE filesystem answers without its server.
+    let how = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    Ok(statx(CWD, path, how, StatxFlags::TYPE | StatxFlags::INO)?)
+}
+
+/// How to unmount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmount {
+    /// Only if nobody uses it.
+    Idle,
+    /// From sight at once; a FUSE server's open requests are ended with an error where the kernel
+    /// lets us (it does for root), and files that are open stay until they are closed.
+    Force,
+}
+
+/// Unmount the FUSE filesystem at `path`, as root with umount2(2), else with `fusermount3`.
+///
+/// # Errors
+/// `EBUSY` while it is used, `EINVAL` where nothing is mounted; or what `fusermount3` said.
+pub fn unmount_fuse(path: &Path, how: Unmount) -> io::Result<()> {
+    let flags = match how {
+        Unmount::Idle => UnmountFlags::NOFOLLOW,
+        Unmount::Force => UnmountFlags::NOFOLLOW | UnmountFlags::FORCE | UnmountFlags::DETACH,
+    };
+    match unmount(path, flags) {
+        Err(Errno::PERM) => fusermount(path, how),
+        other => Ok(other?),
+    }
+}
+
+/// End the FUSE filesystem with this number, mounted or not: its open requests fail, and its server's
+/// threads hear that it is gone. For whoever mounted it, and for root.
+///
+/// # Errors
+/// There is none any more, or `/sys/fs/fuse/connections` is not mounted here.
+pub fn abort_fuse(device: Device) -> io::Result<()> {
+    fs::write(
+        format!("/sys/fs/fuse/connections/{}/abort", device.minor),
+        "1",
+    )
+}
+
+fn fusermount(path: &Path, how: Unmount) -> io::Result<()> {
+    let mut command = Command::new("fusermount3");
+    command.arg("-u");
+    if how == Unmount::Force {
+        command.arg("-z");
+    }
+    let output = command.arg("--").arg(path).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("busy") {
+        return Err(Errno::BUSY.into());
+    }
+    Err(io::Error::other(said.trim().to_owned()))
+}
+
+/// `36 35 98:0 / /mnt rw,noatime master:1 - ext4 /dev/root rw`, see proc_pid_mountinfo(5).
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let device = Device::parse(std::str::from_utf8(fields.nth(2)?).ok()?)?;
+    let at = PathBuf::from(unescape(fields.nth(1)?));
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let kind = String::from_utf8_lossy(fields.next()?).into_owned();
+    let source = unescape(fields.next()?);
+    Some(Mount {
+        device,
+        at,
+        kind,
+        source,
+    })
+}
+
+/// The kernel writes blank, tab, newline and backslash as `\` and three octal digits.
+pub(crate) fn unescape(text: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, behind @ ..] = rest {
+        let code = match (first, behind) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..]) => {
+                Some((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'))
+            }
+            _ => None,
+        };
+        plain.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &behind[3..] } else { behind };
+    }
+    OsString::from_vec(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_is_read() {
+        let line =
+            br"36 35 98:0 /sub /mnt/a\040b\134 rw,noatime master:1 shared:2 - fuse.x py:\040d rw";
+        assert_eq!(
+            parse_line(line),
+            Some(Mount {
+                device: Device {
+                    major: 98,
+                    minor: 0
+                },
+                at: r"/mnt/a b\".into(),
+                kind: "fuse.x".into(),
+                source: "py: d".into(),
+            })
+        );
+        assert_eq!(parse_line(b""), None);
+        assert_eq!(parse_line(b"36 35 98 / /mnt rw - ext4 x rw"), None);
+    }
+
+    #[test]
+    fn the_size_that_another_process_tells() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(12345).unwrap();
+        let within = Duration::from_secs(60);
+        assert_eq!(size_of_own(file.path(), within).unwrap(), 12345);
+        let error = size_of_own(Path::new("/no/such/file"), within).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_root_is_mounted_and_a_fresh_path_is_not() {
+        assert!(mounted_at(Path::new("/")).unwrap().is_some());
+        assert_eq!(mounted_at(Path::new("/no/such/place")).unwrap(), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! The device nodes `/dev/ublkcN` and `/dev/ublkbN`.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+
+use super::error::Error;
+
+/// How long devtmpfs and udev have to make a node and to set its owner.
+const APPEAR: Duration = Duration::from_secs(5);
+
+/// A node that exists; one that we had to make goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Node {
+    path: PathBuf,
+    made: bool,
+}
+
+impl Node {
+    /// The character node of a device.
+    pub(crate) fn character(id: u32) -> Result<Self, Error> {
+        Self::wait(
+            PathBuf::from(format!("/dev/ublkc{id}")),
+            FileType::CharacterDevice,
+            &format!("/sys/class/ublk-char/ublkc{id}/dev"),
+        )
+    }
+
+    /// The block node of a started device.
+    pub(crate) fn block(id: u32) -> Result<Self, Error> {
+        Self::wait(
+            PathBuf::from(format!("/dev/ublkb{id}")),
+            FileType::BlockDevice,
+            &format!("/sys/block/ublkb{id}/dev"),
+        )
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn wait(path: PathBuf, kind: FileType, numbers: &str) -> Result<Self, Error> {
+        let deadline = Instant::now() + APPEAR;
+        while !path.exists() {
+            let kernel_makes_nodes = dev_is_devtmpfs();
+            if !kernel_makes_nodes {
+                return Self::make(path, kind, numbers);
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Node(format!(
+                    "{}: the node did not appear within {} s",
+                    path.display(),
+                    APPEAR.as_secs()
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(Self { path, made: false })
+    }
+
+    /// A /dev of somebody's own, as in a container: no kernel and no udev makes nodes there.
+    fn make(path: PathBuf, kind: FileType, numbers: &str) -> Result<Self, Error> {
+        let fail = |why: String| Error::Node(format!("{}: {why}", path.display()));
+        let text =
+            fs::read_to_string(numbers).map_err(|error| fail(format!("{numbers}: {error}")))?;
+        let device = text
+            .trim()
+            .split_once(':')
+            .and_then(|(major, minor)| Some(makedev(major.parse().ok()?, minor.parse().ok()?)))
+            .ok_or_else(|| fail(format!("{numbers}: `{}` is no device number", text.trim())))?;
+        mknodat(CWD, &path, kind, Mode::RUSR | Mode::WUSR, device)
+            .map_err(|errno| fail(format!("there is no node and none can be made: {errno}")))?;
+        Ok(Self { path, made: true })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.made
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            log::warn!("{}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Open the character node, waiting for udev to give it to us.
+pub(crate) fn open_character(path: &Path) -> Result<File, Error> {
+    let deadline = Instant::now() + APPEAR;
+    loop {
+        match File::options().read(true).write(true).open(path) {
+            Ok(file) => return Ok(file),
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            Err(error) => return Err(Error::Node(format!("{}: {error}", path.display()))),
+        }
+    }
+}
+
+fn dev_is_devtmpfs() -> bool {
+    // Where it cannot be told, the usual is assumed.
+    fs::read_to_string("/proc/self/mountinfo")
+        .map_or(true, |text| mounted_at_dev(&text) == "devtmpfs")
+}
+
+/// The type of the file system at /dev, by proc_pid_mountinfo(5).
+fn mounted_at_dev(mountinfo: &str) -> &str {
+    let top = mountinfo
+        .lines()
+        .rfind(|line| line.split(' ').nth(4) == Some("/dev"));
+    top.and_then(|line| line.split_once(" - "))
+        .and_then(|(_, after)| after.split(' ').next())
+        .unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mounted_at_dev;
+
+    #[test]
+    fn the_topmost_mount_at_dev_counts() {
+        let text = "\
+            22 1 0:5 / /dev rw,nosuid shared:2 - devtmpfs udev rw,size=1g\n\
+            23 22 0:6 / /dev/pts rw - devpts devpts rw\n\
+            24 1 0:7 / /dev rw - tmpfs tmpfs rw\n";
+        assert_eq!(mounted_at_dev(text), "tmpfs");
+        assert_eq!(mounted_at_dev("1 0 8:1 / / rw - ext4 /dev/sda1 rw"), "");
+    }
+}

@@ -1,0 +1,120 @@
+//! The control socket: how `pydisk detach` reaches the agent of an attachment.
+//!
+//! It lies in the attachment's folder with mode 0600. Its path may be longer than a socket address
+//! can hold, so it is always named relative to the open folder.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::Duration;
+
+use super::folder::Folder;
+use super::inuse;
+use super::messages::{Answer, Ask, Receiver, send};
+use super::state::{Phase, State};
+use super::supervise::Event;
+use crate::Refusal;
+
+/// How long the agent waits for a question once somebody has connected, and for an answer to leave.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Make the socket and answer on it until the process ends.
+pub(super) fn serve(folder: &Folder, events: &Sender<Event>) -> io::Result<()> {
+    let (_open, address) = address(folder)?;
+    let listener = UnixListener::bind(address)?;
+    fs::set_permissions(folder.control(), Permissions::from_mode(0o600))?;
+    let (folder, events) = (folder.clone(), events.clone());
+    thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else {
+                    // Out of descriptors or memory: do not spin.
+                    thread::sleep(Duration::from_millis(100));
+                    continue;
+                };
+                let (folder, events) = (folder.clone(), events.clone());
+                let started = thread::Builder::new()
+                    .name("control-one".into())
+                    .spawn(move || {
+                        if let Err(error) = converse(stream, &folder, &events) {
+                            log::debug!("control: {error}");
+                        }
+                    });
+                if let Err(error) = started {
+                    log::warn!("control: no thread for a question: {error}");
+                }
+            }
+        })?;
+    Ok(())
+}
+
+/// Ask the agent of an attachment, and wait for the answer for `patience`.
+///
+/// # Errors
+/// `ConnectionRefused` or `NotFound` if there is no agent, `TimedOut` if it does not answer, others
+/// if it ends meanwhile.
+pub fn ask(folder: &Folder, ask: Ask, patience: Duration) -> io::Result<Answer> {
+    let (_open, address) = address(folder)?;
+    let stream = UnixStream::connect(address)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(CLIENT_PATIENCE))?;
+    send(&stream, &ask)?;
+    match Receiver::of(&stream)?.receive() {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::ErrorKind::TimedOut.into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether there is an agent behind the socket.
+#[must_use]
+pub fn listens(folder: &Folder) -> bool {
+    address(folder).is_ok_and(|(_open, address)| UnixStream::connect(address).is_ok())
+}
+
+/// The socket by way of the open folder: as short as `/proc/self/fd/N/control`.
+fn address(folder: &Folder) -> io::Result<(File, PathBuf)> {
+    let open = File::open(folder.path())?;
+    let address = format!("/proc/self/fd/{}/control", open.as_raw_fd()).into();
+    Ok((open, address))
+}
+
+fn converse(stream: UnixStream, folder: &Folder, events: &Sender<Event>) -> io::Result<()> {
+    stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
+    stream.set_write_timeout(Some(CLIENT_PATIENCE))?;
+    let Some(Ask::Detach { force }) = Receiver::of(&stream)?.receive()? else {
+        return Ok(());
+    };
+    if let Err(refusal) = may_detach(folder, force) {
+        return send(&stream, &Answer::Refused(refusal.into()));
+    }
+    // If the agent has ended meanwhile, the client sees the stream end.
+    events
+        .send(Event::Detach { stream, force })
+        .unwrap_or_default();
+    Ok(())
+}
+
+/// Refuse what would take a disk away from its users; with `force`, save what can be saved.
+fn may_detach(folder: &Folder, force: bool) -> Result<(), Refusal> {
+    let state = State::read(folder)
+        .map_err(|error| Refusal::new(format!("{}: {error}", folder.state().display())))?;
+    match state.phase {
+        Phase::Attached => inuse::clear(&state, force),
+        Phase::Starting if !force => Err(Refusal::new(format!(
+            "{}: it is still being attached",
+            state.name
+        ))
+        .hint("wait for it, or use --force")),
+        Phase::Starting | Phase::Stopping => Ok(()),
+    }
+}

@@ -1,0 +1,183 @@
+//! Who uses a device that is to be removed, and saving what its users have not stored yet.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pydisk_kernel::mounts::{self, Device};
+use pydisk_kernel::usage;
+
+use super::state::State;
+use crate::Refusal;
+
+/// How long a user may take to go away: udev and friends open every device for a moment.
+const RETRY_FOR: Duration = Duration::from_millis(1500);
+const RETRY_EVERY: Duration = Duration::from_millis(50);
+/// How long syncing may take, all in all.
+const SYNC_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Make sure that the device of an attachment can be removed. With `force` it can, and what its users
+/// wrote is synced as far as that is possible in a short time.
+///
+/// # Errors
+/// One sentence that names who uses the device.
+pub(super) fn clear(state: &State, force: bool) -> Result<(), Refusal> {
+    let Some(disk) = &state.disk else {
+        return Ok(());
+    };
+    if force {
+        sync(&disk.device);
+        return Ok(());
+    }
+    let name = &state.name;
+    match users(state) {
+        None => Ok(()),
+        Some(users) => Err(Refusal::new(format!("{name}: {users}")).hint(format!(
+            "unmount or close it, or use `pydisk detach --force {name}`"
+        ))),
+    }
+}
+
+/// Who still uses the device after a moment of patience: a sentence, or `None` for nobody.
+#[must_use]
+pub(super) fn users(state: &State) -> Option<String> {
+    let device = &state.disk.as_ref()?.device;
+    // This process may have inherited it from whoever uses it, who is found as well.
+    let ours: Vec<u32> = state
+        .worker_pid
+        .into_iter()
+        .chain([state.agent_pid, std::process::id()])
+        .collect();
+    let patience = Instant::now() + RETRY_FOR;
+    loop {
+        let found = match usage::users(device, &ours) {
+            Ok(found) => found,
+            Err(error) => {
+                log::warn!("{}: its users cannot be found: {error}", device.display());
+                return None;
+            }
+        };
+        if found.is_empty() {
+            return None;
+        }
+        if Instant::now() >= patience {
+            let words: Vec<_> = found.iter().map(ToString::to_string).collect();
+            return Some(format!("{} {}", device.display(), words.join(", ")));
+        }
+        thread::sleep(RETRY_EVERY);
+    }
+}
+
+/// Write back what the file systems on the device and its own cache hold, as far as that succeeds
+/// within [`SYNC_PATIENCE`]: the plugin below may hang.
+pub(super) fn sync(device: &Path) {
+    let (done, finished) = channel();
+    let mut under_way = 0_usize;
+    for path in cached_by(device) {
+        let done = done.clone();
+        let started = thread::Builder::new().name("sync".into()).spawn(move || {
+            if let Err(error) = sync_one(&path) {
+                log::warn!("{}: sync: {error}", path.display());
+            }
+            done.send(()).unwrap_or_default();
+        });
+        under_way += usize::from(started.is_ok());
+    }
+    let patience = Instant::now() + SYNC_PATIENCE;
+    while under_way > 0 {
+        let left = patience.saturating_duration_since(Instant::now());
+        if finished.recv_timeout(left).is_err() {
+            log::warn!(
+                "{}: not everything could be synced in time",
+                device.display()
+            );
+            return;
+        }
+        under_way -= 1;
+    }
+}
+
+/// The device and where it, or a partition of it, is mounted.
+fn cached_by(device: &Path) -> Vec<PathBuf> {
+    let numbers = numbers(device);
+    if numbers.is_empty() {
+        // A file: its users' writes go straight to the plugin.
+        return Vec::new();
+    }
+    let name = device.as_os_str().as_encoded_bytes();
+    let mut paths: Vec<_> = mounts::mounts()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|mount| {
+            // btrfs shows numbers of its own, but the device as its source.
+            numbers.contains(&mount.device)
+                || mount
+                    .source
+                    .as_encoded_bytes()
+                    .strip_prefix(name)
+                    .is_some_and(is_partition)
+        })
+        .map(|mount| mount.at)
+        .collect();
+    paths.push(device.to_owned());
+    paths
+}
+
+/// Whether this, behind the name of a device, names the device itself or one of its partitions.
+fn is_partition(rest: &[u8]) -> bool {
+    match rest {
+        [] => true,
+        [b'p', digits @ ..] => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+/// The numbers of a block device and of its partitions; none for anything else.
+fn numbers(device: &Path) -> Vec<Device> {
+    let Some(name) = device.file_name().filter(|_| device.starts_with("/dev")) else {
+        return Vec::new();
+    };
+    let folder = Path::new("/sys/block").join(name);
+    let mut numbers: Vec<_> = read_number(&folder).into_iter().collect();
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        if entry.path().join("partition").exists() {
+            numbers.extend(read_number(&entry.path()));
+        }
+    }
+    numbers
+}
+
+fn read_number(folder: &Path) -> Option<Device> {
+    Device::parse(&fs::read_to_string(folder.join("dev")).ok()?)
+}
+
+fn sync_one(path: &Path) -> std::io::Result<()> {
+    let file = File::open(path)?;
+    if file.metadata()?.rdev() != 0 {
+        return file.sync_all();
+    }
+    Ok(rustix::fs::syncfs(&file)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_told_from_other_devices() {
+        for rest in ["", "p1", "p12"] {
+            assert!(is_partition(rest.as_bytes()), "{rest}");
+        }
+        for rest in ["1", "p", "p1x", "0p1"] {
+            assert!(!is_partition(rest.as_bytes()), "{rest}");
+        }
+    }
+
+    #[test]
+    fn a_file_has_nothing_to_sync() {
+        assert_eq!(cached_by(Path::new("/tmp/disk.img")), Vec::<PathBuf>::new());
+    }
+}

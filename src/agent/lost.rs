@@ -1,0 +1,106 @@
+//! Detaching where there is no agent to ask: it was killed, or it does not answer. The worker goes
+//! on serving without it and still stops cleanly at a signal.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::folder::{Folder, Holder, Role};
+use super::inuse;
+use super::state::State;
+use super::supervise::DETACH_PATIENCE;
+use crate::Refusal;
+
+/// How long a forced detach lets the worker stop by itself, and then lets it be dead.
+const FORCE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// End the processes of an attachment: cleanly, or with `force` whatever it takes. What they leave
+/// behind is for [`super::sweep`].
+///
+/// # Errors
+/// One sentence: the device is in use, or the plugin does not stop.
+pub fn detach(folder: &Folder, force: bool) -> Result<(), Refusal> {
+    let name = folder.name();
+    if let Ok(state) = State::read(folder) {
+        inuse::clear(&state, force)?;
+    }
+    if force {
+        // An agent that hangs would take the worker's end for a crash; it is out of the way first.
+        end(folder, Role::Agent, Signal::KILL, FORCE_PATIENCE)?;
+        end(folder, Role::Launch, Signal::KILL, FORCE_PATIENCE)?;
+        if end(folder, Role::Worker, Signal::TERM, FORCE_PATIENCE)? {
+            return Ok(());
+        }
+        if end(folder, Role::Worker, Signal::KILL, FORCE_PATIENCE)? {
+            return Ok(());
+        }
+        return Err(Refusal::new(format!(
+            "{name}: the worker was killed and does not end"
+        )));
+    }
+    if end(folder, Role::Worker, Signal::TERM, DETACH_PATIENCE)? {
+        return Ok(());
+    }
+    Err(Refusal::new(format!(
+        "{name}: the plugin has not finished after {} s; it goes on stopping",
+        DETACH_PATIENCE.as_secs()
+    ))
+    .hint(format!(
+        "`pydisk detach --force {name}` ends it, whatever it has not stored yet"
+    )))
+}
+
+/// Send `signal` to whoever holds `role` and wait for its end; whether nobody holds it any more.
+fn end(folder: &Folder, role: Role, signal: Signal, patience: Duration) -> Result<bool, Refusal> {
+    let failed = |error: rustix::io::Errno| Refusal::new(format!("{}: {error}", folder.name()));
+    let Some((pid, process)) = holder(folder, role)? else {
+        return Ok(true);
+    };
+    match pidfd_send_signal(&process, signal) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::SRCH) => return Ok(true),
+        Err(error) => return Err(failed(error)),
+    }
+    let patience = Timespec::try_from(patience).unwrap_or_default();
+    let mut ready = [PollFd::new(&process, PollFlags::IN)];
+    loop {
+        match poll(&mut ready, Some(&patience)) {
+            Ok(0) => {
+                log::debug!("process {} has not ended", pid.as_raw_nonzero());
+                return Ok(false);
+            }
+            Ok(_) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+/// The process that holds `role`, by a descriptor that no other process can come to stand for.
+fn holder(folder: &Folder, role: Role) -> Result<Option<(Pid, OwnedFd)>, Refusal> {
+    let name = folder.name();
+    let pid = match folder.holder(role) {
+        Holder::Nobody => return Ok(None),
+        Holder::Process(pid) => pid,
+        Holder::Foreign => {
+            return Err(Refusal::new(format!(
+                "{name}: its processes run in another process namespace"
+            )));
+        }
+    };
+    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(rustix::io::Errno::SRCH) => return Ok(None),
+        Err(error) => {
+            return Err(Refusal::new(format!(
+                "{name}: process {}: {error}",
+                pid.as_raw_nonzero()
+            )));
+        }
+    };
+    // Still the holder, so the descriptor stands for it and not for a later process of that number.
+    let same = folder.holder(role) == Holder::Process(pid);
+    Ok(same.then_some((pid, process)))
+}

@@ -1,0 +1,160 @@
+//! The agent: the small process that starts, watches and stops the worker of one disk, answers on a
+//! control socket, and removes what a dead worker leaves behind. It never runs Python.
+//!
+//! `pydisk attach` starts it with [`launch`] and it goes on in the background, or `pydisk attach`
+//! becomes it with [`in_foreground`]. `docs/architecture.md` shows the processes.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::Sender;
+use std::thread;
+
+mod command;
+mod control;
+mod folder;
+mod inuse;
+mod leftovers;
+mod lost;
+mod messages;
+mod root;
+mod state;
+mod supervise;
+mod worker_process;
+
+pub use control::{ask, listens};
+pub use folder::{Folder, Held, Holder, Role, kept_log};
+pub use lost::detach as detach_without_agent;
+pub use messages::{Answer, Ask, FromWorker, Job, Receiver, ToWorker, Told, send};
+pub use root::{Name, ROOT_VARIABLE, Root, check_name};
+pub use state::{Phase, Served, State};
+pub use supervise::{DETACH_PATIENCE, Outcome};
+pub use worker_process::{WORKER, ending};
+
+use crate::{Refusal, logging};
+use messages::{FromAgent, ToAgent};
+use supervise::{Agent, Event, Launcher};
+
+/// The hidden subcommand that is an agent.
+pub const AGENT: &str = "agent-process";
+
+/// Remove what attachments left behind that nobody looks after any more. What cannot be removed is
+/// logged and tried again next time.
+///
+/// # Errors
+/// One sentence, if the state folder cannot be read.
+pub fn sweep(root: &Root) -> Result<(), Refusal> {
+    for (folder, held) in root.abandoned()? {
+        leftovers::sweep(&folder, &held);
+    }
+    Ok(())
+}
+
+/// Start an agent for `job` in the background and wait until the disk can be used. `tell` passes
+/// the news on to the user; if this process ends before that is done, the disk is given up.
+///
+/// # Errors
+/// One sentence; nothing is attached then.
+pub fn launch(job: &Job, tell: impl FnOnce(&Served)) -> Result<(), Refusal> {
+    let failed = |error: io::Error| Refusal::new(format!("the agent cannot be started: {error}"));
+    // The agent lives on: it must not hold what the caller of this process left open.
+    if let Err(error) = pydisk_kernel::process::keep_descriptors_from_children() {
+        log::debug!("descriptors of the caller may be inherited: {error}");
+    }
+    let (mine, theirs) = UnixStream::pair().map_err(failed)?;
+    let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
+    let mut agent = Command::new(std::env::current_exe().map_err(failed)?)
+        .arg(AGENT)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::from(stderr))
+        .spawn()
+        .map_err(failed)?;
+    let mut receiver = Receiver::of(&mine).map_err(failed)?;
+    let answer = send(&mine, job).and_then(|()| receiver.receive());
+    match answer {
+        Ok(Some(FromAgent::Ready(served))) => {
+            tell(&served);
+            // Without an agent there is no disk either; `pydisk list` shows what became of it.
+            send(&mine, &ToAgent::Taken).map_err(failed)
+        }
+        Ok(Some(FromAgent::Refused(told))) => {
+            // It has nothing left to do, and then nothing of this attachment runs any more.
+            agent.wait().map_err(failed)?;
+            Err(told.into())
+        }
+        Ok(None) => {
+            let status = agent.wait().map_err(failed)?;
+            Err(Refusal::new(format!("the agent {}", ending(status))))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Be the agent of `job` until the disk is gone. With `command`, run it when the disk can be used,
+/// and let go of the disk when it ends.
+#[must_use]
+pub fn in_foreground(job: Job, folder: Folder, command: Option<String>) -> Outcome {
+    logging::start(&job.name, job.verbose);
+    match folder.hold(Role::Agent) {
+        Ok(held) => Agent::new(job, folder, held, Launcher::Myself(command)).run(),
+        Err(error) => Outcome::Refused(Refusal::new(format!(
+            "folder `{}`: {error}",
+            folder.path().display()
+        ))),
+    }
+}
+
+/// The hidden subcommand: be an agent in the background, for the launcher at standard input.
+#[must_use]
+pub fn process() -> ExitCode {
+    let Some((stream, from, job)) = received::<Job>() else {
+        logging::say("pydisk: agent-process is started by `pydisk attach`\n");
+        return ExitCode::from(2);
+    };
+    logging::start(&job.name, job.verbose);
+    if let Err(error) = rustix::process::setsid() {
+        log::debug!("no session of its own: {error}");
+    }
+    let folder = Folder::at(job.folder.clone());
+    let held = match folder.hold(Role::Agent) {
+        Ok(held) => held,
+        Err(error) => {
+            log::error!("folder `{}`: {error}", folder.path().display());
+            return ExitCode::FAILURE;
+        }
+    };
+    let agent = Agent::new(job, folder, held, Launcher::Process(stream));
+    if let Err(error) = watch_launcher(from, agent.sender().clone()) {
+        log::error!("launcher: {error}");
+        return ExitCode::FAILURE;
+    }
+    match agent.run() {
+        Outcome::Stopped | Outcome::Command(_) => ExitCode::SUCCESS,
+        Outcome::Refused(_) | Outcome::Failed(_) => ExitCode::FAILURE,
+    }
+}
+
+fn watch_launcher(mut from: Receiver, events: Sender<Event>) -> io::Result<()> {
+    thread::Builder::new()
+        .name("launcher".into())
+        .spawn(move || {
+            if let Ok(Some(ToAgent::Taken)) = from.receive() {
+                events.send(Event::Taken).unwrap_or_default();
+            }
+            events.send(Event::LauncherGone).unwrap_or_default();
+        })?;
+    Ok(())
+}
+
+/// The socket at standard input, what comes from it, and the first message. Standard input is empty
+/// afterwards. `None` if a user started this process.
+pub(crate) fn received<T: serde::de::DeserializeOwned>() -> Option<(UnixStream, Receiver, T)> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
+    rustix::net::sockopt::socket_type(&socket).ok()?;
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null").ok()?).ok()?;
+    let stream = UnixStream::from(socket);
+    let mut receiver = Receiver::of(&stream).ok()?;
+    let message = receiver.receive().ok()??;
+    Some((stream, receiver, message))
+}

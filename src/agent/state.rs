@@ -1,0 +1,188 @@
+//! What is known of an attachment, as it stands in its folder for `list`, `show` and `detach`, and
+//! for whoever has to remove what a dead attachment left behind.
+//!
+//! The agent writes it; everybody reads it. Secrets are masked before they get here.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::folder::Folder;
+use crate::frontends::Target;
+
+/// What becomes of an attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The plugin is being loaded, the device made.
+    Starting,
+    /// The device can be used.
+    Attached,
+    /// The device is being removed.
+    Stopping,
+}
+
+/// The facts about one attachment. The names of the fields are those that scripts see.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// Its name.
+    pub name: String,
+    /// What becomes of it.
+    pub phase: Phase,
+    /// The script.
+    pub plugin: PathBuf,
+    /// What the script was configured with, secrets masked.
+    pub parameters: Vec<(String, String)>,
+    /// Where it was to appear.
+    pub target: Target,
+    /// Whether there was nothing at the target before, so that nothing may stay there.
+    pub target_is_new: bool,
+    /// What the front end made of it; absent until then.
+    pub disk: Option<Served>,
+    /// The agent, as it knows itself.
+    pub agent_pid: u32,
+    /// The worker, as the agent knows it.
+    pub worker_pid: Option<u32>,
+    /// Seconds since 1970 when it was asked for.
+    pub since: u64,
+    /// Where the agent and the worker log to; nowhere if they run in the foreground.
+    pub log: Option<PathBuf>,
+}
+
+/// A disk that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// What to open.
+    pub device: PathBuf,
+    /// How it got there: `ublk`, `loop` or `fuse`.
+    pub front_end: String,
+    /// Bytes.
+    pub size: u64,
+    /// Whether it can only be read.
+    pub read_only: bool,
+    /// Whether several threads call the plugin at the same time.
+    pub parallel: bool,
+}
+
+impl State {
+    /// Read what stands in the folder.
+    ///
+    /// # Errors
+    /// What the file system says; `InvalidData` for anything that is not a state.
+    pub fn read(folder: &Folder) -> io::Result<Self> {
+        let text = fs::read(folder.state())?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    /// Replace what stands in the folder, so that a reader sees the old state or the new one.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, folder: &Folder) -> io::Result<()> {
+        let new = folder.path().join("state.new");
+        let mut file = fs::File::create(&new)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.write_all(b"\n")?;
+        fs::rename(&new, folder.state())
+    }
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub(super) fn now() -> u64 {
+    // A clock before 1970 is shown as 1970; nothing is decided by it.
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// What is shown instead of a secret.
+const MASK: &str = "***";
+
+/// The parameters as they may be shown: the value of every key that looks like a secret is masked.
+#[must_use]
+pub(super) fn masked(parameters: &[(String, String)]) -> Vec<(String, String)> {
+    parameters
+        .iter()
+        .map(|(key, value)| {
+            let shown = if is_secret(key) { MASK } else { value };
+            (key.clone(), shown.to_owned())
+        })
+        .collect()
+}
+
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    [
+        "password",
+        "passwd",
+        "passphrase",
+        "secret",
+        "token",
+        "key",
+        "credential",
+    ]
+    .iter()
+    .any(|word| key.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_masked() {
+        let given = [
+            "size",
+            "password",
+            "API_KEY",
+            "auth-token",
+            "client.Secret",
+            "file",
+        ]
+        .map(|key| (key.to_owned(), "value".to_owned()));
+        let shown: Vec<_> = masked(&given).into_iter().map(|(_, value)| value).collect();
+        assert_eq!(shown, ["value", "***", "***", "***", "***", "value"]);
+    }
+
+    #[test]
+    fn a_state_is_read_back_as_it_was_written() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::at(place.path().to_owned());
+        let state = State {
+            name: "x".into(),
+            phase: Phase::Attached,
+            plugin: "/x.py".into(),
+            parameters: vec![("size".into(), "1G".into())],
+            target: Target::Ublk(None),
+            target_is_new: false,
+            disk: Some(Served {
+                device: "/dev/ublkb0".into(),
+                front_end: "ublk".into(),
+                size: 1 << 30,
+                read_only: false,
+                parallel: true,
+            }),
+            agent_pid: 1,
+            worker_pid: Some(2),
+            since: now(),
+            log: Some(folder.log()),
+        };
+        state.write(&folder).unwrap();
+        let found = State::read(&folder).unwrap();
+        assert_eq!(found.disk, state.disk);
+        assert_eq!(found.target, state.target);
+        assert_eq!(found.since, state.since);
+    }
+
+    #[test]
+    fn half_a_state_is_an_error() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::at(place.path().to_owned());
+        fs::write(folder.state(), "{\"name\":").unwrap();
+        assert!(State::read(&folder).is_err());
+    }
+}

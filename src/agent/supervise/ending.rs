@@ -1,0 +1,189 @@
+//! The end of an attachment: what the dead worker left behind is removed, everybody who waits is
+//! told, and the folder goes.
+
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::SIGTERM;
+
+use super::{Agent, Event, Launcher, Waiting, answer};
+use crate::Refusal;
+use crate::agent::command;
+use crate::agent::folder::keep_log;
+use crate::agent::leftovers;
+use crate::agent::messages::{Answer, FromAgent, FromWorker, send};
+use crate::agent::worker_process::{WorkerProcess, ending};
+
+/// How long the removal of what a killed worker left behind may take.
+const LEFTOVER_PATIENCE: Duration = Duration::from_millis(900);
+/// How long the last words of a dead worker may take to arrive; they are in the socket already.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// How an attachment ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// As it should.
+    Stopped,
+    /// It never was attached.
+    Refused(Refusal),
+    /// The device is gone, but not as it should; what was wrong.
+    Failed(Refusal),
+    /// As it should, with the exit status of the user's command.
+    Command(u8),
+}
+
+impl Agent {
+    /// The worker has ended (or is given up, unless `dead`): find out how, and remove what it left
+    /// behind.
+    pub(super) fn bury(&mut self, worker: &mut WorkerProcess, dead: bool) -> Result<(), Refusal> {
+        self.hear_last_words(worker);
+        let words = self.last_words.take().filter(|_| dead);
+        if !matches!(words, Some(FromWorker::Stopped(_) | FromWorker::Refused(_))) {
+            // While its number is still its own, that is, before it is waited for.
+            worker.kill_group();
+        }
+        let status = dead.then(|| worker.status());
+        match words {
+            Some(FromWorker::Stopped(None)) => {
+                log::info!("detached");
+                return Ok(());
+            }
+            Some(FromWorker::Stopped(Some(told))) => return Err(told.into()),
+            Some(FromWorker::Refused(told)) => {
+                // A plugin that does not answer the first read leaves a device behind.
+                self.remove_leftovers_if_any();
+                return Err(told.into());
+            }
+            _ => {}
+        }
+        let killed = self
+            .stopping
+            .as_ref()
+            .is_some_and(|stopping| stopping.killed_at.is_some());
+        let what = match status {
+            _ if killed && self.device_made => {
+                "the plugin did not stop in time and was killed; what it had not stored is lost"
+                    .to_owned()
+            }
+            _ if killed => "it was stopped before it could be used".to_owned(),
+            Some(Ok(status)) => format!("the worker {}", ending(status)),
+            Some(Err(error)) => format!("the worker is lost: {error}"),
+            None => "the worker does not end".to_owned(),
+        };
+        if self.told && !self.job.foreground {
+            // Otherwise the launcher or this process says it to the user.
+            log::error!("{what}");
+        }
+        let what = Refusal::new(format!("{}: {what}", self.job.name));
+        self.remove_leftovers_if_any();
+        Err(what)
+    }
+
+    /// If that is not possible, the folder stays, so that another command tries again.
+    fn remove_leftovers_if_any(&mut self) {
+        if self.device_made
+            && let Err(refusal) = self.remove_leftovers()
+        {
+            log::error!("{refusal}");
+            self.keep_folder = true;
+        }
+    }
+
+    fn hear_last_words(&mut self, worker: &mut WorkerProcess) {
+        let patience = Instant::now() + LAST_WORDS;
+        let left = || patience.saturating_duration_since(Instant::now());
+        while let Ok(event) = self.events.recv_timeout(left()) {
+            match event {
+                Event::Heard(message) => self.heard(message, worker),
+                Event::Silent => break,
+                Event::Detach { stream, .. } => self.waiting.push(Waiting {
+                    stream,
+                    until: None,
+                }),
+                Event::CommandEnded(status) => self.command_status = Some(status),
+                _ => {}
+            }
+        }
+    }
+
+    /// In a thread, because the kernel may wait for a device as long as it likes.
+    fn remove_leftovers(&self) -> Result<(), Refusal> {
+        let (done, removed) = channel();
+        let (state, folder) = (self.state.clone(), self.folder.clone());
+        let started = thread::Builder::new()
+            .name("leftovers".into())
+            .spawn(move || {
+                done.send(leftovers::remove(&state, &folder))
+                    .unwrap_or_default();
+            });
+        if let Err(error) = started {
+            return Err(Refusal::new(format!("{}: {error}", self.job.name)));
+        }
+        removed
+            .recv_timeout(LEFTOVER_PATIENCE)
+            .unwrap_or_else(|_late| {
+                Err(Refusal::new(format!(
+                    "{}: the kernel has not let go of the device yet",
+                    self.job.name
+                ))
+                .hint("`pydisk list` tries again"))
+            })
+    }
+
+    /// Remove the folder, tell everybody who waits, and say how it ended.
+    pub(super) fn finish(mut self, ended: Result<(), Refusal>) -> Outcome {
+        if ended.is_err() && self.told {
+            keep_log(&self.folder);
+        }
+        if !self.keep_folder
+            && let Err(error) = self.folder.remove(&self.held)
+        {
+            log::warn!("folder `{}`: {error}", self.folder.path().display());
+        }
+        for waiting in &self.waiting {
+            let forced = waiting.until.is_none() && !self.keep_folder;
+            let told = match &ended {
+                Ok(()) => Answer::Done(None),
+                Err(refusal) if forced => Answer::Done(Some(refusal.clone().into())),
+                Err(refusal) => Answer::Refused(refusal.clone().into()),
+            };
+            answer(&waiting.stream, &told);
+        }
+        if !self.told {
+            let refusal = ended.err().unwrap_or_else(|| {
+                Refusal::new(format!(
+                    "{}: it was stopped before it could be used",
+                    self.job.name
+                ))
+            });
+            if let Launcher::Process(stream) = &self.launcher
+                && let Err(error) = send(stream, &FromAgent::Refused(refusal.clone().into()))
+            {
+                log::debug!("the launcher is gone: {error}");
+            }
+            return Outcome::Refused(refusal);
+        }
+        let command = self.command_end();
+        match (ended, command) {
+            (Err(refusal), _) => Outcome::Failed(refusal),
+            (Ok(()), Some(status)) => Outcome::Command(status),
+            (Ok(()), None) => Outcome::Stopped,
+        }
+    }
+
+    /// The exit status of the user's command, which may take its time to notice that its disk is
+    /// gone.
+    fn command_end(&mut self) -> Option<u8> {
+        let command = self.command.take()?;
+        while self.command_status.is_none() {
+            match self.events.recv() {
+                Ok(Event::CommandEnded(status)) => self.command_status = Some(status),
+                Ok(Event::Signal(SIGTERM)) => command::end(command),
+                Ok(_) => {}
+                Err(_) => unreachable!("the agent holds a sender"),
+            }
+        }
+        self.command_status
+    }
+}

@@ -1,0 +1,440 @@
+//! The agent's loop: one worker is started, watched and stopped, and what it leaves behind is
+//! removed.
+//!
+//! Threads turn whatever can happen into an [`Event`]; one thread decides. Nothing here waits
+//! without a bound, except for processes that may rightly take as long as they like.
+
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::folder::{Folder, Held};
+use super::messages::{Answer, FromAgent, FromWorker, Job, send};
+use super::state::{Phase, Served, State, masked, now};
+use super::worker_process::WorkerProcess;
+use super::{command, control, inuse};
+
+mod ending;
+
+use crate::frontends::Target;
+use crate::{Refusal, logging};
+pub use ending::Outcome;
+
+/// How long a worker may take to stop before it is killed, counted from a signal to the agent. With
+/// [`DEATH_PATIENCE`] and `LEFTOVER_PATIENCE`, a signalled agent is gone within 5 s.
+const SIGNAL_PATIENCE: Duration = Duration::from_millis(3000);
+/// How long a killed worker may take to be dead.
+const DEATH_PATIENCE: Duration = Duration::from_millis(900);
+/// The same for `detach --force`.
+const FORCE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a plain `detach` waits for the plugin's last flush.
+pub const DETACH_PATIENCE: Duration = Duration::from_secs(60);
+/// How often the log is looked at.
+const TICK: Duration = Duration::from_secs(10);
+
+/// What can happen to an agent.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The worker said something.
+    Heard(FromWorker),
+    /// The worker will say no more.
+    Silent,
+    /// The worker has ended.
+    Ended,
+    /// The launcher has passed the device path on.
+    Taken,
+    /// The launcher has ended.
+    LauncherGone,
+    /// A signal to the agent.
+    Signal(i32),
+    /// Somebody asks for the device to be removed; nobody uses it, or that does not matter.
+    Detach {
+        /// Where the answer goes.
+        stream: UnixStream,
+        /// Whether the worker is killed if it does not stop soon.
+        force: bool,
+    },
+    /// What had to be done before the worker is stopped has been done.
+    Stop,
+    /// The user's command has ended; its exit status.
+    CommandEnded(u8),
+}
+
+/// Who is to be told how it went.
+#[derive(Debug)]
+pub(super) enum Launcher {
+    /// The `pydisk attach` that waits at the other end.
+    Process(UnixStream),
+    /// This process, which is in the foreground, with the user's command, if any.
+    Myself(Option<String>),
+}
+
+/// One attachment, from the start of its worker to the end.
+pub(super) struct Agent {
+    job: Job,
+    folder: Folder,
+    held: Held,
+    launcher: Launcher,
+    state: State,
+    sender: Sender<Event>,
+    events: Receiver<Event>,
+    /// Whether the launcher has been told that the disk can be used.
+    told: bool,
+    /// Whether it has passed that on, so that somebody knows of the disk.
+    taken: bool,
+    /// Whether something is left that the folder must go on to tell of.
+    keep_folder: bool,
+    /// Whether a front end may have made something that outlives the worker.
+    device_made: bool,
+    stopping: Option<Stopping>,
+    waiting: Vec<Waiting>,
+    last_words: Option<FromWorker>,
+    command: Option<Pid>,
+    command_status: Option<u8>,
+}
+
+/// The worker has been told to stop, or is about to be.
+struct Stopping {
+    /// Whether it has been told.
+    told: bool,
+    /// When it is to be killed.
+    kill_at: Option<Instant>,
+    /// When it was.
+    killed_at: Option<Instant>,
+}
+
+impl Stopping {
+    fn new(kill_at: Option<Instant>) -> Self {
+        Self {
+            told: false,
+            kill_at,
+            killed_at: None,
+        }
+    }
+
+    /// When the next step is due.
+    fn deadline(&self) -> Option<Instant> {
+        self.killed_at
+            .map(|at| at + DEATH_PATIENCE)
+            .or(self.kill_at)
+    }
+}
+
+/// A client that waits for the end.
+struct Waiting {
+    stream: UnixStream,
+    until: Option<Instant>,
+}
+
+impl Agent {
+    /// An agent for `job` in a folder whose agent lock is held.
+    pub(super) fn new(job: Job, folder: Folder, held: Held, launcher: Launcher) -> Self {
+        let (sender, events) = channel();
+        let state = State {
+            name: job.name.clone(),
+            phase: Phase::Starting,
+            plugin: job.script.clone(),
+            parameters: masked(&job.parameters),
+            target: job.target.clone(),
+            target_is_new: matches!(&job.target, Target::File(path) if !path.exists()),
+            disk: None,
+            agent_pid: std::process::id(),
+            worker_pid: None,
+            since: now(),
+            log: (!job.foreground).then(|| folder.log()),
+        };
+        Self {
+            job,
+            folder,
+            held,
+            launcher,
+            state,
+            sender,
+            events,
+            told: false,
+            taken: false,
+            keep_folder: false,
+            device_made: false,
+            stopping: None,
+            waiting: Vec::new(),
+            last_words: None,
+            command: None,
+            command_status: None,
+        }
+    }
+
+    /// The sender for whoever makes events.
+    pub(super) fn sender(&self) -> &Sender<Event> {
+        &self.sender
+    }
+
+    /// Serve until the disk is gone. The folder is gone afterwards, too.
+    pub(super) fn run(mut self) -> Outcome {
+        let started = self.start();
+        let mut worker = match started {
+            Ok(worker) => worker,
+            Err(refusal) => return self.finish(Err(refusal)),
+        };
+        // A worker that dies is replaced here one day, where the front end can take it up again.
+        let dead = self.watch(&mut worker);
+        let ended = self.bury(&mut worker, dead);
+        self.finish(ended)
+    }
+
+    fn start(&mut self) -> Result<WorkerProcess, Refusal> {
+        let failed = |what: &str, error: std::io::Error| Refusal::new(format!("{what}: {error}"));
+        self.save()
+            .map_err(|error| failed("state of the attachment", error))?;
+        signals(&self.sender).map_err(|error| failed("signal handlers", error))?;
+        control::serve(&self.folder, &self.sender)
+            .map_err(|error| failed("control socket", error))?;
+        let worker = WorkerProcess::start(&self.job, &self.sender)
+            .map_err(|error| failed("the worker cannot be started", error))?;
+        if !self.job.foreground
+            && let Err(error) = std::env::set_current_dir("/")
+        {
+            log::debug!("folder `/`: {error}");
+        }
+        self.state.worker_pid = Some(worker.id());
+        self.save()
+            .map_err(|error| failed("state of the attachment", error))?;
+        Ok(worker)
+    }
+
+    /// Until the worker has ended, or cannot even be killed; whether it has ended.
+    fn watch(&mut self, worker: &mut WorkerProcess) -> bool {
+        loop {
+            match self.next() {
+                Some(Event::Heard(message)) => self.heard(message, worker),
+                Some(Event::Silent) => {}
+                Some(Event::Ended) => return true,
+                Some(Event::Taken) => self.taken = true,
+                Some(Event::LauncherGone) if self.taken => {}
+                Some(Event::LauncherGone) => {
+                    log::debug!("the launcher is gone");
+                    self.stop(worker, Some(SIGNAL_PATIENCE));
+                }
+                Some(Event::Signal(signal)) => self.signalled(signal, worker),
+                Some(Event::Detach { stream, force }) => {
+                    let until = (!force).then(|| Instant::now() + DETACH_PATIENCE);
+                    self.waiting.push(Waiting { stream, until });
+                    self.stop(worker, force.then_some(FORCE_PATIENCE));
+                }
+                Some(Event::Stop) => self.stop(worker, None),
+                Some(Event::CommandEnded(status)) => {
+                    self.command_status = Some(status);
+                    self.release();
+                }
+                None if self.deadlines(worker) => return false,
+                None => {}
+            }
+        }
+    }
+
+    /// The next event, or `None` when some deadline may have passed.
+    fn next(&self) -> Option<Event> {
+        let kill_at = self.stopping.as_ref().and_then(Stopping::deadline);
+        let next = self
+            .waiting
+            .iter()
+            .filter_map(|waiting| waiting.until)
+            .chain(kill_at)
+            .min()
+            .map_or(TICK, |at| {
+                at.saturating_duration_since(Instant::now()).min(TICK)
+            });
+        match self.events.recv_timeout(next) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => unreachable!("the agent holds a sender"),
+        }
+    }
+
+    /// Do what is due; whether to give the worker up.
+    fn deadlines(&mut self, worker: &mut WorkerProcess) -> bool {
+        logging::limit();
+        let now = Instant::now();
+        if let Some(stopping) = &mut self.stopping
+            && stopping.deadline().is_some_and(|at| at <= now)
+        {
+            if stopping.killed_at.is_some() {
+                log::error!("the worker was killed and does not end: it waits in the kernel");
+                return true;
+            }
+            log::warn!("the plugin did not stop in time: its worker is killed");
+            stopping.killed_at = Some(now);
+            worker.kill();
+        }
+        let name = &self.job.name;
+        self.waiting.retain(|waiting| {
+            if waiting.until.is_none_or(|until| until > now) {
+                return true;
+            }
+            let refusal = Refusal::new(format!(
+                "{name}: the plugin has not finished after {} s; it goes on stopping",
+                DETACH_PATIENCE.as_secs()
+            ))
+            .hint(format!(
+                "`pydisk detach --force {name}` ends it, whatever it has not stored yet"
+            ));
+            answer(&waiting.stream, &Answer::Refused(refusal.into()));
+            false
+        });
+        false
+    }
+
+    fn heard(&mut self, message: FromWorker, worker: &mut WorkerProcess) {
+        match message {
+            FromWorker::Starting => self.device_made = true,
+            FromWorker::Ready(served) => self.ready(&served, worker),
+            FromWorker::Refused(_) | FromWorker::Stopped(_) => self.last_words = Some(message),
+        }
+    }
+
+    fn ready(&mut self, served: &Served, worker: &mut WorkerProcess) {
+        self.state.disk = Some(served.clone());
+        if self.stopping.is_some() {
+            return;
+        }
+        self.state.phase = Phase::Attached;
+        let told = self.save().and_then(|()| match &self.launcher {
+            Launcher::Process(stream) => {
+                logging::to_file(&self.folder.log())?;
+                send(stream, &FromAgent::Ready(served.clone()))
+            }
+            Launcher::Myself(None) => {
+                self.taken = true;
+                if let Err(refusal) = logging::print(&format!("{}\n", served.device.display())) {
+                    log::error!("{refusal}");
+                }
+                Ok(())
+            }
+            Launcher::Myself(Some(command)) => {
+                self.taken = true;
+                let command = command::run(command, &self.job.name, served, &self.sender)?;
+                self.command = Some(command);
+                Ok(())
+            }
+        });
+        match told {
+            Ok(()) => {
+                self.told = true;
+                log::info!("attached as {}", served.device.display());
+            }
+            Err(error) => {
+                log::error!("the disk is given up: {error}");
+                self.stop(worker, Some(SIGNAL_PATIENCE));
+            }
+        }
+    }
+
+    fn signalled(&mut self, signal: i32, worker: &mut WorkerProcess) {
+        if let Some(command) = self.command
+            && self.command_status.is_none()
+        {
+            // The terminal sends the first two to the command as well, which decides.
+            if signal != SIGTERM {
+                return;
+            }
+            command::end(command);
+        }
+        if signal == SIGHUP && !self.job.foreground {
+            return;
+        }
+        log::info!(
+            "stopped by {}",
+            signal_hook::low_level::signal_name(signal).unwrap_or("signal")
+        );
+        let kill_at = Instant::now() + SIGNAL_PATIENCE;
+        let Some(disk) = self.state.disk.clone().filter(|_| self.stopping.is_none()) else {
+            self.stop(worker, Some(SIGNAL_PATIENCE));
+            return;
+        };
+        self.stopping = Some(Stopping::new(Some(kill_at)));
+        self.before_stop(move || inuse::sync(&disk.device));
+    }
+
+    /// The user's command has ended: let go of the disk, also if something still uses it.
+    fn release(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let state = self.state.clone();
+        self.stopping = Some(Stopping::new(None));
+        self.before_stop(move || {
+            if let Some(users) = inuse::users(&state) {
+                log::warn!("{users}; it is synced and removed all the same");
+                inuse::clear(&state, true).unwrap_or_default();
+            }
+        });
+    }
+
+    /// Do `work` in a thread, then stop the worker.
+    fn before_stop(&self, work: impl FnOnce() + Send + 'static) {
+        let sender = self.sender.clone();
+        let started = thread::Builder::new()
+            .name("before-stop".into())
+            .spawn(move || {
+                work();
+                sender.send(Event::Stop).unwrap_or_default();
+            });
+        if let Err(error) = started {
+            log::warn!("no thread to sync the disk: {error}");
+            self.sender.send(Event::Stop).unwrap_or_default();
+        }
+    }
+
+    /// Tell the worker to stop, once, and kill it after `patience`, if one is given.
+    fn stop(&mut self, worker: &mut WorkerProcess, patience: Option<Duration>) {
+        let device_made = self.device_made;
+        let stopping = self.stopping.get_or_insert_with(|| Stopping::new(None));
+        if let Some(patience) = patience {
+            let at = Instant::now() + patience;
+            stopping.kill_at = Some(stopping.kill_at.map_or(at, |earlier| earlier.min(at)));
+        }
+        if stopping.told {
+            return;
+        }
+        stopping.told = true;
+        if device_made {
+            worker.stop();
+        } else {
+            // Its only thread is busy with the plugin, and there is nothing to flush yet.
+            stopping.killed_at = Some(Instant::now());
+            worker.kill();
+        }
+        self.state.phase = Phase::Stopping;
+        if let Err(error) = self.save() {
+            log::warn!("state of the attachment: {error}");
+        }
+    }
+
+    fn save(&self) -> std::io::Result<()> {
+        self.state.write(&self.folder)
+    }
+}
+
+/// Turn the signals that end an agent into events. A thread takes them; no signal is blocked, so
+/// that nothing the agent starts inherits a mask.
+fn signals(events: &Sender<Event>) -> std::io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let events = events.clone();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                events.send(Event::Signal(signal)).unwrap_or_default();
+            }
+        })?;
+    Ok(())
+}
+
+fn answer(stream: &UnixStream, answer: &Answer) {
+    if let Err(error) = send(stream, answer) {
+        log::debug!("control: whoever asked is gone: {error}");
+    }
+}

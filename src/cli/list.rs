@@ -1,0 +1,260 @@
+//! `pydisk list` and `pydisk show`: what is attached.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::agent::{self, Folder, Holder, Phase, Role, Root, State};
+use crate::{Refusal, logging};
+
+/// An attachment as it is shown.
+pub(super) struct Entry {
+    pub(super) folder: Folder,
+    state: Option<State>,
+    condition: &'static str,
+}
+
+impl Entry {
+    fn read(folder: Folder) -> Self {
+        // One that is being made or removed just now has none.
+        let state = State::read(&folder).ok();
+        let condition = condition(&folder, state.as_ref());
+        Self {
+            folder,
+            state,
+            condition,
+        }
+    }
+
+    fn name(&self) -> String {
+        self.folder.name()
+    }
+
+    /// Whether the user can mean it by `which`.
+    fn is(&self, which: &str) -> bool {
+        if self.name() == which {
+            return true;
+        }
+        let Some(state) = &self.state else {
+            return false;
+        };
+        let target = state.target.to_string();
+        let device = state
+            .disk
+            .as_ref()
+            .map_or(Path::new(&target), |disk| &disk.device);
+        std::path::absolute(which).is_ok_and(|which| which == device)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let state = self.state.as_ref();
+        let disk = state.and_then(|state| state.disk.as_ref());
+        let parameters: Vec<_> = state
+            .map(|state| &state.parameters)
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| json!({ "key": key, "value": value }))
+            .collect();
+        json!({
+            "name": self.name(),
+            "state": self.condition,
+            "device": disk.map(|disk| &disk.device),
+            "size": disk.map(|disk| disk.size),
+            "read_only": disk.map(|disk| disk.read_only),
+            "parallel": disk.map(|disk| disk.parallel),
+            "front_end": disk.map(|disk| &disk.front_end),
+            "plugin": state.map(|state| &state.plugin),
+            "parameters": parameters,
+            "target": state.map(|state| state.target.to_string()),
+            "since": state.map(|state| state.since),
+            "agent_pid": state.map(|state| state.agent_pid),
+            "worker_pid": state.and_then(|state| state.worker_pid),
+            "log": state.and_then(|state| state.log.as_ref()),
+        })
+    }
+}
+
+/// What becomes of an attachment, in a word or two.
+fn condition(folder: &Folder, state: Option<&State>) -> &'static str {
+    let alive = |role| folder.holder(role) != Holder::Nobody;
+    if !alive(Role::Agent) && alive(Role::Worker) {
+        return "agent lost";
+    }
+    match state.map(|state| state.phase) {
+        None | Some(Phase::Starting) => "starting",
+        Some(Phase::Attached) => "attached",
+        Some(Phase::Stopping) => "stopping",
+    }
+}
+
+/// All attachments, after what is left of dead ones was removed.
+pub(super) fn entries() -> Result<Vec<Entry>, Refusal> {
+    let root = Root::open()?;
+    agent::sweep(&root)?;
+    Ok(root.folders()?.into_iter().map(Entry::read).collect())
+}
+
+/// The attachment that the user means.
+pub(super) fn find(entries: Vec<Entry>, which: &str) -> Result<Entry, Refusal> {
+    if let Some(found) = entries.into_iter().find(|entry| entry.is(which)) {
+        return Ok(found);
+    }
+    let refusal = Refusal::new(format!(
+        "`{which}`: nothing of this name or device is attached"
+    ));
+    if agent::check_name(which).is_ok() {
+        let log = agent::kept_log(&Root::open()?.folder(which));
+        if log.exists() {
+            return Err(refusal.hint(format!("it ended badly; its log is {}", log.display())));
+        }
+    }
+    Err(refusal.hint("`pydisk list` shows what is attached"))
+}
+
+pub(super) fn list(json: bool) -> Result<ExitCode, Refusal> {
+    let entries = entries()?;
+    if json {
+        let all: Vec<_> = entries.iter().map(Entry::json).collect();
+        logging::print(&format!("{:#}\n", serde_json::Value::from(all)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows =
+        vec![["NAME", "DEVICE", "SIZE", "PLUGIN", "FRONT END", "STATE"].map(String::from)];
+    rows.extend(entries.iter().map(row));
+    logging::print(&table(&rows))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(entry: &Entry) -> [String; 6] {
+    let dash = || "-".to_owned();
+    let disk = entry.state.as_ref().and_then(|state| state.disk.as_ref());
+    let plugin = entry
+        .state
+        .as_ref()
+        .and_then(|state| state.plugin.file_name());
+    [
+        entry.name(),
+        disk.map_or_else(dash, |disk| disk.device.display().to_string()),
+        disk.map_or_else(dash, |disk| human(disk.size)),
+        plugin.map_or_else(dash, |name| name.to_string_lossy().into_owned()),
+        disk.map_or_else(dash, |disk| disk.front_end.clone()),
+        entry.condition.to_owned(),
+    ]
+}
+
+/// Columns as wide as their widest cell, but for the last.
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows
+                .iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0);
+            let gap = if column == 0 { "" } else { "  " };
+            line.push_str(&format!("{gap}{cell:width$}"));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A size in the largest unit in which it has at most one decimal place of interest.
+fn human(bytes: u64) -> String {
+    let units = ["B", "K", "M", "G", "T", "P", "E"];
+    let mut unit = 0;
+    // In tenths, so that the rest is done without floating point.
+    let mut tenths = u128::from(bytes) * 10;
+    while tenths >= 10_240 && unit + 1 < units.len() {
+        tenths = tenths.div_ceil(1024);
+        unit += 1;
+    }
+    if tenths % 10 == 0 {
+        return format!("{}{}", tenths / 10, units[unit]);
+    }
+    format!("{}.{}{}", tenths / 10, tenths % 10, units[unit])
+}
+
+pub(super) fn show(which: &str, json: bool) -> Result<ExitCode, Refusal> {
+    let entry = find(entries()?, which)?;
+    if json {
+        logging::print(&format!("{:#}\n", entry.json()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    logging::print(&text(&entry))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(entry: &Entry) -> String {
+    let mut lines = vec![
+        ("name", entry.name()),
+        ("state", entry.condition.to_owned()),
+    ];
+    if let Some(state) = &entry.state {
+        lines.push(("plugin", state.plugin.display().to_string()));
+        for (key, value) in &state.parameters {
+            lines.push(("parameter", format!("{key}={value}")));
+        }
+        lines.push(("target", state.target.to_string()));
+        if let Some(disk) = &state.disk {
+            let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+            lines.push(("device", disk.device.display().to_string()));
+            lines.push(("front end", disk.front_end.clone()));
+            lines.push(("size", format!("{} ({})", human(disk.size), disk.size)));
+            lines.push(("read-only", yes(disk.read_only)));
+            lines.push(("parallel", yes(disk.parallel)));
+        }
+        let since = std::time::UNIX_EPOCH + std::time::Duration::from_secs(state.since);
+        lines.push((
+            "since",
+            humantime::format_rfc3339_seconds(since).to_string(),
+        ));
+        lines.push(("agent", state.agent_pid.to_string()));
+        if let Some(worker) = state.worker_pid {
+            lines.push(("worker", worker.to_string()));
+        }
+        let log = state.log.as_ref().map(|path| path.display().to_string());
+        lines.push((
+            "log",
+            log.unwrap_or_else(|| "standard error of the agent".to_owned()),
+        ));
+    }
+    let mut text = String::new();
+    for (what, value) in lines {
+        writeln!(text, "{what:<11}{value}").unwrap_or_default();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, shown) in [
+            (0, "0B"),
+            (512, "512B"),
+            (1023, "1023B"),
+            (1024, "1K"),
+            (1536, "1.5K"),
+            (256 << 20, "256M"),
+            (999_936, "976.5K"),
+            (1 << 40, "1T"),
+            (i64::MAX as u64, "8E"),
+        ] {
+            assert_eq!(human(bytes), shown);
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [["A", "BB"], ["ccc", "d"]].map(|row| row.map(String::from));
+        assert_eq!(table(&rows), "A    BB\nccc  d\n");
+    }
+}

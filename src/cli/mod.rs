@@ -1,0 +1,212 @@
+//! The command line: what the user says, and what is said back.
+//!
+//! Exit statuses: 0 done, 1 refused (one sentence on standard error), 2 wrong usage, or the status
+//! of the command of `--run`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+mod attach;
+mod choice;
+mod detach;
+mod info;
+mod interpreter;
+mod list;
+mod plugin;
+mod probe;
+mod words;
+
+use crate::{Refusal, agent, logging, worker};
+
+const EXAMPLES: &str = "\
+Examples:
+  pydisk attach memory /dev/ublkb0 size=1G    a disk in memory, from a plugin that ships with pydisk
+  pydisk attach ./disk.py size=1G             the best kind of device that this host offers
+  pydisk attach ./disk.py ./disk.img          a disk as a file, for programs that want one
+  pydisk attach file --run 'fsck -n $device' file=/srv/disk.img
+  pydisk list
+  pydisk detach /dev/ublkb0
+
+A plugin is an nbdkit Python plugin, unchanged.";
+
+/// Write a disk in Python. Mount it.
+#[derive(Debug, Parser)]
+#[command(name = "pydisk", version, after_help = EXAMPLES, infer_subcommands = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a Python plugin a block device or a file
+    #[command(
+        override_usage = "pydisk attach [OPTIONS] <PLUGIN> [TARGET] [KEY=VALUE]...",
+        after_help = EXAMPLES
+    )]
+    Attach(AttachArgs),
+    /// Show what is attached
+    List {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all that is known of an attachment
+    Show {
+        /// Name or device
+        #[arg(value_name = "NAME|DEVICE")]
+        which: String,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a device: flush and close the disk, and end its processes
+    Detach {
+        /// Names or devices
+        #[arg(
+            value_name = "NAME|DEVICE",
+            required_unless_present = "all",
+            conflicts_with = "all"
+        )]
+        which: Vec<String>,
+        /// Everything that is attached
+        #[arg(long)]
+        all: bool,
+        /// Also while it is in use, and without waiting long for the plugin
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show what a plugin can do, without attaching it
+    #[command(override_usage = "pydisk info [OPTIONS] <PLUGIN> [KEY=VALUE]...")]
+    Info(InfoArgs),
+    /// Show which front ends work on this host, and why the others do not
+    Probe {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    #[command(name = agent::AGENT, hide = true)]
+    AgentProcess,
+    #[command(name = agent::WORKER, hide = true)]
+    WorkerProcess,
+    #[command(name = worker::STOPPER, hide = true)]
+    StopProcess { device: PathBuf },
+    #[command(name = info::INFO, hide = true)]
+    InfoProcess { script: PathBuf, words: Vec<String> },
+}
+
+#[derive(Debug, Args)]
+struct AttachArgs {
+    /// A Python file, or the name of a plugin that ships with pydisk (memory, file)
+    plugin: String,
+    /// Where it appears (/dev/ublkbN, /dev/loopN or a path), then parameters of the plugin
+    #[arg(value_name = "TARGET|KEY=VALUE")]
+    words: Vec<String>,
+    /// Open the disk for reading only
+    #[arg(short, long)]
+    read_only: bool,
+    /// Do not go to the background; Ctrl-C detaches
+    #[arg(short, long)]
+    foreground: bool,
+    /// Run a shell command with $device and $name set, then detach and exit with its status
+    #[arg(long, value_name = "CMD")]
+    run: Option<String>,
+    /// Name of the attachment [default: the plugin's file name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Threads that serve a plugin with the parallel thread model
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    lanes: u16,
+    /// The Python or the virtual environment whose packages the plugin sees
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+    /// Log what only helps to find a fault
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+#[derive(Debug, Args)]
+struct InfoArgs {
+    /// A Python file, or the name of a plugin that ships with pydisk
+    plugin: String,
+    /// Parameters of the plugin
+    #[arg(value_name = "KEY=VALUE")]
+    words: Vec<String>,
+    /// The Python or the virtual environment whose packages the plugin sees
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+}
+
+/// The exit status of wrong usage, as clap has it.
+const USAGE: u8 = 2;
+
+/// Why a command did not do what it was told.
+#[derive(Debug)]
+enum Failure {
+    /// The command line makes no sense.
+    Usage(String),
+    /// Said in one sentence.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Do what the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A reader that has gone away is no reason to fail otherwise than with the status.
+            error.print().unwrap_or_default();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    let done = match cli.command {
+        Command::Attach(args) => attach::attach(args),
+        Command::List { json } => list::list(json).map_err(Failure::from),
+        Command::Show { which, json } => list::show(&which, json).map_err(Failure::from),
+        Command::Detach { which, all, force } => detach::detach(&which, all, force),
+        Command::Info(args) => info::info(&args),
+        Command::Probe { json } => probe::probe(json).map_err(Failure::from),
+        Command::AgentProcess => return agent::process(),
+        Command::WorkerProcess => return worker::process(),
+        Command::StopProcess { device } => return worker::stop_process(&device),
+        Command::InfoProcess { script, words } => info::process(&script, &words),
+    };
+    match done {
+        Ok(code) => code,
+        Err(Failure::Refused(refusal)) => {
+            complain(&refusal);
+            ExitCode::FAILURE
+        }
+        Err(Failure::Usage(text)) => {
+            logging::say(&format!(
+                "pydisk: {text}\nhint: `pydisk --help` shows what is accepted\n"
+            ));
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Tell the user what was refused.
+fn complain(refusal: &Refusal) {
+    logging::say(&format!("pydisk: {refusal}\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,99 @@
+//! Zeroing: by the disk below where it can, else by writing zeroes.
+
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use super::blocks::{pieces, shorter};
+use super::{Disk, Emulate, Errno, Flags, LONGEST_TRANSFER, Op, Request, Result};
+use crate::disk::{Error, Owner};
+
+/// Zeroes for every emulated request. Nobody writes to them, so the kernel backs them all with its
+/// one page of zeroes, and a plugin may keep them for as long as it likes.
+static ZEROES: LazyLock<Zeroes> = LazyLock::new(|| {
+    let bytes = Arc::new(vec![0; LONGEST_TRANSFER as usize]);
+    let owner: Owner = Arc::clone(&bytes) as Owner;
+    Zeroes { bytes, owner }
+});
+
+struct Zeroes {
+    bytes: Arc<Vec<u8>>,
+    owner: Owner,
+}
+
+impl<D: Disk> Emulate<D> {
+    /// Zero whole blocks; the caller holds the shared lock.
+    pub(super) fn zero_blocks(&self, range: &Range<u64>, flags: Flags) -> Result {
+        for piece in pieces(range) {
+            if self.zero_below && self.zero_is_taken(&piece, flags)? {
+                continue;
+            }
+            if flags.contains(Flags::FAST_ZERO) {
+                return Err(slow());
+            }
+            self.write_zeroes(&piece, flags)?;
+        }
+        Ok(())
+    }
+
+    /// Zero bytes that are not whole blocks; the caller holds the exclusive lock.
+    pub(super) fn zero_parts(&self, range: &Range<u64>, flags: Flags) -> Result {
+        let inner = self.inward(range);
+        if !inner.is_empty() {
+            // First, because with `FAST_ZERO` it can fail, and then nothing may have been written.
+            self.zero_blocks(&inner, flags)?;
+            self.write_zeroes(&(range.start..inner.start), flags)?;
+            return self.write_zeroes(&(inner.end..range.end), flags);
+        }
+        if flags.contains(Flags::FAST_ZERO) {
+            return Err(slow());
+        }
+        self.write_zeroes(range, flags)
+    }
+
+    /// Ask the disk below; false if it leaves the work to us.
+    fn zero_is_taken(&self, range: &Range<u64>, flags: Flags) -> Result<bool> {
+        let request = Request::new(Op::Zero(range.end - range.start), range.start);
+        match self.disk.serve(request.with_flags(flags)) {
+            Ok(()) => Ok(true),
+            // `EOPNOTSUPP` is the same number on Linux.
+            Err(error) if error.errno == Errno::NOTSUP && !flags.contains(Flags::FAST_ZERO) => {
+                log::debug!("zero is done by writing: {error}");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_zeroes(&self, range: &Range<u64>, flags: Flags) -> Result {
+        let zeroes = &*ZEROES;
+        let mut at = range.start;
+        while at < range.end {
+            let step = shorter(range.end - at, zeroes.bytes.len());
+            self.write(
+                at,
+                &zeroes.bytes[..step],
+                flags & Flags::FUA,
+                Some(&zeroes.owner),
+            )
+            .map_err(not_a_refusal)?;
+            at += step as u64;
+        }
+        Ok(())
+    }
+}
+
+fn slow() -> Error {
+    Error::new(
+        Errno::NOTSUP,
+        "zeroing would be no faster than writing zeroes",
+    )
+}
+
+/// To the one who asked for zeroes, `ENOTSUP` says that nothing was done and that writing would help.
+/// From the write itself, or from the flush afterwards, it says neither.
+pub(super) fn not_a_refusal(error: Error) -> Error {
+    if error.errno == Errno::NOTSUP {
+        return Error::new(Errno::IO, error);
+    }
+    error
+}

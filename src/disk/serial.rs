@@ -1,0 +1,151 @@
+//! Lets one thread at a time into a disk that can take no more.
+
+use std::ops::Range;
+
+use parking_lot::ReentrantMutex;
+
+use super::{Disk, Extents, Limits, Request, Result};
+
+/// A disk behind a lock.
+///
+/// The lock guards the whole disk and is held across `serve`, because that is its purpose: a plugin
+/// with a serialised thread model is promised that no two callbacks overlap. It is taken before
+/// Python is entered, never after, and it is reentrant so that a batch may hold it throughout.
+#[derive(Debug)]
+pub struct Serial<D> {
+    lock: ReentrantMutex<()>,
+    disk: D,
+    limits: Limits,
+}
+
+impl<D: Disk> Serial<D> {
+    /// Wrap `disk`; the result may be called from any number of threads.
+    pub fn new(disk: D) -> Self {
+        let limits = Limits {
+            parallel: true,
+            ..disk.limits().clone()
+        };
+        Self {
+            lock: ReentrantMutex::new(()),
+            disk,
+            limits,
+        }
+    }
+}
+
+impl<D: Disk> Disk for Serial<D> {
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn serve(&self, request: Request<'_>) -> Result {
+        let _alone = self.lock.lock();
+        self.disk.serve(request)
+    }
+
+    fn extents(&self, range: Range<u64>, found: &mut Extents) -> Result {
+        let _alone = self.lock.lock();
+        self.disk.extents(range, found)
+    }
+
+    fn batch(&self, work: &mut dyn FnMut()) {
+        let _alone = self.lock.lock();
+        self.disk.batch(work);
+    }
+
+    /// Without the lock: a lane goes on for as long as its device.
+    fn lane(&self, work: &mut (dyn FnMut() + Send)) {
+        self.disk.lane(work);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use super::super::memory::{Effect, Fault, Memory};
+    use super::super::{Errno, Op, OpKind};
+    use super::*;
+
+    /// Memory that fails a request which arrives while another one is being served.
+    fn alone() -> Memory {
+        Memory::builder(1 << 20)
+            .limits(|limits| limits.parallel = false)
+            .build()
+    }
+
+    #[test]
+    fn no_two_requests_overlap() {
+        let memory = Arc::new(alone());
+        let slow = Fault::new(Effect::Delay(Duration::from_micros(200))).forever();
+        memory.inject(slow.clone());
+        let disk = Serial::new(Arc::clone(&memory));
+        assert!(disk.limits().parallel);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let disk = &disk;
+                scope.spawn(move || {
+                    for _ in 0..25 {
+                        disk.serve(Request::new(Op::Write(&[1]), thread)).unwrap();
+                        disk.batch(&mut || disk.serve(Request::new(Op::Flush, 0)).unwrap());
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_batch_keeps_the_others_out() {
+        let disk = Serial::new(alone());
+        let inside = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            disk.batch(&mut || {
+                inside.store(true, Ordering::SeqCst);
+                let (disk, inside) = (&disk, &inside);
+                scope.spawn(move || {
+                    disk.serve(Request::new(Op::Flush, 0)).unwrap();
+                    assert!(!inside.load(Ordering::SeqCst), "served within the batch");
+                });
+                for at in 0..100 {
+                    disk.serve(Request::new(Op::Write(&[1]), at)).unwrap();
+                    std::thread::yield_now();
+                }
+                inside.store(false, Ordering::SeqCst);
+            });
+        });
+    }
+
+    #[test]
+    fn a_lane_keeps_nobody_out() {
+        let disk = Serial::new(alone());
+        let (inside, outside) = std::sync::mpsc::channel();
+        let outside = parking_lot::Mutex::new(outside);
+        std::thread::scope(|scope| {
+            disk.lane(&mut || {
+                let (disk, inside) = (&disk, inside.clone());
+                scope.spawn(move || {
+                    disk.serve(Request::new(Op::Flush, 0)).unwrap();
+                    disk.lane(&mut || inside.send(()).unwrap());
+                });
+                outside
+                    .lock()
+                    .recv_timeout(Duration::from_secs(60))
+                    .unwrap();
+            });
+        });
+    }
+
+    #[test]
+    fn a_panic_lets_the_next_one_in() {
+        let memory = alone();
+        memory.inject(Fault::new(Effect::Panic).on(OpKind::Write));
+        let disk = Serial::new(memory);
+        let write = || disk.serve(Request::new(Op::Write(&[1]), 0));
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(write)).unwrap_err();
+        write().unwrap();
+        let past = disk.serve(Request::new(Op::Write(&[1]), 1 << 20));
+        assert_eq!(past.unwrap_err().errno, Errno::NOSPC);
+    }
+}

@@ -1,0 +1,81 @@
+//! Serve one request and say what to answer: the one place where a failure is logged.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::disk::{Disk, Errno, OpKind, Request};
+
+/// Serve `request` and give the errno to answer, if it failed.
+///
+/// A failure is logged here with its cause. A panic below is a failure with `EIO`: whatever a disk
+/// does, its request is answered and the thread lives on.
+///
+/// # Errors
+/// The errno for the kernel or the client; the memory of a read must then not be handed out.
+pub fn answer(disk: &dyn Disk, request: Request<'_>) -> Result<(), Errno> {
+    let (kind, at, len) = (request.op.kind(), request.at, request.op.len());
+    match catch_unwind(AssertUnwindSafe(|| disk.serve(request))) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            log_failure(kind, error.errno, || {
+                format!("{} at {at}+{len}: {error}", kind.word())
+            });
+            Err(error.errno)
+        }
+        Err(_panic) => {
+            log::error!(
+                "{} at {at}+{len}: internal error, answered with EIO",
+                kind.word()
+            );
+            Err(Errno::IO)
+        }
+    }
+}
+
+/// Failures of one kind that are logged in each [`WINDOW`].
+const BURST: u32 = 10;
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// How often each kind of failure was logged of late, so that a plugin that fails every request does
+/// not fill the disk that holds the log. Held only while counting.
+static LOGGED: Mutex<Option<HashMap<(OpKind, Errno), Count>>> = Mutex::new(None);
+
+struct Count {
+    since: Instant,
+    logged: u32,
+    hidden: u64,
+}
+
+fn log_failure(kind: OpKind, errno: Errno, text: impl FnOnce() -> String) {
+    let hidden = {
+        let mut logged = LOGGED.lock();
+        let count = logged
+            .get_or_insert_default()
+            .entry((kind, errno))
+            .or_insert_with(|| Count {
+                since: Instant::now(),
+                logged: 0,
+                hidden: 0,
+            });
+        if count.since.elapsed() >= WINDOW {
+            count.since = Instant::now();
+            count.logged = 0;
+        }
+        if count.logged == BURST {
+            count.hidden += 1;
+            return;
+        }
+        count.logged += 1;
+        std::mem::take(&mut count.hidden)
+    };
+    if hidden > 0 {
+        log::error!(
+            "{}: {hidden} more failures with {errno} were not logged",
+            kind.word()
+        );
+    }
+    log::error!("{}", text());
+}

@@ -1,0 +1,285 @@
+//! A disk with the manners of a file of fixed size: what each operation on the file does to the disk.
+//!
+//! Called by `session`, from several threads if the disk is parallel. It knows nothing of FUSE but
+//! that the kernel never reads or writes more than a request at once.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
+use pydisk_kernel::pages::Slot;
+use rustix::fs::{FallocateFlags, SeekFrom};
+
+use crate::disk::{Disk, Errno, ExtentKind, Extents, Flags, Fua, Limits, Op, Request};
+use crate::frontends::answer;
+
+/// No zero request is longer; what comes longer is cut into several.
+const LONGEST_ZERO: u64 = 1 << 30;
+
+/// The first stretch in which data or a hole is looked for; the next ones double.
+const FIRST_SEARCH: u64 = 64 << 20;
+
+thread_local! {
+    /// Memory for the reads of this thread.
+    static SLOT: RefCell<Slot> = const { RefCell::new(Slot::new()) };
+}
+
+/// The disk as a file.
+#[derive(Debug)]
+pub(super) struct DiskFile {
+    limits: Limits,
+    /// The disk, until the file is closed. Requests hold the lock for reading while the disk serves
+    /// them, on purpose: whoever gets it for writing knows that none is under way. Taken first.
+    disk: RwLock<Option<Arc<dyn Disk>>>,
+    /// What the file says of itself. Held only while it is copied.
+    face: Mutex<Face>,
+    /// Something was written since `face.modified` was last looked at.
+    written: AtomicBool,
+}
+
+/// Who may open the file and when it changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Face {
+    pub(super) mode: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) accessed: SystemTime,
+    pub(super) modified: SystemTime,
+    pub(super) changed: SystemTime,
+}
+
+impl DiskFile {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+        let limits = disk.limits().clone();
+        let now = SystemTime::now();
+        Self {
+            face: Mutex::new(Face {
+                mode: if limits.read_only { 0o400 } else { 0o600 },
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+                accessed: now,
+                modified: now,
+                changed: now,
+            }),
+            written: AtomicBool::new(false),
+            disk: RwLock::new(Some(disk)),
+            limits,
+        }
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What stat(2) shows. The time of the last write is known to within the time between two calls
+    /// of this, and never too early.
+    pub(super) fn face(&self) -> Face {
+        let mut face = self.face.lock();
+        if self.written.swap(false, Ordering::Relaxed) {
+            face.modified = SystemTime::now();
+            face.changed = face.modified;
+        }
+        *face
+    }
+
+    /// Change what stat(2) shows.
+    pub(super) fn change_face(&self, change: impl FnOnce(&mut Face)) {
+        let mut face = self.face.lock();
+        face.changed = SystemTime::now();
+        change(&mut face);
+    }
+
+    /// Wait for the requests under way, let no more through, and let go of the disk; false if they
+    /// took too long.
+    pub(super) fn close(&self, patience: Duration) -> bool {
+        let taken = self
+            .disk
+            .try_write_for(patience)
+            .map(|mut disk| disk.take());
+        // The disk may close itself here, with the lock free again.
+        taken.is_some()
+    }
+
+    /// Read up to `len` bytes, fewer at the end of the disk, and hand them to `reply`.
+    pub(super) fn read<T>(
+        &self,
+        at: u64,
+        len: u32,
+        reply: impl FnOnce(Result<&[u8], Errno>) -> T,
+    ) -> T {
+        let len = u64::from(len).min(self.limits.size.saturating_sub(at));
+        let Ok(len) = usize::try_from(len) else {
+            return reply(Err(Errno::INVAL));
+        };
+        if len == 0 {
+            return reply(Ok(&[]));
+        }
+        let disk = match self.pass() {
+            Ok(disk) => disk,
+            Err(errno) => return reply(Err(errno)),
+        };
+        SLOT.with_borrow_mut(|slot| {
+            let (bytes, owner) = match slot.lend(len) {
+                Ok(lent) => lent,
+                Err(errno) => return reply(Err(errno)),
+            };
+            let request = Request {
+                owner: Some(owner),
+                ..Request::new(Op::Read(&mut *bytes), at)
+            };
+            match answer(&*disk, request) {
+                Ok(()) => reply(Ok(bytes)),
+                Err(errno) => reply(Err(errno)),
+            }
+        })
+    }
+
+    /// Write, durably if `durable`, and give the bytes written: fewer at the end of the disk, as a
+    /// block device does.
+    pub(super) fn write(&self, at: u64, data: &[u8], durable: bool) -> Result<u32, Errno> {
+        self.refuse_read_only()?;
+        let room = self.limits.size.saturating_sub(at);
+        if room == 0 && !data.is_empty() {
+            return Err(Errno::NOSPC);
+        }
+        let len = usize::try_from(room).map_or(data.len(), |room| data.len().min(room));
+        let written = u32::try_from(len).or(Err(Errno::INVAL))?;
+        if len == 0 {
+            return Ok(0);
+        }
+        let disk = self.pass()?;
+        self.written.store(true, Ordering::Relaxed);
+        let request = Request::new(Op::Write(&data[..len]), at);
+        // The kernel sends no fsync after a direct write with O_DSYNC: it is this one's to keep.
+        if durable && self.limits.fua != Fua::None {
+            answer(&*disk, request.with_flags(Flags::FUA))?;
+            return Ok(written);
+        }
+        answer(&*disk, request)?;
+        if durable && self.limits.flush {
+            answer(&*disk, Request::new(Op::Flush, 0))?;
+        }
+        Ok(written)
+    }
+
+    /// fsync(2) and fdatasync(2).
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        if !self.limits.flush || self.limits.read_only {
+            return Ok(());
+        }
+        let disk = self.pass()?;
+        answer(&*disk, Request::new(Op::Flush, 0))
+    }
+
+    /// fallocate(2): punch a hole, zero a range, or see that there is space, which there is.
+    pub(super) fn allocate(&self, at: u64, len: u64, mode: FallocateFlags) -> Result<(), Errno> {
+        const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
+        self.refuse_read_only()?;
+        let past_end = at.saturating_add(len) > self.limits.size;
+        let keeps_size = mode.contains(FallocateFlags::KEEP_SIZE);
+        let flags = match mode.difference(FallocateFlags::KEEP_SIZE) {
+            // The loop driver sends this for discard as well, so it must read back as zeroes.
+            FallocateFlags::PUNCH_HOLE if mode == PUNCH => Flags::MAY_TRIM,
+            FallocateFlags::ZERO_RANGE if keeps_size || !past_end => Flags::empty(),
+            kind if past_end && (kind.is_empty() || kind == FallocateFlags::ZERO_RANGE) => {
+                return Err(Errno::NOSPC);
+            }
+            kind if kind.is_empty() => return Ok(()),
+            _ => return Err(Errno::OPNOTSUPP),
+        };
+        if !self.limits.zero {
+            return Err(Errno::OPNOTSUPP);
+        }
+        self.zero(at..at.saturating_add(len).min(self.limits.size), flags)
+    }
+
+    fn zero(&self, range: Range<u64>, flags: Flags) -> Result<(), Errno> {
+        let disk = self.pass()?;
+        self.written.store(true, Ordering::Relaxed);
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(LONGEST_ZERO);
+            answer(&*disk, Request::new(Op::Zero(len), at).with_flags(flags))?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`. A hole reads as zeroes; what merely takes no space
+    /// is data, since a copy that skips it would differ.
+    pub(super) fn seek(&self, to: SeekFrom) -> Result<u64, Errno> {
+        let (at, hole) = match to {
+            SeekFrom::Data(at) => (at, false),
+            SeekFrom::Hole(at) => (at, true),
+            _ => return Err(Errno::INVAL),
+        };
+        let size = self.limits.size;
+        if at >= size {
+            return Err(Errno::NXIO);
+        }
+        if !self.limits.extents {
+            return Ok(if hole { size } else { at });
+        }
+        let disk = self.pass()?;
+        let (mut start, mut search) = (at, FIRST_SEARCH);
+        while start < size {
+            let end = start.saturating_add(search).min(size);
+            if let Some(found) = first(&*disk, start..end, hole)? {
+                return Ok(found);
+            }
+            start = end;
+            search = search.saturating_mul(2);
+        }
+        // A file ends with a hole of no length.
+        if hole { Ok(size) } else { Err(Errno::NXIO) }
+    }
+
+    fn refuse_read_only(&self) -> Result<(), Errno> {
+        if self.limits.read_only {
+            Err(Errno::ROFS)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// To be held while the disk serves.
+    fn pass(&self) -> Result<MappedRwLockReadGuard<'_, dyn Disk>, Errno> {
+        RwLockReadGuard::try_map(self.disk.read(), |disk| disk.as_deref())
+            .map_err(|_closed| Errno::IO)
+    }
+}
+
+/// The first byte in `range` that is in a hole, or that is not.
+fn first(disk: &dyn Disk, range: Range<u64>, hole: bool) -> Result<Option<u64>, Errno> {
+    let mut found = Extents::starting_at(range.start);
+    let asked = catch_unwind(AssertUnwindSafe(|| disk.extents(range.clone(), &mut found)));
+    match asked {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            log::error!(
+                "extents at {}+{}: {error}",
+                range.start,
+                range.end - range.start
+            );
+            return Err(error.errno);
+        }
+        Err(_panic) => {
+            log::error!(
+                "extents at {}: internal error, answered with EIO",
+                range.start
+            );
+            return Err(Errno::IO);
+        }
+    }
+    // What the disk did not speak of is data.
+    found.push(range.end.saturating_sub(found.end()), ExtentKind::DATA);
+    let hit = found
+        .list()
+        .iter()
+        .find(|extent| extent.at < range.end && extent.kind.contains(ExtentKind::ZERO) == hole);
+    Ok(hit.map(|extent| extent.at))
+}

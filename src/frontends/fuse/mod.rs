@@ -1,0 +1,337 @@
+//! The FUSE front end: a disk as one regular file, which is itself the mount point.
+//!
+//! [`start_file`] is called by [`super::start`]; the loop front end puts a device on such a file.
+//! The file behaves as a block device would: its size is fixed, opening it with `O_TRUNC` keeps its
+//! data, ftruncate(2) to another size is `EPERM`, a write past its end `ENOSPC`. Nothing is cached
+//! in the kernel except for shared mappings. Without root nobody else may look at it, not even root.
+//!
+//! Here is what starts and ends it, in `place` where it may be mounted, in `file` what each
+//! operation does to the disk, and in `session` the words of the kernel.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use fuser::{Config, MountOption, Session, SessionACL};
+use parking_lot::Mutex;
+use pydisk_kernel::mounts::{self, Device, Unmount};
+use rustix::io::Errno;
+
+use super::{Attached, Ended, Options};
+use crate::Refusal;
+use crate::disk::Disk;
+
+mod file;
+mod place;
+mod session;
+
+use file::DiskFile;
+use place::Place;
+
+/// More threads than this wait for each other in the kernel's queue rather than for a disk.
+const THREADS_AT_MOST: u16 = 32;
+
+/// How long the file may take to tell its size, which does not ask the disk.
+const FIRST_ANSWER: Duration = Duration::from_secs(60);
+
+/// How long `stop` waits for requests under way.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long `stop` waits for the threads, which have nothing to do any more.
+const JOIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the kernel's mount table shows as the source, before the name of the attachment.
+const SOURCE_PREFIX: &str = "pydisk:";
+
+/// Make `disk` a file at `path`, which is free or an empty file.
+///
+/// # Errors
+/// One sentence, and nothing is left behind.
+pub fn start_file(
+    path: &Path,
+    disk: Arc<dyn Disk>,
+    options: &Options,
+    ended: Ended,
+) -> Result<Box<dyn Attached>, Refusal> {
+    Ok(Box::new(FuseFile::start(path, disk, options, ended, None)?))
+}
+
+/// Unmount and remove what a process left at `path` when it was killed. `created` tells whether
+/// pydisk made the file that was mounted on; another one is left. It is no error if there is nothing.
+///
+/// # Errors
+/// One sentence: something else is mounted there, or unmounting failed.
+pub fn remove_leftover(path: &Path, created: bool) -> Result<(), Refusal> {
+    if path.parent().is_none_or(|folder| !folder.exists()) {
+        return Ok(());
+    }
+    let real = place::real_path(path)?;
+    let failed = |error: io::Error| Refusal::new(format!("{}: {error}", path.display()));
+    while let Some(mount) = mounts::mounted_at(&real).map_err(failed)? {
+        let ours = mount.kind.starts_with("fuse")
+            && mount.source.to_string_lossy().starts_with(SOURCE_PREFIX);
+        if !ours {
+            return Err(Refusal::new(format!(
+                "{}: `{}` is mounted there, which is not pydisk's",
+                path.display(),
+                mount.source.display()
+            )));
+        }
+        mounts::unmount_fuse(&real, Unmount::Force)
+            .map_err(|error| Refusal::new(format!("{}: unmount: {error}", path.display())))?;
+    }
+    if created {
+        place::remove_empty(&real)
+    } else {
+        Ok(())
+    }
+}
+
+/// Called in a FUSE thread after a file was closed for good; it must not touch the file.
+pub(super) type Released = Box<dyn Fn() + Send + Sync>;
+
+/// A mounted disk.
+#[derive(Debug)]
+pub(super) struct FuseFile {
+    place: Place,
+    mounted: Device,
+    file: Arc<DiskFile>,
+    ended: Arc<Mutex<Option<Ended>>>,
+    finished: mpsc::Receiver<()>,
+    down: bool,
+}
+
+impl FuseFile {
+    /// As [`start_file`]; `released` is called whenever somebody closed the file.
+    pub(super) fn start(
+        path: &Path,
+        disk: Arc<dyn Disk>,
+        options: &Options,
+        ended: Ended,
+        released: Option<Released>,
+    ) -> Result<Self, Refusal> {
+        let place = Place::take(path)?;
+        let limits = disk.limits().clone();
+        let mut config = Config::default();
+        config.mount_options = mount_options(&options.name, limits.read_only);
+        // The kernel checks permissions by the mode of the file, so that root may let others in.
+        // Without root, `allow_other` is the administrator's to give, in /etc/fuse.conf.
+        config.acl = if rustix::process::geteuid().is_root() {
+            SessionACL::All
+        } else {
+            SessionACL::Owner
+        };
+        let threads = if limits.parallel {
+            options.lanes.clamp(1, THREADS_AT_MOST)
+        } else {
+            1
+        };
+        config.n_threads = Some(usize::from(threads));
+
+        let file = Arc::new(DiskFile::new(disk));
+        let served = session::Served::new(Arc::clone(&file), released);
+        let session = Session::new(served, place.real(), &config)
+            .map_err(|error| mount_refused(path, &error))?;
+        let mounted = mounts::device_at(place.real())
+            .map_err(|error| Refusal::new(format!("{}: after mount: {error}", path.display())))?;
+        let ended = Arc::new(Mutex::new(Some(ended)));
+        let finished = run(session, path.to_path_buf(), &ended, &options.name)?;
+        let this = Self {
+            place,
+            mounted,
+            file,
+            ended,
+            finished,
+            down: false,
+        };
+        match mounts::size_of_own(path, FIRST_ANSWER) {
+            Ok(size) if size == limits.size => Ok(this),
+            Ok(size) => Err(this.undo(&format!("it has {size} bytes"))),
+            Err(error) => Err(this.undo(&error.to_string())),
+        }
+    }
+
+    /// Where the file is, without symbolic links.
+    pub(super) fn real_path(&self) -> &Path {
+        self.place.real()
+    }
+
+    /// Tell the worker once that the disk is out of reach, unless it is being stopped.
+    pub(super) fn teller(&self) -> impl Fn(String) + Send + Sync + use<> {
+        let ended = Arc::clone(&self.ended);
+        move |reason| tell(&ended, reason)
+    }
+
+    /// From here on nobody is told any more that the file ended.
+    pub(super) fn hush(&self) {
+        self.ended.lock().take();
+    }
+
+    fn undo(self, why: &str) -> Refusal {
+        let path = self.place.shown().display().to_string();
+        let refusal = Refusal::new(format!("{path}: the mounted file cannot be used: {why}"));
+        match self.end() {
+            Ok(()) => refusal,
+            Err(also) => refusal.hint(also.to_string()),
+        }
+    }
+
+    /// Unmount, wait for the threads, and remove the file if it was made for this.
+    pub(super) fn end(mut self) -> Result<(), Refusal> {
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<(), Refusal> {
+        if std::mem::replace(&mut self.down, true) {
+            return Ok(());
+        }
+        self.hush();
+        let failed = |place: &Place, error: &io::Error| {
+            Refusal::new(format!("{}: unmount: {error}", place.shown().display()))
+        };
+        match self.unmount(Unmount::Idle) {
+            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
+                // Requests under way are answered; later ones get EIO.
+                self.file.close(PATIENCE);
+                self.unmount(Unmount::Force)
+                    .map_err(|error| failed(&self.place, &error))?;
+            }
+            unmounted => unmounted.map_err(|error| failed(&self.place, &error))?,
+        }
+        let waited = self.finished.recv_timeout(JOIN_PATIENCE);
+        if waited == Err(RecvTimeoutError::Timeout) {
+            log::debug!(
+                "{}: its threads go with its last user",
+                self.place.shown().display()
+            );
+        }
+        let hung = !self.file.close(Duration::ZERO);
+        self.place.release()?;
+        if hung {
+            return Err(Refusal::new(format!(
+                "{}: unmounted, but a request is still being served and does not end",
+                self.place.shown().display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Unmount, if what is mounted there still is this file.
+    fn unmount(&self, how: Unmount) -> io::Result<()> {
+        match mounts::mounted_at(self.place.real())? {
+            Some(mount) if mount.device == self.mounted => {
+                mounts::unmount_fuse(self.place.real(), how)?;
+            }
+            _ => return Ok(()),
+        }
+        if how == Unmount::Force
+            && let Err(error) = mounts::abort_fuse(self.mounted)
+        {
+            log::debug!("{}: ending FUSE: {error}", self.place.shown().display());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for FuseFile {
+    fn drop(&mut self) {
+        if let Err(refusal) = self.take_down() {
+            log::error!("{refusal}");
+        }
+    }
+}
+
+impl Attached for FuseFile {
+    fn path(&self) -> &Path {
+        self.place.shown()
+    }
+
+    fn stop(self: Box<Self>) -> Result<(), Refusal> {
+        self.end()
+    }
+}
+
+fn mount_options(name: &str, read_only: bool) -> Vec<MountOption> {
+    // fusermount3 splits its options at commas.
+    let name = name.replace([',', '\\'], "_");
+    vec![
+        MountOption::FSName(format!("{SOURCE_PREFIX}{name}")),
+        MountOption::Subtype("pydisk".into()),
+        MountOption::DefaultPermissions,
+        MountOption::NoDev,
+        MountOption::NoSuid,
+        if read_only {
+            MountOption::RO
+        } else {
+            MountOption::RW
+        },
+    ]
+}
+
+/// Serve the session on threads of its own; the receiver hears when the last one is gone.
+fn run(
+    session: Session<session::Served>,
+    path: PathBuf,
+    ended: &Arc<Mutex<Option<Ended>>>,
+    name: &str,
+) -> Result<mpsc::Receiver<()>, Refusal> {
+    let (done, finished) = mpsc::channel();
+    let ended = Arc::clone(ended);
+    let shown = path.display().to_string();
+    let serve = move || {
+        // Memory that the disk needs must not wait for data to be written to the disk itself,
+        // see PR_SET_IO_FLUSHER(2const). It takes CAP_SYS_RESOURCE; the threads inherit it.
+        if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
+            log::debug!("{}: PR_SET_IO_FLUSHER: {error}", path.display());
+        }
+        let outcome = session.run();
+        let path = path.display();
+        tell(
+            &ended,
+            match outcome {
+                Ok(()) => format!("{path}: unmounted from outside"),
+                Err(error) => format!("{path}: FUSE ended: {error}"),
+            },
+        );
+        drop(done);
+    };
+    thread::Builder::new()
+        .name(format!("fuse {name}"))
+        .spawn(serve)
+        .map_err(|error| Refusal::new(format!("{shown}: starting a thread: {error}")))?;
+    Ok(finished)
+}
+
+fn tell(ended: &Mutex<Option<Ended>>, reason: String) {
+    let Some(ended) = ended.lock().take() else {
+        return;
+    };
+    if let Err(unheard) = ended.send(reason) {
+        log::warn!("{}", unheard.0);
+    }
+}
+
+fn mount_refused(path: &Path, error: &io::Error) -> Refusal {
+    let refusal = Refusal::new(format!(
+        "target `{}`: mounting by FUSE: {error}",
+        path.display()
+    ));
+    if !Path::new("/dev/fuse").exists() {
+        return refusal.hint("there is no /dev/fuse; load it with `modprobe fuse`");
+    }
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            refusal.hint("without root it takes `fusermount3`, which is in the package fuse3")
+        }
+        io::ErrorKind::PermissionDenied => {
+            refusal.hint("it takes root, or the right to open /dev/fuse")
+        }
+        _ => refusal,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! Where a file may be mounted: on nothing or on an empty file, and on nothing that would be hidden.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use pydisk_kernel::mounts;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
+use crate::Refusal;
+
+/// An empty file to mount on, held by a lock for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Place {
+    shown: PathBuf,
+    real: PathBuf,
+    /// The file below the mount. Its lock keeps a second pydisk away that comes at the same time.
+    file: File,
+    /// To be removed in the end.
+    created: bool,
+}
+
+impl Place {
+    /// Take `path`, and create the file if there is none.
+    pub(super) fn take(path: &Path) -> Result<Self, Refusal> {
+        let real = real_path(path)?;
+        refuse_mounted(path, &real)?;
+        let (file, created) = open_empty(path, &real)?;
+        let place = Self {
+            shown: path.to_owned(),
+            real,
+            file,
+            created,
+        };
+        match flock(&place.file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                return Err(refused(path, "another program has locked this file"));
+            }
+            // A filesystem without locks; what is mounted meanwhile is seen below, but for a moment.
+            Err(error) => log::debug!("{}: lock: {error}", path.display()),
+            Ok(()) => {}
+        }
+        refuse_mounted(path, &place.real)?;
+        Ok(place)
+    }
+
+    /// The path as the user gave it.
+    pub(super) fn shown(&self) -> &Path {
+        &self.shown
+    }
+
+    /// The path without symbolic links, as the kernel shows it.
+    pub(super) fn real(&self) -> &Path {
+        &self.real
+    }
+
+    /// Remove the file if it was created here; nothing may be mounted on it any more.
+    pub(super) fn release(&mut self) -> Result<(), Refusal> {
+        self.remove()
+            .map_err(|error| refused(&self.shown, format!("removing the empty file: {error}")))
+    }
+
+    fn remove(&mut self) -> io::Result<()> {
+        if !std::mem::take(&mut self.created) || mounts::mounted_at(&self.real)?.is_some() {
+            return Ok(());
+        }
+        let ours = self.file.metadata()?;
+        match fs::symlink_metadata(&self.real) {
+            Ok(now) if (now.dev(), now.ino(), now.len()) == (ours.dev(), ours.ino(), 0) => {
+                fs::remove_file(&self.real)
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            log::warn!("{}: removing the empty file: {error}", self.shown.display());
+        }
+        // Closing it would not do where the plugin has forked: the child shares the lock.
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            log::debug!("{}: unlock: {error}", self.shown.display());
+        }
+    }
+}
+
+/// `path` without symbolic links. A file at its end is not looked at, since it may be a mount whose
+/// server is gone.
+pub(super) fn real_path(path: &Path) -> Result<PathBuf, Refusal> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(refused(path, "this is a folder, a file is needed"));
+    };
+    let folder = folder.canonicalize().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => refused(path, format!("no folder `{}`", folder.display())),
+        _ => refused(path, format!("folder `{}`: {error}", folder.display())),
+    })?;
+    let real = folder.join(name);
+    if mounts::mounted_at(&real)
+        .map_err(|error| refused(path, error))?
+        .is_some()
+    {
+        return Ok(real);
+    }
+    match fs::symlink_metadata(&real) {
+        Ok(found) if found.is_symlink() => real
+            .canonicalize()
+            .map_err(|error| refused(path, format!("symbolic link: {error}"))),
+        _ => Ok(real),
+    }
+}
+
+/// Remove the file at `real` if it is an empty regular file. Nothing is mounted on it.
+pub(super) fn remove_empty(real: &Path) -> Result<(), Refusal> {
+    let removed = match fs::symlink_metadata(real) {
+        Ok(found) if found.is_file() && found.len() == 0 => fs::remove_file(real),
+        // Whoever may not even look there has made nothing there either.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    removed.map_err(|error| Refusal::new(format!("{}: {error}", real.display())))
+}
+
+fn refuse_mounted(path: &Path, real: &Path) -> Result<(), Refusal> {
+    let Some(mount) = mounts::mounted_at(real).map_err(|error| refused(path, error))? else {
+        return Ok(());
+    };
+    let refusal = refused(
+        path,
+        format!("`{}` is mounted there already", mount.source.display()),
+    );
+    Err(if mount.kind.starts_with("fuse") {
+        refusal.hint(format!("`fusermount3 -u {}` unmounts it", real.display()))
+    } else {
+        refusal
+    })
+}
+
+/// Open the file at `real`, which must be empty, or create it.
+fn open_empty(path: &Path, real: &Path) -> Result<(File, bool), Refusal> {
+    let created = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(real);
+    match created {
+        Ok(file) => return Ok((file, true)),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(refused(path, format!("creating the file: {error}")));
+        }
+        Err(_there_is_one) => {}
+    }
+    let failed = |error| refused(path, error);
+    refuse_data(path, &fs::symlink_metadata(real).map_err(failed)?)?;
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(real)
+        .map_err(failed)?;
+    // Another file may have taken its place since.
+    refuse_data(path, &file.metadata().map_err(failed)?)?;
+    Ok((file, false))
+}
+
+fn refuse_data(path: &Path, found: &fs::Metadata) -> Result<(), Refusal> {
+    if found.is_dir() {
+        return Err(refused(path, "this is a folder, a file is needed"));
+    }
+    if !found.is_file() {
+        return Err(refused(path, "this is neither a file nor free"));
+    }
+    if found.len() > 0 {
+        return Err(refused(
+            path,
+            format!(
+                "there is a file of {} bytes, which would be hidden",
+                found.len()
+            ),
+        )
+        .hint("name a new file or an empty one"));
+    }
+    Ok(())
+}
+
+fn refused(path: &Path, why: impl std::fmt::Display) -> Refusal {
+    Refusal::new(format!("target `{}`: {why}", path.display()))
+}

@@ -1,0 +1,262 @@
+//! How the file comes and goes: refused places, stopping, unmounting, killed processes.
+
+use pydisk_kernel::usage::{self, User};
+
+use super::*;
+
+#[test]
+fn a_place_that_holds_something_is_refused_and_kept() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let folder = bench.folder.path();
+    let disk = Recorder::new(MIB, |_| {});
+    let refusal = |name: &str| {
+        let target = Target::File(folder.join(name));
+        let refusal = bench.start(&target, &disk).err().unwrap().to_string();
+        assert!(
+            refusal.starts_with(&format!("target `{target}`: ")),
+            "{refusal}"
+        );
+        refusal
+    };
+    fs::write(folder.join("full"), "data").unwrap();
+    assert!(refusal("full").contains("a file of 4 bytes, which would be hidden"));
+    assert_eq!(fs::read(folder.join("full")).unwrap(), b"data");
+    assert!(refusal(".").contains("is a folder"));
+    fs::create_dir(folder.join("sub")).unwrap();
+    assert!(refusal("sub").contains("is a folder"));
+    sh(&format!(
+        "mkfifo {}/pipe; ln -s nothing {0}/dangling",
+        folder.display()
+    ));
+    assert!(refusal("pipe").contains("neither a file nor free"));
+    assert!(refusal("dangling").contains("symbolic link: No such file"));
+    assert!(refusal("none/disk").contains("no folder `"));
+    assert!(refusal("full/disk").contains("Not a directory"));
+
+    fs::write(folder.join("empty"), "").unwrap();
+    std::os::unix::fs::symlink("empty", folder.join("link")).unwrap();
+    let attached = bench
+        .start(&Target::File(folder.join("link")), &disk)
+        .unwrap();
+    assert_eq!(fs::metadata(folder.join("empty")).unwrap().len(), MIB);
+    assert!(refusal("empty").contains("is mounted there already"));
+    assert!(refusal("link").contains("is mounted there already"));
+    attached.stop().unwrap();
+    assert_eq!(fs::metadata(folder.join("empty")).unwrap().len(), 0);
+    assert!(folder.join("link").is_symlink());
+}
+
+#[test]
+fn unmounting_from_outside_is_told_once() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let disk = Recorder::new(MIB, |_| {});
+    let attached = bench.file(&disk);
+    mounts::unmount_fuse(&bench.path(), Unmount::Idle).unwrap();
+    let told = bench.ended.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert_eq!(
+        told,
+        format!("{}: unmounted from outside", bench.path().display())
+    );
+    attached.stop().unwrap();
+    assert!(bench.ended.try_recv().is_err());
+    assert!(!bench.path().exists());
+}
+
+#[test]
+fn stopping_answers_requests_under_way_and_refuses_later_ones() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let disk = Recorder::new(MIB, |_| {});
+    let attached = bench.file(&disk);
+    let file = open(&bench.path(), OFlags::empty()).unwrap();
+    disk.mood(Mood::Hangs);
+    let writer = {
+        let file = file.try_clone().unwrap();
+        thread::spawn(move || file.write_all_at(&[4; 4096], 0))
+    };
+    soon("the write is under way", || !disk.asked().is_empty());
+    let stopper = thread::spawn(move || attached.stop());
+    soon("the file is still there while a request is", || {
+        mounts::mounted_at(&bench.path()).unwrap().is_some()
+    });
+    disk.mood(Mood::Works);
+    writer.join().unwrap().unwrap();
+    stopper.join().unwrap().unwrap();
+    assert_eq!(disk.bytes()[0], 4);
+    assert!(file.read_exact_at(&mut [0; 512], 0).is_err());
+    assert_eq!(disk.asked(), []);
+    assert_eq!(Arc::strong_count(&disk), 1);
+    assert!(!bench.path().exists());
+    assert!(bench.ended.try_recv().is_err());
+}
+
+#[test]
+fn a_request_that_never_ends_does_not_keep_the_stop() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let disk = Recorder::new(MIB, |_| {});
+    let attached = bench.file(&disk);
+    let file = open(&bench.path(), OFlags::empty()).unwrap();
+    disk.mood(Mood::Hangs);
+    let writer = thread::spawn(move || file.write_all_at(&[4; 4096], 0));
+    soon("the write is under way", || !disk.asked().is_empty());
+    let refusal = attached.stop().unwrap_err().to_string();
+    assert!(
+        refusal.ends_with("a request is still being served and does not end"),
+        "{refusal}"
+    );
+    assert!(!bench.path().exists());
+    disk.mood(Mood::Works);
+    // Root ends FUSE with the request in it; otherwise it is answered now.
+    assert_eq!(
+        writer.join().unwrap().is_err(),
+        rustix::process::geteuid().is_root()
+    );
+    soon("the disk is let go", || Arc::strong_count(&disk) == 1);
+}
+
+#[test]
+fn who_uses_a_file_is_found_also_when_its_disk_hangs() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let disk = Recorder::new(MIB, |limits| limits.parallel = false);
+    let attached = bench.file(&disk);
+    let users = |path: PathBuf| {
+        let (tell, told) = mpsc::channel();
+        let find = move || tell.send(usage::users(&path, &[]).unwrap());
+        thread::spawn(find);
+        told.recv_timeout(Duration::from_secs(60))
+            .expect("it must not wait for the disk")
+    };
+    let me = |user: &User| matches!(user, User::Open { pid, .. } if *pid == std::process::id());
+    assert!(!users(bench.path()).iter().any(me));
+    let file = open(&bench.path(), OFlags::empty()).unwrap();
+    disk.mood(Mood::Hangs);
+    let writer = thread::spawn(move || file.write_all_at(&[4; 4096], 0));
+    soon("the write is under way", || !disk.asked().is_empty());
+    assert!(users(bench.path()).iter().any(me));
+    disk.mood(Mood::Works);
+    writer.join().unwrap().unwrap();
+    attached.stop().unwrap();
+}
+
+#[test]
+fn a_file_mounted_a_second_time_is_found() {
+    if !can_mount() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let disk = Recorder::new(MIB, |_| {});
+    let attached = bench.file(&disk);
+    let second = bench.folder.path().join("second");
+    fs::write(&second, "").unwrap();
+    sh(&format!(
+        "mount --bind {} {}",
+        bench.path().display(),
+        second.display()
+    ));
+    let mounted = User::Mounted { at: second.clone() };
+    assert!(usage::users(&bench.path(), &[]).unwrap().contains(&mounted));
+    sh(&format!("umount {}", second.display()));
+    assert!(!usage::users(&bench.path(), &[]).unwrap().contains(&mounted));
+    attached.stop().unwrap();
+}
+
+#[test]
+#[ignore = "serves until another test kills its process"]
+fn serves_until_killed() {
+    let mut bench = Bench::below(&childs_folder());
+    bench.options.folder = childs_folder();
+    let disk = Recorder::new(MIB, |_| {});
+    let path = childs_folder().join("disk");
+    let _attached = bench.start(&Target::File(path), &disk).unwrap();
+    loop {
+        thread::park();
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let path = bench.path();
+    let helper = "frontends::fuse::tests::life::serves_until_killed";
+    let there = || fs::metadata(&path).is_ok_and(|found| found.len() == MIB);
+    serve_and_kill(helper, bench.folder.path(), there);
+    assert_eq!(code_of(File::open(&path)), Errno::NOTCONN);
+    let disk = Recorder::new(MIB, |_| {});
+    let refusal = bench
+        .start(&Target::File(path.clone()), &disk)
+        .err()
+        .unwrap();
+    assert!(
+        refusal.to_string().contains("is mounted there already"),
+        "{refusal}"
+    );
+    remove_leftover(&path, true).unwrap();
+    assert!(!path.exists());
+    remove_leftover(&path, true).unwrap();
+    remove_leftover(Path::new("/no/such/folder/disk"), true).unwrap();
+
+    fs::write(&path, "").unwrap();
+    serve_and_kill(helper, bench.folder.path(), there);
+    remove_leftover(&path, false).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    bench.file(&disk).stop().unwrap();
+
+    fs::write(&path, "data").unwrap();
+    remove_leftover(&path, true).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"data");
+}
+
+#[test]
+#[ignore = "counts what its process has, so it runs in one of its own"]
+fn cycles_alone() {
+    let once = || {
+        let bench = Bench::new();
+        let disk = Recorder::new(MIB, |_| {});
+        let attached = bench.file(&disk);
+        assert_eq!(fs::read(bench.path()).unwrap().len(), 1 << 20);
+        attached.stop().unwrap();
+        assert_eq!(entries_of(bench.folder.path()), 0);
+    };
+    once();
+    let before = Belongings::now();
+    for _ in 0..100 {
+        once();
+    }
+    soon("everything is given back", || Belongings::now() == before);
+}
+
+fn entries_of(folder: &Path) -> usize {
+    fs::read_dir(folder).unwrap().count()
+}
+
+#[test]
+fn a_hundred_cycles_leave_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let helper = "frontends::fuse::tests::life::cycles_alone";
+    let output = child(helper, bench.folder.path()).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}

@@ -1,0 +1,73 @@
+//! How a disk reaches its users: each front end turns the words of the kernel or of a client into
+//! [`crate::disk::Request`]s and answers every one of them.
+//!
+//! The worker starts one front end and stops it; front ends know disks, never Python or layers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use crate::Refusal;
+use crate::disk::Disk;
+
+mod answer;
+mod fuse;
+mod loopback;
+pub mod nbd;
+mod target;
+#[cfg(test)]
+mod testing;
+mod ublk;
+
+pub use answer::answer;
+pub use fuse::{remove_leftover as remove_leftover_file, start_file};
+pub use loopback::{remove_leftover as remove_leftover_loop, start_loop};
+pub use target::Target;
+pub use ublk::remove_leftover as remove_leftover_ublk;
+
+/// What the worker says about a disk beyond the disk itself.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The name of this attachment, for thread names and messages.
+    pub name: String,
+    /// Folder of this attachment below /run/pydisk, for a hidden mount point or the like.
+    pub folder: PathBuf,
+    /// Threads that serve a parallel disk; at least 1. Others are served by one thread.
+    pub lanes: u16,
+}
+
+/// Told once, with the reason, when a front end ended although nobody stopped it: the device was
+/// removed or the file unmounted from outside.
+pub type Ended = mpsc::Sender<String>;
+
+/// A disk that its users can reach.
+pub trait Attached: Send {
+    /// The path that users open.
+    fn path(&self) -> &std::path::Path;
+
+    /// Remove the device and end the threads. Requests under way are answered first; the disk is
+    /// not called any more once this returns. Whether somebody still uses the device was the
+    /// caller's question: it is removed all the same.
+    ///
+    /// # Errors
+    /// One sentence, if something could not be removed.
+    fn stop(self: Box<Self>) -> Result<(), Refusal>;
+}
+
+/// Make `disk` reachable at `target`.
+///
+/// # Errors
+/// One sentence, and nothing is left behind.
+pub fn start(
+    target: &Target,
+    disk: Arc<dyn Disk>,
+    options: &Options,
+    ended: Ended,
+) -> Result<Box<dyn Attached>, Refusal> {
+    match target {
+        Target::File(path) => fuse::start_file(path, disk, options, ended),
+        Target::Loop(index) => loopback::start_loop(*index, disk, options, ended),
+        Target::Ublk(index) => ublk::start(*index, disk, options, ended),
+        Target::Nbd(_) | Target::Server(_) => Err(Refusal::new("NBD is not served yet")),
+    }
+}

@@ -1,0 +1,112 @@
+//! Where a disk shall appear: what the user wrote, parsed.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::nbd::Address;
+use crate::Refusal;
+
+/// Where a disk shall appear. Its form chooses the front end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// `/dev/ublkbN`, or any free one.
+    Ublk(Option<u32>),
+    /// `/dev/nbdN`, or any free one: the kernel's own NBD client, served by this process.
+    Nbd(Option<u32>),
+    /// `/dev/loopN` on a hidden FUSE file, or any free one.
+    Loop(Option<u32>),
+    /// A file that appears at this absolute path, by FUSE.
+    File(PathBuf),
+    /// An NBD server.
+    Server(Address),
+}
+
+impl FromStr for Target {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        if let Some(index) = numbered(text, "/dev/ublkb")? {
+            return Ok(Self::Ublk(Some(index)));
+        }
+        if let Some(index) = numbered(text, "/dev/loop")? {
+            return Ok(Self::Loop(Some(index)));
+        }
+        if let Some(index) = numbered(text, "/dev/nbd")? {
+            return Ok(Self::Nbd(Some(index)));
+        }
+        if text.starts_with("nbd:") || text.starts_with("nbd+") || text.starts_with("nbds") {
+            return text.parse().map(Self::Server);
+        }
+        if text.is_empty() {
+            return Err(Refusal::new("target: a path is needed, not an empty word"));
+        }
+        if text.starts_with("/dev/") && !text.starts_with("/dev/shm/") {
+            return Err(
+                Refusal::new(format!("target `{text}`: no front end makes this device"))
+                    .hint("use /dev/ublkbN, /dev/loopN or a file path"),
+            );
+        }
+        std::path::absolute(Path::new(text))
+            .map(Self::File)
+            .map_err(|error| Refusal::new(format!("target `{text}`: {error}")))
+    }
+}
+
+/// The number behind `prefix`, if `text` begins with it and digits follow.
+fn numbered(text: &str, prefix: &str) -> Result<Option<u32>, Refusal> {
+    let Some(rest) = text.strip_prefix(prefix) else {
+        return Ok(None);
+    };
+    // The kernel numbers block devices with at most 20 bits of minor.
+    match rest.parse::<u32>() {
+        Ok(index) if index < 1 << 20 && rest == index.to_string() => Ok(Some(index)),
+        _ => Err(Refusal::new(format!(
+            "target `{text}`: `{prefix}` takes a number from 0 to 1048575, not `{rest}`"
+        ))),
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ublk(Some(index)) => write!(f, "/dev/ublkb{index}"),
+            Self::Ublk(None) => f.write_str("/dev/ublkb*"),
+            Self::Nbd(Some(index)) => write!(f, "/dev/nbd{index}"),
+            Self::Nbd(None) => f.write_str("/dev/nbd*"),
+            Self::Loop(Some(index)) => write!(f, "/dev/loop{index}"),
+            Self::Loop(None) => f.write_str("/dev/loop*"),
+            Self::File(path) => path.display().fmt(f),
+            Self::Server(address) => address.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_of_a_target_chooses_the_front_end() {
+        assert_eq!("/dev/ublkb7".parse(), Ok(Target::Ublk(Some(7))));
+        assert_eq!("/dev/loop0".parse(), Ok(Target::Loop(Some(0))));
+        assert_eq!("/tmp/x.img".parse(), Ok(Target::File("/tmp/x.img".into())));
+    }
+
+    #[test]
+    fn devices_that_nobody_makes_are_refused() {
+        for text in [
+            "/dev/ublkb",
+            "/dev/ublkb-1",
+            "/dev/ublkb01",
+            "/dev/loop9999999",
+            "/dev/sda",
+            "",
+        ] {
+            assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Write a disk in Python, mount it: the library behind the `pydisk` command.
+//!
+//! `docs/architecture.md` shows how a request travels through these modules.
+#![deny(unsafe_code)]
+
+pub mod agent;
+pub mod cli;
+pub mod disk;
+pub mod frontends;
+mod logging;
+pub mod params;
+pub mod python;
+mod refusal;
+pub mod worker;
+
+pub use refusal::Refusal;

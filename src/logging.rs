@@ -1,0 +1,142 @@
+//! Where log lines go: to standard error, which is the user's until the disk can be used and the
+//! log file of the attachment from then on.
+//!
+//! The file is opened for appending and put in the place of standard output and standard error, so
+//! that what the plugin prints goes there too. It starts anew when it has grown to [`LARGEST`],
+//! because /run is memory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::Refusal;
+
+/// Bytes that the log file may have before it starts anew.
+pub(crate) const LARGEST: u64 = 4 << 20;
+
+/// What stands at the head of each line.
+static NAME: OnceLock<String> = OnceLock::new();
+
+/// Whether standard error is the log file, where lines need a time.
+static IN_FILE: AtomicBool = AtomicBool::new(false);
+
+struct Logger;
+
+/// Log to standard error as the attachment `name` from here on. Only the first call counts.
+pub(crate) fn start(name: &str, verbose: bool) {
+    if NAME.set(name.to_owned()).is_err() || log::set_logger(&Logger).is_err() {
+        return;
+    }
+    log::set_max_level(if verbose {
+        LevelFilter::Debug
+    } else {
+        LevelFilter::Info
+    });
+}
+
+/// Put the log file in the place of standard output and standard error.
+///
+/// # Errors
+/// What the file system says.
+pub(crate) fn to_file(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)?;
+    rustix::stdio::dup2_stdout(&file)?;
+    rustix::stdio::dup2_stderr(&file)?;
+    IN_FILE.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Start the log file anew if it has grown too large. Called before each line, and now and then by
+/// the agent for the sake of plugins that print.
+pub(crate) fn limit() {
+    if !IN_FILE.load(Ordering::Relaxed) {
+        return;
+    }
+    let Ok(file) = rustix::io::dup(rustix::stdio::stderr()).map(File::from) else {
+        return;
+    };
+    if !file
+        .metadata()
+        .is_ok_and(|found| found.is_file() && found.len() > LARGEST)
+    {
+        return;
+    }
+    // Every process appends, so all of them go on at the new end. If it cannot be emptied, it grows.
+    if file.set_len(0).is_ok() {
+        write(
+            Level::Warn,
+            &format_args!("the log was larger than 4 MiB and starts anew here"),
+        );
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // What libraries have to say is for finding faults, unless it is one. A warning is often
+        // about what was meant to happen, such as a file system that is unmounted already.
+        metadata.target().starts_with("pydisk")
+            || metadata.level() == Level::Error
+            || log::max_level() >= LevelFilter::Debug
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            limit();
+            write(record.level(), record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn write(level: Level, text: &std::fmt::Arguments<'_>) {
+    let name = NAME.get().map_or("", String::as_str);
+    let word = match level {
+        Level::Error => "error",
+        Level::Warn => "warning",
+        Level::Info => "info",
+        Level::Debug | Level::Trace => "debug",
+    };
+    let time = if IN_FILE.load(Ordering::Relaxed) {
+        format!("{} ", humantime::format_rfc3339_millis(SystemTime::now()))
+    } else {
+        String::new()
+    };
+    let line = format!("{time}pydisk: {name}: {word}: {text}\n");
+    say(&line);
+}
+
+/// Write to standard error in one piece, so that lines of several processes do not mix.
+///
+/// A failure is ignored on purpose: there is no other place to tell it to, and a terminal that was
+/// closed must not end a disk.
+pub(crate) fn say(text: &str) {
+    io::stderr()
+        .lock()
+        .write_all(text.as_bytes())
+        .unwrap_or_default();
+}
+
+/// Write to standard output. A reader that has gone away is no reason to fail: it has what it wanted.
+///
+/// # Errors
+/// One sentence for any other reason, such as a full disk.
+pub(crate) fn print(text: &str) -> Result<(), Refusal> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Refusal::new(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

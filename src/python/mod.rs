@@ -1,0 +1,269 @@
+//! The Python host: loads a plugin into this process's interpreter and opens disks on it.
+//!
+//! Called by the worker, in this order: [`Plugin::load`], [`Plugin::configure`],
+//! [`Plugin::get_ready`], [`Plugin::after_fork`], [`Plugin::open`], dropping the disk (closes it),
+//! [`Plugin::cleanup`]. `docs/nbdkit.md` says what each callback gets and may return.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use crate::Refusal;
+use crate::disk::Disk;
+
+mod buffer;
+mod capabilities;
+mod exceptions;
+mod extents;
+mod handle;
+mod interpreter;
+mod lint;
+mod module;
+mod script;
+
+use handle::Handle;
+use script::{Api, Script};
+
+/// A plugin script in the interpreter of this process; there is at most one.
+#[derive(Debug)]
+pub struct Plugin {
+    script: Script,
+    model: OnceLock<ThreadModel>,
+    cleaned: AtomicBool,
+}
+
+/// Which callbacks may overlap; nbdkit's names and order, from strict to free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadModel {
+    /// One connection at a time.
+    SerializeConnections,
+    /// One callback at a time in the whole process; the default.
+    SerializeAllRequests,
+    /// One callback at a time for each open handle.
+    SerializeRequests,
+    /// Any number.
+    Parallel,
+}
+
+impl ThreadModel {
+    /// nbdkit's name of the model.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::SerializeConnections => "serialize_connections",
+            Self::SerializeAllRequests => "serialize_all_requests",
+            Self::SerializeRequests => "serialize_requests",
+            Self::Parallel => "parallel",
+        }
+    }
+}
+
+impl Plugin {
+    /// Start the interpreter and run the script.
+    ///
+    /// # Errors
+    /// One sentence: no such file, a Python error (with its traceback), a missing callback, a
+    /// callback that takes other arguments, an unknown API version.
+    pub fn load(script: &Path) -> Result<Arc<Self>, Refusal> {
+        interpreter::start()?;
+        Python::attach(|py| {
+            let script = Script::run(py, script)?;
+            Ok(Arc::new(Self {
+                script,
+                model: OnceLock::new(),
+                cleaned: AtomicBool::new(false),
+            }))
+        })
+    }
+
+    /// Hand each `key=value` to `config`, then call `config_complete` and `thread_model`.
+    ///
+    /// # Errors
+    /// One sentence: a key that the plugin refuses, an exception, a bad thread model.
+    pub fn configure(&self, params: &[(String, String)]) -> Result<(), Refusal> {
+        Python::attach(|py| {
+            self.config(py, params)?;
+            self.script.call(py, intern!(py, "config_complete"), ())?;
+            let model = self.ask_thread_model(py)?;
+            if self.model.set(model).is_err() {
+                log::debug!("thread_model: asked twice, the first answer stands");
+            }
+            Ok(())
+        })
+    }
+
+    fn config(&self, py: Python<'_>, params: &[(String, String)]) -> Result<(), Refusal> {
+        for (key, value) in params {
+            let taken = self.script.call(py, intern!(py, "config"), (key, value))?;
+            if taken.is_none() {
+                return Err(Refusal::new(format!(
+                    "{}: this plugin takes no parameters, but got `{key}={value}`",
+                    self.script.path
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_thread_model(&self, py: Python<'_>) -> Result<ThreadModel, Refusal> {
+        let Some(answer) = self.script.call(py, intern!(py, "thread_model"), ())? else {
+            return Ok(ThreadModel::SerializeAllRequests);
+        };
+        match answer.extract::<i64>() {
+            Ok(0) => Ok(ThreadModel::SerializeConnections),
+            Ok(1) => Ok(ThreadModel::SerializeAllRequests),
+            Ok(2) => Ok(ThreadModel::SerializeRequests),
+            Ok(3..) => Ok(ThreadModel::Parallel),
+            _ => Err(self.script.refuse(
+                "thread_model",
+                format_args!(
+                    "returned {}: one of the nbdkit.THREAD_MODEL_ constants is accepted",
+                    capabilities::shown(&answer)
+                ),
+            )),
+        }
+    }
+
+    /// Which callbacks may overlap; the default until [`Plugin::configure`] asked.
+    #[must_use]
+    pub fn thread_model(&self) -> ThreadModel {
+        self.model
+            .get()
+            .copied()
+            .unwrap_or(ThreadModel::SerializeAllRequests)
+    }
+
+    /// Call `get_ready`: the last callback in the folder where the user started pydisk.
+    ///
+    /// # Errors
+    /// One sentence with the exception.
+    pub fn get_ready(&self) -> Result<(), Refusal> {
+        Python::attach(|py| self.script.call(py, intern!(py, "get_ready"), ()).map(drop))
+    }
+
+    /// Call `after_fork`: from here on the plugin may start threads.
+    ///
+    /// # Errors
+    /// One sentence with the exception.
+    pub fn after_fork(&self) -> Result<(), Refusal> {
+        Python::attach(|py| {
+            self.script
+                .call(py, intern!(py, "after_fork"), ())
+                .map(drop)
+        })
+    }
+
+    /// Call `preconnect`, `default_export` and `open`, and ask the handle what it can do. The disk
+    /// closes the handle when dropped.
+    ///
+    /// # Errors
+    /// One sentence: an exception, a size that is none, a capability of a wrong type.
+    pub fn open(self: &Arc<Self>, read_only: bool) -> Result<Arc<dyn Disk>, Refusal> {
+        Python::attach(|py| {
+            self.script
+                .call(py, intern!(py, "preconnect"), (read_only,))?;
+            let export = self.default_export(py, read_only)?;
+            if module::EXPORT_NAME.set(export).is_err() {
+                log::debug!("export_name: opened before under a name that stands");
+            }
+            Handle::open(py, Arc::clone(self), read_only).map(|handle| Arc::new(handle) as _)
+        })
+    }
+
+    /// The name that a client gets who asks for none, as a block device does.
+    fn default_export(&self, py: Python<'_>, read_only: bool) -> Result<String, Refusal> {
+        let name = intern!(py, "default_export");
+        let Some(answer) = self.script.call(py, name, (read_only, false))? else {
+            return Ok(String::new());
+        };
+        if let Ok(text) = answer.cast::<PyString>() {
+            return Ok(exceptions::lossy(text));
+        }
+        match answer.cast::<PyBytes>() {
+            Ok(bytes) => Ok(String::from_utf8_lossy(bytes.as_bytes()).into_owned()),
+            Err(_) => Err(self
+                .script
+                .refuse("default_export", "did not return a string")),
+        }
+    }
+
+    /// What `pydisk info` shows: facts by name, and at the end the lines that the plugin's own
+    /// `dump_plugin` printed. It takes the place of [`Plugin::configure`]: as in nbdkit, `config` and
+    /// `thread_model` are called before it, `config_complete` is not.
+    ///
+    /// # Errors
+    /// One sentence, when one of them raised.
+    pub fn info(&self, params: &[(String, String)]) -> Result<Vec<(String, String)>, Refusal> {
+        Python::attach(|py| {
+            self.config(py, params)?;
+            let model = self.ask_thread_model(py)?;
+            let version = py.version_info();
+            let mut facts: Vec<(String, String)> = [
+                ("path", self.script.path.clone()),
+                (
+                    "api_version",
+                    if self.script.api == Api::V2 { "2" } else { "1" }.to_owned(),
+                ),
+                ("thread_model", model.word().to_owned()),
+                ("callbacks", lint::defined(py, &self.script).join(" ")),
+                (
+                    "python_version",
+                    format!("{}.{}.{}", version.major, version.minor, version.patch),
+                ),
+            ]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
+            facts.extend(self.own_facts(py)?);
+            Ok(facts)
+        })
+    }
+
+    /// What `dump_plugin` prints, by line.
+    fn own_facts(&self, py: Python<'_>) -> Result<Vec<(String, String)>, Refusal> {
+        let name = intern!(py, "dump_plugin");
+        if self.script.find(py, name).is_none() {
+            return Ok(Vec::new());
+        }
+        let failed = |error| {
+            self.script
+                .refuse("dump_plugin", exceptions::describe(py, error))
+        };
+        let printed = py
+            .import("io")
+            .and_then(|io| io.call_method0("StringIO"))
+            .map_err(failed)?;
+        let sys = py.import("sys").map_err(failed)?;
+        let stdout = sys.getattr("stdout").map_err(failed)?;
+        sys.setattr("stdout", &printed).map_err(failed)?;
+        let outcome = self.script.call(py, name, ());
+        sys.setattr("stdout", stdout).map_err(failed)?;
+        outcome?;
+        let text = printed
+            .call_method0("getvalue")
+            .and_then(|text| text.extract::<String>());
+        let lines = text.map_err(failed)?;
+        Ok(lines
+            .lines()
+            .map(|line| line.split_once('=').unwrap_or((line, "")))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect())
+    }
+
+    /// Call `cleanup` and Python's own exit functions, once. Nothing of the plugin is called
+    /// afterwards, but threads that it started may still run until the process ends.
+    pub fn cleanup(&self) {
+        if self.cleaned.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        Python::attach(|py| {
+            if let Err(refusal) = self.script.call(py, intern!(py, "cleanup"), ()) {
+                log::error!("{refusal}");
+            }
+            interpreter::run_exit_functions(py);
+        });
+    }
+}

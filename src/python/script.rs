@@ -1,0 +1,156 @@
+//! The plugin's file: run once as `__main__`, then asked for its callbacks by name at every call.
+
+use std::path::Path;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use super::exceptions;
+use crate::Refusal;
+
+/// Which of nbdkit's two calling conventions a plugin follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Api {
+    V1,
+    V2,
+}
+
+/// A script that ran, and the rules by which its callbacks are found.
+#[derive(Debug)]
+pub(super) struct Script {
+    /// As the user wrote it; the subject of every message.
+    pub(super) path: String,
+    pub(super) api: Api,
+    main: Py<PyModule>,
+}
+
+impl Script {
+    /// Run the file as `__main__`, as `python file.py` would, and check what it must define.
+    pub(super) fn run(py: Python<'_>, path: &Path) -> Result<Self, Refusal> {
+        let name = path.to_string_lossy().into_owned();
+        let source = std::fs::read(path)
+            .map_err(|error| Refusal::new(format!("{name}: cannot open file: {}", error)))?;
+        let main = execute(py, &name, path, &source)
+            .map_err(|error| Refusal::new(format!("{name}: {}", top_level(py, error))))?;
+        let mut script = Self {
+            path: name,
+            api: Api::V1,
+            main: main.unbind(),
+        };
+        script.require(py)?;
+        script.api = script.declared_api(py)?;
+        super::lint::check(py, &script)?;
+        Ok(script)
+    }
+
+    /// The callback of this name as it is bound right now. What cannot be called counts as missing.
+    pub(super) fn find<'py>(
+        &self,
+        py: Python<'py>,
+        name: &Bound<'py, PyString>,
+    ) -> Option<Bound<'py, PyAny>> {
+        match self.main.bind(py).as_any().getattr_opt(name) {
+            Ok(Some(callback)) if callback.is_callable() => Some(callback),
+            Ok(Some(_)) => {
+                log::debug!("{}: object `{name}` is not callable", self.path);
+                None
+            }
+            Ok(None) => None,
+            Err(error) => {
+                log::warn!("{}: {name}: {}", self.path, exceptions::describe(py, error));
+                None
+            }
+        }
+    }
+
+    /// Call a callback of the start or the end of the plugin's life, if the script has it.
+    pub(super) fn call<'py, A>(
+        &self,
+        py: Python<'py>,
+        name: &Bound<'py, PyString>,
+        args: A,
+    ) -> Result<Option<Bound<'py, PyAny>>, Refusal>
+    where
+        A: pyo3::call::PyCallArgs<'py>,
+    {
+        let Some(callback) = self.find(py, name) else {
+            return Ok(None);
+        };
+        callback.call1(args).map(Some).map_err(|error| {
+            Refusal::new(format!(
+                "{}: {name}: {}",
+                self.path,
+                exceptions::describe(py, error)
+            ))
+        })
+    }
+
+    /// A refusal whose subject is one callback of this script.
+    pub(super) fn refuse(&self, callback: &str, what: impl std::fmt::Display) -> Refusal {
+        Refusal::new(format!("{}: {callback}: {what}", self.path))
+    }
+
+    fn require(&self, py: Python<'_>) -> Result<(), Refusal> {
+        for name in ["open", "get_size", "pread"] {
+            if self.find(py, &PyString::intern(py, name)).is_none() {
+                return Err(Refusal::new(format!(
+                    "{}: one of the required callbacks `open`, `get_size` or `pread` is not \
+                     defined: `{name}` is missing",
+                    self.path
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn declared_api(&self, py: Python<'_>) -> Result<Api, Refusal> {
+        let Ok(Some(declared)) = self.main.bind(py).as_any().getattr_opt("API_VERSION") else {
+            return Ok(Api::V1);
+        };
+        match declared.extract::<i64>() {
+            Ok(1) => Ok(Api::V1),
+            Ok(2) => Ok(Api::V2),
+            _ => Err(Refusal::new(format!(
+                "{}: API_VERSION is {}: versions 1 and 2 are supported",
+                self.path,
+                declared
+                    .repr()
+                    .map_or_else(|_| "odd".to_owned(), |text| exceptions::lossy(&text)),
+            ))),
+        }
+    }
+}
+
+/// Compile and run `source` in a `__main__` with the same names as under `python file.py`.
+fn execute<'py>(
+    py: Python<'py>,
+    name: &str,
+    path: &Path,
+    source: &[u8],
+) -> PyResult<Bound<'py, PyModule>> {
+    let main = py.import(intern!(py, "__main__"))?;
+    main.setattr(intern!(py, "__file__"), path.as_os_str())?;
+    let builtins = py.import(intern!(py, "builtins"))?;
+    // Bytes, not text, so that a coding line and a byte order mark mean what they mean to Python.
+    let code =
+        builtins
+            .getattr("compile")?
+            .call1((PyBytes::new(py, source), name, "exec", 0, true))?;
+    builtins.getattr("exec")?.call1((code, main.dict()))?;
+    Ok(main)
+}
+
+/// What a script says that failed while it ran: a traceback, or what it passed to `sys.exit`.
+fn top_level(py: Python<'_>, error: PyErr) -> String {
+    if error.is_instance_of::<pyo3::exceptions::PySystemExit>(py) {
+        return format!(
+            "the script ended itself: {}",
+            exceptions::one_line(py, &error)
+        );
+    }
+    format!(
+        "error running this script: {}",
+        exceptions::describe(py, error)
+    )
+}

@@ -1,0 +1,287 @@
+//! The worker: the process that hosts Python, the layers and the front end of one disk.
+//!
+//! Its agent starts it and hands it the job over the socket at standard input. Until the front end
+//! is started there is one thread, as plugins are promised; a worker whose agent dies goes on
+//! serving, because its disk is in use.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+mod sectors;
+mod surroundings;
+
+use crate::agent::{self, Folder, FromWorker, Job, Role, Served, ToWorker, send};
+use crate::disk::{Check, Disk, Emulate, Op, Request};
+use crate::frontends::{self, Attached, Target};
+use crate::python::Plugin;
+use crate::{Refusal, logging};
+use sectors::WholeSectors;
+
+/// The hidden subcommand: serve one disk for the agent at standard input.
+#[must_use]
+pub fn process() -> ExitCode {
+    let Some((stream, receiver, job)) = agent::received::<Job>() else {
+        logging::say("pydisk: worker-process is started by its agent\n");
+        return ExitCode::from(2);
+    };
+    logging::start(&job.name, job.verbose);
+    surroundings::settle(&job.target);
+    let folder = Folder::at(job.folder.clone());
+    // Held until the process ends, however that happens.
+    let held = folder.hold(Role::Worker);
+    let ended = match &held {
+        Ok(_) => serve(&job, &folder, &stream, receiver),
+        Err(error) => Err(Refusal::new(format!(
+            "folder `{}`: {error}",
+            folder.path().display()
+        ))),
+    };
+    let (message, code) = match ended {
+        Ok(None) => (FromWorker::Stopped(None), 0),
+        Ok(Some(refusal)) => (FromWorker::Stopped(Some(refusal.into())), 1),
+        Err(refusal) => (FromWorker::Refused(refusal.into()), 1),
+    };
+    if let Err(error) = send(&stream, &message) {
+        log::debug!("the agent is gone: {error}");
+    }
+    // Without running destructors: threads of the plugin may still be inside Python.
+    std::process::exit(code)
+}
+
+/// From the script to a disk that is gone again; what went wrong at its end, if anything.
+fn serve(
+    job: &Job,
+    folder: &Folder,
+    stream: &UnixStream,
+    receiver: agent::Receiver,
+) -> Result<Option<Refusal>, Refusal> {
+    let plugin = Plugin::load(&job.script)?;
+    plugin.configure(&job.parameters)?;
+    plugin.get_ready()?;
+    std::env::set_current_dir("/").map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
+    // As in nbdkit, `cleanup` undoes what `after_fork` did, so it follows only where that succeeded.
+    plugin.after_fork()?;
+    let served = open(job, &plugin).and_then(|disk| attach(job, folder, stream, receiver, disk));
+    let ended = served.map(|(attached, disk, events)| {
+        wait(&events);
+        stop(job, attached, disk)
+    });
+    plugin.cleanup();
+    ended
+}
+
+/// Open the plugin and put the layers around it.
+fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
+    let disk = Emulate::new(Check::new(plugin.open(job.read_only)?));
+    let refused = |what| Refusal::new(format!("{}: {what}", job.script.display()));
+    if disk.limits().size == 0 {
+        return Err(refused("the disk has a size of 0 bytes".to_owned()));
+    }
+    if matches!(job.target, Target::File(_)) {
+        return Ok(Arc::new(Check::new(disk)));
+    }
+    let disk = WholeSectors::new(disk).map_err(|refusal| refused(refusal.to_string()))?;
+    Ok(Arc::new(Check::new(disk)))
+}
+
+type Serving = (Box<dyn Attached>, Arc<dyn Disk>, Receiver<Event>);
+
+/// Start the front end and say so.
+fn attach(
+    job: &Job,
+    folder: &Folder,
+    stream: &UnixStream,
+    receiver: agent::Receiver,
+    disk: Arc<dyn Disk>,
+) -> Result<Serving, Refusal> {
+    let failed = |error: io::Error| Refusal::new(format!("{}: {error}", job.name));
+    let (sender, events) = channel();
+    listen(receiver, &sender).map_err(failed)?;
+    send(stream, &FromWorker::Starting).map_err(failed)?;
+    let (ended, end) = channel();
+    let options = frontends::Options {
+        name: job.name.clone(),
+        folder: folder.path().to_owned(),
+        lanes: job.lanes,
+    };
+    let attached = frontends::start(&job.target, Arc::clone(&disk), &options, ended)?;
+    let announced = forward("front-end-ends", &sender, end)
+        .and_then(|()| {
+            if job.foreground {
+                Ok(())
+            } else {
+                logging::to_file(&folder.log())
+            }
+        })
+        .and_then(|()| {
+            let limits = disk.limits();
+            send(
+                stream,
+                &FromWorker::Ready(Served {
+                    device: attached.path().to_owned(),
+                    front_end: front_end(&job.target).to_owned(),
+                    size: limits.size,
+                    read_only: limits.read_only,
+                    parallel: limits.parallel,
+                }),
+            )
+        });
+    if let Err(error) = announced {
+        if let Err(refusal) = remove(&job.target, attached) {
+            log::error!("{refusal}");
+        }
+        return Err(failed(error));
+    }
+    Ok((attached, disk, events))
+}
+
+/// What scripts see as the front end of a target.
+fn front_end(target: &Target) -> &'static str {
+    match target {
+        Target::Ublk(_) => "ublk",
+        Target::Nbd(_) => "nbd-kernel",
+        Target::Server(_) => "nbd",
+        Target::Loop(_) => "loop",
+        Target::File(_) => "fuse",
+    }
+}
+
+/// What can happen to a worker that serves.
+#[derive(Debug)]
+enum Event {
+    /// The agent or a signal wants it to stop.
+    Stop,
+    /// The agent is gone.
+    Orphaned,
+    /// The device was removed from outside, and why.
+    Gone(String),
+}
+
+/// Turn what the agent says and the signals into events. The handlers only note a signal, and no
+/// signal is blocked or ignored: what the plugin starts would inherit that.
+fn listen(mut receiver: agent::Receiver, events: &Sender<Event>) -> io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM])?;
+    // An interrupt from the terminal is for the agent to act on.
+    for signal in [SIGINT, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+    }
+    let sender = events.clone();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for _ in signals.forever() {
+                sender.send(Event::Stop).unwrap_or_default();
+            }
+        })?;
+    let sender = events.clone();
+    thread::Builder::new()
+        .name("agent-says".into())
+        .spawn(move || {
+            let event = match receiver.receive::<ToWorker>() {
+                Ok(Some(ToWorker::Stop)) => Event::Stop,
+                Ok(None) => Event::Orphaned,
+                Err(error) => {
+                    log::error!("the agent sent what is no message: {error}");
+                    Event::Orphaned
+                }
+            };
+            sender.send(event).unwrap_or_default();
+        })?;
+    Ok(())
+}
+
+fn forward(name: &str, events: &Sender<Event>, end: Receiver<String>) -> io::Result<()> {
+    let events = events.clone();
+    thread::Builder::new().name(name.into()).spawn(move || {
+        if let Ok(why) = end.recv() {
+            events.send(Event::Gone(why)).unwrap_or_default();
+        }
+    })?;
+    Ok(())
+}
+
+/// Until there is a reason to stop.
+fn wait(events: &Receiver<Event>) {
+    loop {
+        match events.recv() {
+            Ok(Event::Orphaned) => {
+                log::warn!(
+                    "the agent is gone: this worker goes on until a signal or `pydisk detach`"
+                );
+            }
+            Ok(Event::Gone(why)) => {
+                log::warn!("ended from outside: {why}");
+                return;
+            }
+            Ok(Event::Stop) | Err(_) => return,
+        }
+    }
+}
+
+/// Remove the device. A ublk device is stopped by a process of its own, for as long as the plugin may
+/// hang: a process that stops its own device cannot be killed meanwhile.
+fn remove(target: &Target, attached: Box<dyn Attached>) -> Result<(), Refusal> {
+    if matches!(target, Target::Ublk(_)) {
+        let stopped = Command::new("/proc/self/exe")
+            .arg(STOPPER)
+            .arg(attached.path())
+            .stdin(Stdio::null())
+            .status();
+        match stopped {
+            Ok(status) if status.success() => {}
+            other => log::warn!("the device is stopped without help: {other:?}"),
+        }
+    }
+    attached.stop()
+}
+
+/// The hidden subcommand that stops a ublk device.
+pub const STOPPER: &str = "stop-process";
+
+/// The hidden subcommand: stop the ublk device at `path`, which its worker serves.
+#[must_use]
+pub fn stop_process(path: &Path) -> ExitCode {
+    let number = path
+        .to_str()
+        .and_then(|path| path.strip_prefix("/dev/ublkb")?.parse().ok());
+    match number.map(pydisk_kernel::ublk::stop) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            logging::say(&format!("pydisk: {}: {error}\n", path.display()));
+            ExitCode::FAILURE
+        }
+        None => ExitCode::from(2),
+    }
+}
+
+/// Remove the device, store what is not stored yet, and close the disk.
+fn stop(job: &Job, attached: Box<dyn Attached>, disk: Arc<dyn Disk>) -> Option<Refusal> {
+    let mut first = None;
+    let mut note = |refusal: Refusal| {
+        log::error!("{refusal}");
+        first.get_or_insert(refusal);
+    };
+    if let Err(refusal) = remove(&job.target, attached) {
+        note(refusal);
+    }
+    let limits = disk.limits();
+    if limits.flush
+        && !limits.read_only
+        && let Err(error) = disk.serve(Request::new(Op::Flush, 0))
+    {
+        note(Refusal::new(format!("the last flush failed: {error}")));
+    }
+    if Arc::strong_count(&disk) > 1 {
+        log::debug!("something still holds the disk: it is not closed");
+    }
+    drop(disk);
+    first
+}

@@ -1,0 +1,104 @@
+//! A disk without the bytes behind its last whole sector: block devices have no others.
+
+use std::ops::Range;
+
+use crate::Refusal;
+use crate::disk::{Disk, Extents, Limits, Request, Result};
+
+/// Bytes in a sector, the unit in which the kernel counts the size of every block device.
+const SECTOR: u64 = 512;
+
+/// A disk whose size is a multiple of 512.
+#[derive(Debug)]
+pub(super) struct WholeSectors<D> {
+    disk: D,
+    limits: Limits,
+}
+
+impl<D: Disk> WholeSectors<D> {
+    /// Round the size of `disk` down, with a warning.
+    ///
+    /// # Errors
+    /// One sentence, if nothing is left.
+    pub(super) fn new(disk: D) -> std::result::Result<Self, Refusal> {
+        let mut limits = disk.limits().clone();
+        let size = limits.size - limits.size % SECTOR;
+        if size == 0 {
+            return Err(Refusal::new(format!(
+                "the disk has a size of {} bytes; a block device needs at least {SECTOR}",
+                limits.size
+            )));
+        }
+        if size != limits.size {
+            log::warn!(
+                "the size of {} bytes is no multiple of {SECTOR}: the last {} cannot be reached",
+                limits.size,
+                limits.size - size
+            );
+        }
+        limits.size = size;
+        Ok(Self { disk, limits })
+    }
+}
+
+impl<D: Disk> Disk for WholeSectors<D> {
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn serve(&self, request: Request<'_>) -> Result {
+        self.disk.serve(request)
+    }
+
+    fn extents(&self, range: Range<u64>, found: &mut Extents) -> Result {
+        self.disk.extents(range, found)
+    }
+
+    fn batch(&self, work: &mut dyn FnMut()) {
+        self.disk.batch(work);
+    }
+
+    fn lane(&self, work: &mut (dyn FnMut() + Send)) {
+        self.disk.lane(work);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Sized(Limits);
+
+    impl Disk for Sized {
+        fn limits(&self) -> &Limits {
+            &self.0
+        }
+        fn serve(&self, _request: Request<'_>) -> Result {
+            Ok(())
+        }
+    }
+
+    fn rounded(size: u64) -> std::result::Result<u64, Refusal> {
+        WholeSectors::new(Sized(Limits::read_only(size))).map(|disk| disk.limits().size)
+    }
+
+    #[test]
+    fn sizes_are_rounded_down() {
+        assert_eq!(rounded(512), Ok(512));
+        assert_eq!(rounded(1023), Ok(512));
+        assert_eq!(rounded(1_000_001), Ok(999_936));
+        assert_eq!(rounded(i64::MAX as u64), Ok(i64::MAX as u64 - 511));
+    }
+
+    #[test]
+    fn a_disk_without_a_whole_sector_is_refused() {
+        for size in [0, 1, 511] {
+            let refusal = rounded(size).unwrap_err().to_string();
+            assert!(
+                refusal.contains(&format!("size of {size} bytes")),
+                "{refusal}"
+            );
+        }
+    }
+}

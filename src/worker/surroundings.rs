@@ -1,0 +1,44 @@
+//! What a worker asks of the system before it does anything else, while it has one thread. Each of
+//! these makes a disk safer where it is permitted; none is needed to serve.
+
+use std::fs;
+
+use crate::frontends::Target;
+
+/// Settle the process for serving `target`.
+pub(super) fn settle(target: &Target) {
+    // Out of the terminal's reach: an interrupt is for the agent, which lets the plugin finish, and
+    // what the plugin started (a tunnel, a helper) is needed for that.
+    if let Err(error) = rustix::process::setsid() {
+        log::debug!("no session of its own: {error}");
+    }
+    if let Err(error) = pydisk_kernel::process::keep_descriptors_from_children() {
+        log::debug!("the plugin's children may inherit descriptors: {error}");
+    }
+    // Memory that the kernel reclaims on behalf of this process must not be written to its own disk,
+    // which would wait for itself. Threads inherit it. prctl(2), PR_SET_IO_FLUSHER.
+    if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
+        log::debug!("not marked as an I/O flusher: {error}");
+    }
+    if !matches!(target, Target::File(_)) {
+        leave_foreign_namespace();
+    }
+}
+
+/// The last process of a mount namespace unmounts what is mounted there when it ends. If that were
+/// this worker and its own disk, the file system's last writes would wait for a process that is
+/// exiting. So it leaves, as a follower that sees what is mounted later.
+///
+/// In the namespace of process 1 that cannot happen, because process 1 outlives all others; there a
+/// copy would only keep other file systems busy. A FUSE file must stay visible where the user is.
+fn leave_foreign_namespace() {
+    let same = |one: &str, other: &str| matches!((fs::read_link(one), fs::read_link(other)), (Ok(one), Ok(other)) if one == other);
+    // Without the right to look at process 1 there is none to leave either.
+    let readable = fs::read_link("/proc/1/ns/mnt").is_ok();
+    if !readable || same("/proc/self/ns/mnt", "/proc/1/ns/mnt") {
+        return;
+    }
+    if let Err(error) = pydisk_kernel::process::leave_mount_namespace() {
+        log::debug!("stays in its mount namespace: {error}");
+    }
+}

@@ -1,0 +1,146 @@
+//! Errors on their way from a callback to the application, and into the log.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod support;
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+use support::device::{Attached, Kind, pydisk, repository};
+
+/// Block N of 4 KiB fails with errno N of the list; block 0 without `set_error`.
+const FAILING: &str = "
+import errno, nbdkit
+API_VERSION = 2
+CODES = [0, errno.ENOSPC, errno.EROFS, errno.EPERM, errno.ETIMEDOUT, errno.EOPNOTSUPP, errno.ENOMEM]
+def open(readonly): return 1
+def get_size(h): return 1 << 20
+def fail(offset):
+    n = offset // 4096 - 100
+    if 0 <= n < len(CODES):
+        if CODES[n]: nbdkit.set_error(CODES[n])
+        raise RuntimeError('block %d' % n)
+def pread(h, buf, offset, flags): fail(offset)
+def pwrite(h, buf, offset, flags): fail(offset)
+";
+const FIRST: u64 = 100 * 4096;
+
+fn o_direct() -> i32 {
+    i32::try_from(rustix::fs::OFlags::DIRECT.bits()).unwrap()
+}
+
+/// The errno with which a 4 KiB direct read and write of a block fail.
+fn errnos(disk: &Attached, block: u64) -> [Option<i32>; 2] {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(o_direct())
+        .open(&disk.path)
+        .unwrap();
+    let mut memory = vec![0_u8; 8192];
+    let start = memory.as_ptr().align_offset(4096);
+    let page = &mut memory[start..start + 4096];
+    let at = FIRST + block * 4096;
+    let read = file
+        .read_at(page, at)
+        .map_err(|error| error.raw_os_error().unwrap())
+        .err();
+    let written = file
+        .write_at(page, at)
+        .map_err(|error| error.raw_os_error().unwrap())
+        .err();
+    [read, written]
+}
+
+#[test]
+fn errors_reach_the_application_as_far_as_the_kernel_passes_them() {
+    const EIO: i32 = 5;
+    let rows = [
+        (0, EIO),
+        (1, 28),
+        (2, 30),
+        (3, 1),
+        (4, 110),
+        (5, 95),
+        (6, 12),
+    ];
+    for kind in Kind::ALL {
+        if !kind.available() {
+            continue;
+        }
+        let disk = Attached::with_script(kind, FAILING, &[]);
+        for (block, errno) in rows {
+            let expected = match (kind, errno) {
+                // The block layer has no words for these two.
+                (Kind::Ublk | Kind::Loop, 30 | 1) => EIO,
+                _ => errno,
+            };
+            let seen = errnos(&disk, block);
+            assert_eq!(seen, [Some(expected); 2], "{} block {block}", kind.word());
+        }
+        // The disk lives on.
+        assert_eq!(errnos(&disk, 50), [None, None]);
+        disk.detach();
+    }
+}
+
+#[test]
+fn one_failure_is_one_log_entry_with_its_traceback() {
+    if !Kind::File.available() {
+        return;
+    }
+    let disk = Attached::with_script(Kind::File, FAILING, &[]);
+    assert_eq!(errnos(&disk, 1), [Some(28); 2]);
+    let shown = pydisk(["show", "--json", disk.device()]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let log = std::fs::read_to_string(shown["log"].as_str().unwrap()).unwrap();
+    let entries: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("read at 413696+4096"))
+        .collect();
+    assert_eq!(entries.len(), 1, "{log}");
+    assert!(
+        entries[0].contains("plugin.py: pread: RuntimeError: block 1"),
+        "{log}"
+    );
+    assert!(log.contains("Traceback (most recent call last):"), "{log}");
+    assert!(log.contains("in fail"), "{log}");
+    disk.detach();
+}
+
+#[test]
+fn the_error_example_fails_where_it_is_told_to() {
+    if !Kind::File.available() {
+        return;
+    }
+    let text = std::fs::read_to_string(repository("examples/errors.py")).unwrap();
+    let first = text.lines().next().unwrap();
+    assert!(
+        first.starts_with("# pydisk attach examples/errors.py"),
+        "{first}"
+    );
+    let params: Vec<_> = first
+        .split_whitespace()
+        .filter(|word| word.contains('='))
+        .collect();
+    let disk = Attached::new(Kind::File, &repository("examples/errors.py"), &params);
+    assert!(
+        first.ends_with("size=64M pwrite=ENOSPC from=32M"),
+        "{first}"
+    );
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&disk.path)
+        .unwrap();
+    let half = 32 << 20;
+    file.write_all_at(b"below", half - 5).unwrap();
+    let failed = file.write_all_at(b"above", half).unwrap_err();
+    assert_eq!(failed.raw_os_error(), Some(28), "{failed}");
+    let mut found = [1; 10];
+    file.read_exact_at(&mut found, half - 5).unwrap();
+    assert_eq!(&found, b"below\0\0\0\0\0");
+    drop(file);
+    disk.detach();
+}
