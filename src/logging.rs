@@ -26,6 +26,11 @@ static NAME: OnceLock<String> = OnceLock::new();
 /// Whether standard error is the log file, where lines need a time.
 static IN_FILE: AtomicBool = AtomicBool::new(false);
 
+/// What stands at the head of each line; `pydisk` before that is known.
+pub(crate) fn name() -> &'static str {
+    NAME.get().map_or("pydisk", String::as_str)
+}
+
 struct Logger;
 
 /// Log to standard error as the attachment `name` from here on. Only the first call counts.

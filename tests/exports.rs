@@ -72,8 +72,7 @@ impl Ready {
 }
 
 fn client(number: u64) -> Arc<Client> {
-    let peer = Peer::Stdio;
-    Arc::new(Client { number, peer })
+    Arc::new(Client::new(number, Peer::Stdio))
 }
 
 fn log(folder: &Path) -> Vec<String> {

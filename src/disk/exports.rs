@@ -5,7 +5,8 @@
 //! connected, [`Guest::list`] and [`Guest::open`] as it asks, the guest dropped when it is gone.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::{Disk, Result};
@@ -66,13 +67,80 @@ pub struct Listed {
     pub description: Option<String>,
 }
 
-/// Who is at the other end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Who is at the other end of a connection: shared by the front end that talks to it and the disks
+/// that it has open.
 pub struct Client {
     /// Counts from 1 in each process.
     pub number: u64,
     /// Where it comes from.
     pub peer: Peer,
+    certificate: OnceLock<Certificate>,
+    leaving: AtomicBool,
+    hang_up: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Client {
+    /// A client that has just connected.
+    #[must_use]
+    pub fn new(number: u64, peer: Peer) -> Self {
+        Self {
+            number,
+            peer,
+            certificate: OnceLock::new(),
+            leaving: AtomicBool::new(false),
+            hang_up: OnceLock::new(),
+        }
+    }
+
+    /// What it showed of itself when the connection was encrypted, if anything.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.get()
+    }
+
+    /// For the front end: the client showed this certificate, and it is valid.
+    pub fn set_certificate(&self, certificate: Certificate) {
+        self.certificate.get_or_init(|| certificate);
+    }
+
+    /// For the front end: `hang_up` closes the connection at once, from any thread, also while
+    /// requests of the client are under way. It does not wait for them.
+    pub fn set_hang_up(&self, hang_up: Box<dyn Fn() + Send + Sync>) {
+        self.hang_up.get_or_init(|| hang_up);
+    }
+
+    /// For the disk: send the client away, at once and without an answer if `force`, else when what
+    /// is under way is answered.
+    pub fn disconnect(&self, force: bool) {
+        self.leaving.store(true, Ordering::Release);
+        if force && let Some(hang_up) = self.hang_up.get() {
+            hang_up();
+        }
+    }
+
+    /// Whether it was sent away. The front end serves no further request of it.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+}
+
+impl Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("number", &self.number)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The names in a client's certificate, as RFC 4514 writes them (`CN=Ann,O=Example`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Whose it is.
+    pub subject: String,
+    /// Who vouches for that.
+    pub issuer: String,
 }
 
 /// The address of a client.

@@ -21,7 +21,7 @@ mod serial;
 pub use check::Check;
 pub use emulate::Emulate;
 pub use error::{Errno, Error, Result};
-pub use exports::{Client, Export, Exports, Guest, Listed, Peer};
+pub use exports::{Certificate, Client, Export, Exports, Guest, Listed, Peer};
 pub use extents::{Extent, ExtentKind, Extents};
 pub use limits::{BlockSizes, Cache, Fua, Limits};
 pub use serial::Serial;

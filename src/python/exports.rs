@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use super::handle::Handle;
+use super::module::Connection;
 use super::turns::Place;
-use super::{Plugin, exceptions, module};
+use super::{Plugin, exceptions};
 use crate::Refusal;
 use crate::disk::{self, Client, Disk, Errno, Error, Export, Exports, Guest, Listed};
 
@@ -28,8 +29,8 @@ pub(super) struct Offered {
 }
 
 impl Exports for Offered {
-    fn welcome(&self, _client: Arc<Client>) -> disk::Result<Box<dyn Guest>> {
-        let visitor = Visitor::welcome(Arc::clone(&self.plugin), self.read_only)?;
+    fn welcome(&self, client: Arc<Client>) -> disk::Result<Box<dyn Guest>> {
+        let visitor = Visitor::welcome(Arc::clone(&self.plugin), Some(client), self.read_only)?;
         Ok(Box::new(visitor))
     }
 }
@@ -38,6 +39,8 @@ impl Exports for Offered {
 #[derive(Debug)]
 pub(super) struct Visitor {
     plugin: Arc<Plugin>,
+    /// None for a block device.
+    client: Option<Arc<Client>>,
     read_only: bool,
     /// What `default_export` answered, asked once without TLS and once more with it.
     default: Option<(bool, String)>,
@@ -47,7 +50,13 @@ pub(super) struct Visitor {
 
 impl Visitor {
     /// Call `preconnect`. As in nbdkit it may overlap with other callbacks in every thread model.
-    pub(super) fn welcome(plugin: Arc<Plugin>, read_only: bool) -> Result<Self, Refusal> {
+    pub(super) fn welcome(
+        plugin: Arc<Plugin>,
+        client: Option<Arc<Client>>,
+        read_only: bool,
+    ) -> Result<Self, Refusal> {
+        let visiting = Connection::visiting(client.as_ref(), false);
+        let _entered = visiting.enter();
         Python::attach(|py| {
             plugin
                 .script
@@ -56,6 +65,7 @@ impl Visitor {
         })?;
         Ok(Self {
             plugin,
+            client,
             read_only,
             default: None,
             place: None,
@@ -69,12 +79,14 @@ impl Visitor {
         let place = place.expect("waits until there is one");
         let plugin = Arc::clone(&self.plugin);
         let _turn = plugin.turns().callback();
+        let visiting = Connection::visiting(self.client.as_ref(), tls);
+        let _entered = visiting.enter();
         Python::attach(|py| {
             let name = match name {
                 "" => self.default_export(py, tls)?,
                 name => name.to_owned(),
             };
-            let connection = module::Connection::new(name);
+            let connection = Connection::open(self.client.as_ref(), tls, name);
             Handle::open(py, Arc::clone(&plugin), connection, place, self.read_only)
         })
     }
@@ -124,6 +136,8 @@ impl Guest for Visitor {
     fn list(&mut self, tls: bool) -> disk::Result<Vec<Listed>> {
         let plugin = Arc::clone(&self.plugin);
         let _turn = plugin.turns().callback();
+        let visiting = Connection::visiting(self.client.as_ref(), tls);
+        let _entered = visiting.enter();
         Ok(Python::attach(|py| self.exports(py, tls))?)
     }
 

@@ -31,6 +31,12 @@ use exports::{Offered, Visitor};
 use script::{Api, Script};
 use turns::Turns;
 
+/// Look which descriptors were passed to this process, so that `nbdkit.read_password` takes no other.
+/// To be called before anything is opened.
+pub fn remember_descriptors() {
+    module::remember_descriptors();
+}
+
 /// A plugin script in the interpreter of this process; there is at most one.
 #[derive(Debug)]
 pub struct Plugin {
@@ -169,7 +175,7 @@ impl Plugin {
     /// # Errors
     /// One sentence: an exception, a size that is none, a capability of a wrong type.
     pub fn open(self: &Arc<Self>, read_only: bool) -> Result<Arc<dyn Disk>, Refusal> {
-        let handle = Visitor::welcome(Arc::clone(self), read_only)?.open("", false)?;
+        let handle = Visitor::welcome(Arc::clone(self), None, read_only)?.open("", false)?;
         Ok(Arc::new(handle))
     }
 
@@ -246,6 +252,18 @@ impl Plugin {
 
     fn is_cleaned(&self) -> bool {
         self.cleaned.load(Ordering::Acquire)
+    }
+
+    /// Have `hook` called when the plugin calls `nbdkit.shutdown`, at once if it has already. Only the
+    /// first hook counts; it may be called on any thread, several times, and must not wait.
+    pub fn on_shutdown(&self, hook: impl Fn() + Send + Sync + 'static) {
+        module::on_shutdown(Box::new(hook));
+    }
+
+    /// End every `nbdkit.nanosleep`, now and from here on: the end has begun. Safe to call while
+    /// callbacks run.
+    pub fn interrupt(&self) {
+        module::interrupt_sleeps();
     }
 
     /// Call `cleanup` and Python's own exit functions, once. Nothing of the plugin is called
