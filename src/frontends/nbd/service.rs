@@ -4,17 +4,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::bounds::Bounds;
+use super::server::Registry;
 use super::tls::Tls;
 use crate::disk::Exports;
 
 /// What every conversation of one server has in common.
-#[cfg_attr(test, expect(dead_code, reason = "its first user is being written"))]
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) exports: Arc<dyn Exports>,
     pub(super) bounds: Bounds,
     pub(super) tls: Tls,
     pub(super) seats: Seats,
+    /// Who is connected, for those who want to know or to end it.
+    pub(super) clients: Registry,
+}
+
+impl Service {
+    /// A service that nobody uses yet.
+    pub(super) fn new(exports: Arc<dyn Exports>, bounds: Bounds, tls: Tls) -> Self {
+        Self {
+            exports,
+            seats: Seats::new(bounds.clients),
+            bounds,
+            tls,
+            clients: Registry::default(),
+        }
+    }
 }
 
 /// Counts the clients that have an export open.
