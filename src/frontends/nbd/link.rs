@@ -89,14 +89,15 @@ impl Link {
 
     /// End both directions: whoever reads or writes comes back at once.
     pub(super) fn close(&self) {
+        if let Some(secure) = &self.secure {
+            secure.say_goodbye(&self.stream);
+        }
         self.stream.close();
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        if let Some(secure) = &self.secure {
-            secure.say_goodbye(&self.stream);
-        }
+        self.close();
     }
 }

@@ -11,6 +11,7 @@
 mod address;
 mod bounds;
 mod conversation;
+mod ending;
 mod link;
 mod listening;
 mod secure;

@@ -3,6 +3,7 @@
 //! Whoever is connected stands in the [`Registry`]; stopping is done through it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::bounds::Bounds;
 use super::conversation;
 use super::link::Link;
 use super::listening::{Given, Listening, accept};
-use super::service::Service;
+use super::service::{Seats, Service, Standing};
 use super::stream::Stream;
 use super::tls::{Tls, TlsMode, TlsSetup};
 use crate::Refusal;
@@ -52,7 +53,7 @@ pub struct Connected {
     pub since: SystemTime,
     /// The export that it has open.
     pub export: Option<String>,
-    /// Whether the connection was encrypted when the export was opened.
+    /// Whether the connection is encrypted.
     pub tls: bool,
 }
 
@@ -68,6 +69,7 @@ pub struct Server {
 #[derive(Debug)]
 struct Shared {
     service: Service,
+    clients: Registry,
     /// Connections that may negotiate at the same time.
     negotiating: usize,
     stopping: AtomicBool,
@@ -113,7 +115,13 @@ impl Server {
             .max(2048);
         let negotiating = make_room(u64::from(setup.bounds.clients), negotiating);
         let shared = Arc::new(Shared {
-            service: Service::new(exports, setup.bounds, tls),
+            service: Service {
+                exports,
+                seats: Seats::new(setup.bounds.clients),
+                bounds: setup.bounds,
+                tls,
+            },
+            clients: Registry::default(),
             negotiating,
             stopping: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| failed(&error))?,
@@ -155,7 +163,7 @@ impl Server {
     /// Who is connected, in the order of connecting.
     #[must_use]
     pub fn clients(&self) -> Vec<Connected> {
-        self.shared.service.clients.connected()
+        self.shared.clients.connected()
     }
 
     /// Whether the only client there was ever to be, on standard input and output, has left: the
@@ -184,7 +192,7 @@ impl Drop for Server {
         {
             log::error!("the accepting thread panicked");
         }
-        self.shared.service.clients.end();
+        self.shared.clients.end();
     }
 }
 
@@ -215,7 +223,7 @@ impl Shared {
                 .unwrap_or_default();
             return;
         }
-        self.service.clients.wait_until_none_is_left(None);
+        self.clients.wait_until_none_is_left(None);
         if !self.stopping.load(Ordering::Acquire) {
             self.left.store(true, Ordering::Release);
             ended.send("its client has left".into()).unwrap_or_default();
@@ -238,7 +246,7 @@ impl Shared {
             }
             match accept(socket) {
                 Ok((socket, peer)) => {
-                    self.service.clients.keep_negotiating(self.negotiating);
+                    self.clients.keep_negotiating(self.negotiating);
                     if let Err(error) = self.serve(Stream::socket(socket), peer) {
                         return self.cannot("serve a client", &error);
                     }
@@ -246,9 +254,8 @@ impl Shared {
                 Err(error) if is_of_the_client(error) => {}
                 Err(error) => {
                     // Whoever says nothing gives way to who may have something to say.
-                    self.service
-                        .clients
-                        .keep_negotiating(self.service.clients.negotiating().saturating_sub(1));
+                    self.clients
+                        .keep_negotiating(self.clients.negotiating().saturating_sub(1));
                     return self.cannot("accept a client", &error);
                 }
             }
@@ -281,25 +288,29 @@ impl Shared {
     }
 
     /// Serve a client on a thread of its own.
-    fn serve(self: &Arc<Self>, stream: Stream, peer: Peer) -> std::io::Result<()> {
+    fn serve(self: &Arc<Self>, stream: Stream, peer: Peer) -> io::Result<()> {
         static CLIENTS: AtomicU64 = AtomicU64::new(1);
         let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
         let client = Arc::new(Client { number, peer });
         let stream = Arc::new(stream);
         let shared = Arc::clone(self);
-        let (whose, ended_by) = (Arc::clone(&client), Arc::clone(&stream));
-        let body = move || {
-            let _entry = Entry(&shared.service.clients, number);
-            log::info!("client {number} connected: {}", whose.peer);
-            let link = Link::over(Arc::clone(&stream));
-            let ended = conversation::hold(&shared.service, link, &whose);
-            stream.linger(LINGER);
-            match ended {
-                Ok(()) => log::info!("client {number} has left"),
-                Err(error) => log::info!("client {number} has left: {error}"),
-            }
+        let connection = Connection {
+            client: Arc::clone(&client),
+            since: SystemTime::now(),
+            standing: Arc::default(),
+            stream: Arc::clone(&stream),
+            thread: None,
         };
-        self.service.clients.enter(client, ended_by, || {
+        let standing = Arc::clone(&connection.standing);
+        let body = move || {
+            let _entry = Entry(&shared.clients, number);
+            log::info!("client {number} connected: {}", client.peer);
+            let link = Link::over(Arc::clone(&stream));
+            let end = conversation::hold(&shared.service, link, &client, &standing);
+            stream.linger(LINGER);
+            log::info!("client {number} {end}");
+        };
+        self.clients.enter(connection, || {
             thread::Builder::new()
                 .name(format!("nbd-{number}"))
                 .spawn(body)
@@ -365,7 +376,7 @@ fn room(limit: u64, clients: u64, negotiating: usize) -> usize {
 
 /// Who is connected.
 #[derive(Debug, Default)]
-pub(super) struct Registry {
+struct Registry {
     /// Taken after no other lock; held for no call that waits.
     rooms: Mutex<Rooms>,
     /// Somebody has left.
@@ -381,29 +392,41 @@ struct Rooms {
 
 #[derive(Debug)]
 struct Connection {
-    shown: Connected,
+    client: Arc<Client>,
+    since: SystemTime,
+    standing: Arc<Standing>,
     stream: Arc<Stream>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Connection {
+    fn negotiates(&self) -> bool {
+        self.standing.export().is_none()
+    }
+
+    fn shown(&self) -> Connected {
+        Connected {
+            client: Arc::clone(&self.client),
+            since: self.since,
+            export: self.standing.export(),
+            tls: self.standing.tls(),
+        }
+    }
 }
 
 impl Registry {
-    /// Note that a client has an export open from now on: it does not negotiate any more.
-    pub(super) fn serving(&self, number: u64, export: &str, tls: bool) {
-        if let Some(connection) = self.rooms.lock().connections.get_mut(&number) {
-            connection.shown.export = Some(export.to_owned());
-            connection.shown.tls = tls;
-        }
-    }
-
     fn connected(&self) -> Vec<Connected> {
         let rooms = self.rooms.lock();
-        let shown = rooms.connections.values();
-        shown.map(|connection| connection.shown.clone()).collect()
+        rooms.connections.values().map(Connection::shown).collect()
     }
 
     fn negotiating(&self) -> usize {
         let rooms = self.rooms.lock();
-        rooms.connections.values().filter(negotiates).count()
+        rooms
+            .connections
+            .values()
+            .filter(|one| one.negotiates())
+            .count()
     }
 
     /// End the oldest of those that negotiate if there are more than `count`.
@@ -412,7 +435,7 @@ impl Registry {
         if rooms.connections.len() <= count {
             return;
         }
-        let negotiating = rooms.connections.values().filter(negotiates);
+        let negotiating = rooms.connections.values().filter(|one| one.negotiates());
         let over = negotiating.clone().count().saturating_sub(count);
         for connection in negotiating.take(over) {
             connection.stream.close();
@@ -422,22 +445,16 @@ impl Registry {
     /// Note a client whose thread `start` starts.
     fn enter(
         &self,
-        client: Arc<Client>,
-        stream: Arc<Stream>,
-        start: impl FnOnce() -> std::io::Result<JoinHandle<()>>,
-    ) -> std::io::Result<()> {
+        connection: Connection,
+        start: impl FnOnce() -> io::Result<JoinHandle<()>>,
+    ) -> io::Result<()> {
         // A thread that ends at once finds its place here all the same.
         let mut rooms = self.rooms.lock();
-        let number = client.number;
+        let thread = Some(start()?);
+        let number = connection.client.number;
         let connection = Connection {
-            shown: Connected {
-                client,
-                since: SystemTime::now(),
-                export: None,
-                tls: false,
-            },
-            stream,
-            thread: start()?,
+            thread,
+            ..connection
         };
         rooms.connections.insert(number, connection);
         Ok(())
@@ -448,7 +465,7 @@ impl Registry {
         let mut rooms = self.rooms.lock();
         let finished = std::mem::take(&mut rooms.finished);
         if let Some(connection) = rooms.connections.remove(&number) {
-            rooms.finished.push(connection.thread);
+            rooms.finished.extend(connection.thread);
         }
         self.changed.notify_all();
         drop(rooms);
@@ -486,10 +503,6 @@ impl Registry {
         let finished = std::mem::take(&mut self.rooms.lock().finished);
         join(finished);
     }
-}
-
-fn negotiates(connection: &&Connection) -> bool {
-    connection.shown.export.is_none()
 }
 
 fn join(finished: Vec<JoinHandle<()>>) {
