@@ -18,6 +18,8 @@ mod secure;
 mod server;
 mod service;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod tls;
 
 pub use address::{Address, DEFAULT_PORT, Place};
