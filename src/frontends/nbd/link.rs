@@ -23,6 +23,7 @@ pub(super) struct Link {
 
 impl Link {
     /// A link over a blocking stream socket.
+    #[allow(dead_code, reason = "for links that no server watches")]
     pub(super) fn new(socket: OwnedFd) -> Self {
         Self::over(Arc::new(Stream::socket(socket)))
     }

@@ -6,21 +6,24 @@
 //! phase of the conversation and `transmission` the second, `wire` has the numbers and layouts of
 //! both. The protocol is <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>.
 
-#![allow(dead_code, reason = "the protocol that uses it is being written")]
-
 mod address;
 mod bounds;
 mod conversation;
 mod ending;
 mod link;
 mod listening;
+mod negotiation;
 mod secure;
 mod server;
 mod service;
 mod stream;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod tls;
+mod transmission;
+mod wire;
 
 pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
