@@ -18,6 +18,8 @@ mod server;
 mod service;
 mod stream;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod tls;
 mod transmission;
