@@ -28,7 +28,14 @@ mod tests;
 )]
 mod tls;
 mod transmission;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "its first user is being written")
+)]
+mod unnegotiated;
 mod wire;
 
 pub use address::{Address, Place};
 pub use bounds::Bounds;
+#[expect(unused_imports, reason = "its first user is being written")]
+pub(in crate::frontends) use unnegotiated::Unnegotiated;
