@@ -13,7 +13,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use pydisk::disk::{Client, Export, Exports, Guest, Listed, Op, Peer, Request};
+use pydisk::disk::{Client, Export, Exports, Extents, Guest, Listed, Op, Peer, Request};
 use pydisk::python::Plugin;
 use support::script;
 
@@ -304,7 +304,7 @@ fn overlaps(model: &str) -> (u32, u32) {
                                 for _ in 0..5 {
                                     disk.serve(Request::new(Op::Read(&mut page), 0)).unwrap();
                                 }
-                                let mut found = pydisk::disk::Extents::starting_at(0);
+                                let mut found = Extents::starting_at(0);
                                 disk.extents(0..512, &mut found).unwrap();
                                 disk.batch(&mut || {
                                     for _ in 0..2 {
@@ -424,4 +424,30 @@ isolated!(a_handle_that_outlives_cleanup_is_not_called_any_more, {
     ready.plugin.cleanup();
     drop(export);
     assert_eq!(ready.log(), ["cleanup"]);
+});
+
+isolated!(whoever_wants_one_extent_says_so_to_the_plugin, {
+    let ready = Ready::new(
+        "
+def extents(h, count, offset, flags):
+    log('extents', count, offset, flags)
+    return [(offset, 4096, nbdkit.EXTENT_HOLE), (offset + 4096, 4096, 0)]
+",
+        false,
+    );
+    let export = ready.open("");
+    let mut found = Extents::starting_at(0).first_only();
+    export.disk().extents(0..1 << 20, &mut found).unwrap();
+    assert_eq!(found.list().first().map(|first| first.len), Some(4096));
+    let mut found = Extents::starting_at(0);
+    export.disk().extents(0..16384, &mut found).unwrap();
+    assert_eq!(found.list().len(), 4);
+    assert_eq!(
+        ready.log(),
+        [
+            format!("extents {} 0 {}", 1 << 20, 4),
+            "extents 16384 0 0".into(),
+            "extents 8192 8192 0".into(),
+        ]
+    );
 });
