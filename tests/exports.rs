@@ -240,6 +240,61 @@ def close(h): log('close', h)
     assert!(refused("").contains("default_export: gave `None`"));
     assert!(refused("no").contains("open: OSError: open"));
     assert!(refused("odd").contains("get_size: returned `-5`"));
+    assert_eq!(ready.log(), ["close odd"], "only what was opened is closed");
+    let export = ready.open("fine");
+    let description = export.description().unwrap_err().to_string();
+    assert!(
+        description.contains("export_description: gave `5`"),
+        "{description}"
+    );
+    read(&*export);
+});
+
+isolated!(a_client_that_preconnect_refuses_is_not_welcome, {
+    let ready = Ready::new("def preconnect(readonly): raise OSError('not you')", false);
+    let refused = ready.exports.welcome(client(1)).unwrap_err().to_string();
+    assert!(
+        refused.contains("preconnect: OSError: not you"),
+        "{refused}"
+    );
+});
+
+isolated!(each_client_sees_its_own_export_name_in_every_thread, {
+    let ready = Ready::new(
+        "
+def thread_model(): return nbdkit.THREAD_MODEL_PARALLEL
+def pread(h, buf, offset, flags):
+    time.sleep(0.0005)
+    assert nbdkit.export_name() == h, (nbdkit.export_name(), h)
+def close(h): log('close', h, nbdkit.export_name())
+",
+        false,
+    );
+    let exports: Vec<_> = ["a", "b", "c"].map(|name| ready.open(name)).into();
+    thread::scope(|scope| {
+        // Threads that serve all of them in turn, inside batches and lanes and without.
+        for turn in 0..6 {
+            let disks: Vec<_> = exports
+                .iter()
+                .map(|export| Arc::clone(export.disk()))
+                .collect();
+            scope.spawn(move || {
+                for round in 0..50 {
+                    let disk = &disks[(turn + round) % 3];
+                    let serve = || {
+                        let mut page = [1; 512];
+                        disk.serve(Request::new(Op::Read(&mut page), 0)).unwrap();
+                    };
+                    match round % 3 {
+                        0 => serve(),
+                        1 => disk.batch(&mut || serve()),
+                        _ => disk.lane(&mut || serve()),
+                    }
+                }
+            });
+        }
+    });
+    drop(exports);
     assert_eq!(ready.log(), ["close a a", "close b b", "close c c"]);
 });
 
