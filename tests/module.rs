@@ -405,7 +405,8 @@ def pread(h, buf, offset, flags):
     let disk = Arc::clone(export.disk());
     let (done, ended) = channel();
     let sleeping = thread::spawn(move || done.send(told(&*disk)).unwrap());
-    let other = Request::new(Op::Read(&mut [0; 512]), 512);
+    let mut buffer = [0; 512];
+    let other = Request::new(Op::Read(&mut buffer), 512);
     export.disk().serve(other).unwrap();
     let said = ended.recv_timeout(PATIENCE).unwrap();
     assert_eq!(said.as_deref(), Some("woke up"));

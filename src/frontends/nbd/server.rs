@@ -291,8 +291,10 @@ impl Shared {
     fn serve(self: &Arc<Self>, stream: Stream, peer: Peer) -> io::Result<()> {
         static CLIENTS: AtomicU64 = AtomicU64::new(1);
         let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
-        let client = Arc::new(Client { number, peer });
+        let client = Arc::new(Client::new(number, peer));
         let stream = Arc::new(stream);
+        let ended = Arc::clone(&stream);
+        client.set_hang_up(Box::new(move || ended.close()));
         let shared = Arc::clone(self);
         let connection = Connection {
             client: Arc::clone(&client),

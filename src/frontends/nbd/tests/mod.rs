@@ -128,10 +128,7 @@ impl Caller {
         let standing = Arc::new(Standing::default());
         let told = Arc::clone(&standing);
         let thread = std::thread::spawn(move || {
-            let client = Arc::new(Client {
-                number: 1,
-                peer: Peer::Stdio,
-            });
+            let client = Arc::new(Client::new(1, Peer::Stdio));
             hold(&service, Link::new(theirs.into()), &client, &told)
         });
         Self {
