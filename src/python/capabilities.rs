@@ -61,11 +61,11 @@ impl<'py> Question<'py, '_> {
             return Ok(default);
         };
         if !answer.is_instance_of::<PyBool>() {
-            log::warn!(
-                "{}: {name}: returned {}, which counts as False: only True counts as True",
-                self.script.path,
+            let said = format!(
+                "returned {}, which counts as False: only True counts as True",
                 shown(&answer)
             );
+            self.script.warn(self.py, name, said);
         }
         Ok(answer.is(PyBool::new(self.py, true)))
     }

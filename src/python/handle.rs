@@ -174,10 +174,12 @@ impl Handle {
             Ok((outcome, After::Returned)) => outcome,
             Ok((outcome, After::Leaked)) => {
                 if !self.told_of_leak.swap(true, Ordering::Relaxed) {
-                    log::warn!(
-                        "{}: {name}: keeps its buffer (or a slice or an array over it) after the \
-                         call: it goes on seeing the bytes of that request; said once",
-                        self.script().path
+                    let name = exceptions::lossy(name);
+                    self.script().warn(
+                        py,
+                        &name,
+                        "keeps its buffer (or a slice or an array over it) after the call: it goes \
+                         on seeing the bytes of that request; said once",
                     );
                 }
                 outcome

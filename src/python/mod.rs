@@ -20,6 +20,7 @@ mod capabilities;
 mod exceptions;
 mod exports;
 mod extents;
+mod findings;
 mod handle;
 mod interpreter;
 mod lint;
@@ -28,6 +29,7 @@ mod script;
 mod turns;
 
 use exports::{Offered, Visitor};
+pub use findings::Finding;
 use script::{Api, Script};
 use turns::Turns;
 
@@ -135,6 +137,12 @@ impl Plugin {
                 ),
             )),
         }
+    }
+
+    /// What was warned of so far: likely mistakes in the script, and answers that were odd.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Finding> {
+        self.script.findings()
     }
 
     /// Which callbacks may overlap; the default until [`Plugin::configure`] asked.

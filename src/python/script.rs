@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use super::exceptions;
+use super::findings::{Finding, Findings};
 use crate::Refusal;
 
 /// Which of nbdkit's two calling conventions a plugin follows.
@@ -23,6 +24,7 @@ pub(super) struct Script {
     pub(super) path: String,
     pub(super) api: Api,
     main: Py<PyModule>,
+    findings: Findings,
 }
 
 impl Script {
@@ -37,10 +39,11 @@ impl Script {
             path: name,
             api: Api::V1,
             main: main.unbind(),
+            findings: Findings::default(),
         };
         script.require(py)?;
         script.api = script.declared_api(py)?;
-        super::lint::check(py, &script)?;
+        super::lint::check(py, &script, &source)?;
         Ok(script)
     }
 
@@ -62,6 +65,32 @@ impl Script {
                 None
             }
         }
+    }
+
+    /// Whether what the script calls by this name can be called; none if it has no such name.
+    pub(super) fn has(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> Option<bool> {
+        let found = self.main.bind(py).as_any().getattr_opt(name);
+        found.ok()?.map(|found| found.is_callable())
+    }
+
+    /// Warn, once, of something that is probably not meant.
+    pub(super) fn find_fault(&self, finding: Finding) {
+        self.findings.add(&self.path, finding);
+    }
+
+    /// Warn, once, of what the callback of this name does.
+    pub(super) fn warn(&self, py: Python<'_>, name: &str, text: impl Into<String>) {
+        let callback = self.find(py, &PyString::intern(py, name));
+        self.find_fault(Finding {
+            line: callback.as_ref().and_then(super::lint::line),
+            name: name.to_owned(),
+            text: text.into(),
+        });
+    }
+
+    /// Everything that was warned of so far.
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        self.findings.list()
     }
 
     /// Call a callback of the start or the end of the plugin's life, if the script has it.

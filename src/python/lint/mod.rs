@@ -1,8 +1,13 @@
-//! What can be told about a script's callbacks before any of them is called.
+//! What can be told about a script before any of its callbacks is called: what cannot work is
+//! refused, what is probably not meant is warned of.
 
+use std::ffi::CString;
+
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyDict, PyModule, PyString, PyTuple};
 
+use super::findings::Finding;
 use super::script::{Api, Script};
 use crate::Refusal;
 
@@ -58,8 +63,30 @@ const CALLBACKS: &[(&str, &str, &str)] = &[
 /// success without a line of it having run.
 const NO_RESULT: &[&str] = &["pread", "pwrite", "flush", "trim", "zero", "cache"];
 
-/// Refuse callbacks that cannot be called as nbdkit calls them.
-pub(super) fn check(py: Python<'_>, script: &Script) -> Result<(), Refusal> {
+/// The rules about the text of a script.
+const SOURCE: &str = include_str!("source.py");
+
+/// Refuse callbacks that cannot be called as nbdkit calls them, and warn of what is probably not
+/// meant.
+pub(super) fn check(py: Python<'_>, script: &Script, source: &[u8]) -> Result<(), Refusal> {
+    refuse(py, script)?;
+    match look(py, script, source) {
+        Ok(found) => {
+            for finding in found {
+                script.find_fault(finding);
+            }
+        }
+        // A plugin must not fail because of what only looks at it.
+        Err(error) => log::debug!(
+            "{}: the script was not looked at: {}",
+            script.path,
+            super::exceptions::describe(py, error)
+        ),
+    }
+    Ok(())
+}
+
+fn refuse(py: Python<'_>, script: &Script) -> Result<(), Refusal> {
     let failed = |error: PyErr| {
         Refusal::new(format!(
             "{}: {}",
@@ -72,9 +99,9 @@ pub(super) fn check(py: Python<'_>, script: &Script) -> Result<(), Refusal> {
         let Some(callback) = script.find(py, &PyString::intern(py, name)) else {
             continue;
         };
-        let (version, args) = match script.api {
-            Api::V1 => (1, v1),
-            Api::V2 => (2, v2),
+        let (version, args, others) = match script.api {
+            Api::V1 => (1, v1, v2),
+            Api::V2 => (2, v2, v1),
         };
         let is = |question: &str| -> bool {
             let answer = inspect.call_method1(question, (&callback,));
@@ -82,22 +109,70 @@ pub(super) fn check(py: Python<'_>, script: &Script) -> Result<(), Refusal> {
                 .and_then(|answer| answer.is_truthy())
                 .unwrap_or(false)
         };
+        let refuse = |what: &str| {
+            let place = line(&callback).map_or_else(String::new, |line| format!(" (line {line})"));
+            script.refuse(name, format_args!("{what}{place}"))
+        };
         if is("iscoroutinefunction") {
-            return Err(script.refuse(name, "`async def` callbacks are not supported"));
+            return Err(refuse("`async def` callbacks are not supported"));
         }
         if NO_RESULT.contains(name) && (is("isgeneratorfunction") || is("isasyncgenfunction")) {
-            return Err(script.refuse(name, "a callback with `yield` in it never runs"));
+            return Err(refuse("a callback with `yield` in it never runs"));
         }
         if !accepts(&inspect, &callback, args) {
-            return Err(script.refuse(
-                name,
-                format_args!(
-                    "API version {version} calls it as `{name}({args})`, which it does not accept"
-                ),
+            let refusal = refuse(&format!(
+                "API version {version} calls it as `{name}({args})`, which it does not accept"
             ));
+            if version == 1 && accepts(&inspect, &callback, others) {
+                return Err(refusal.hint(format!(
+                    "version 2 calls it as `{name}({others})`: add `API_VERSION = 2`"
+                )));
+            }
+            return Err(refusal);
         }
     }
     Ok(())
+}
+
+/// The line of the script in which a callback begins, if it is a function.
+pub(super) fn line(callback: &Bound<'_, PyAny>) -> Option<u32> {
+    let py = callback.py();
+    let code = callback.getattr_opt(intern!(py, "__code__")).ok()??;
+    code.getattr(intern!(py, "co_firstlineno"))
+        .ok()?
+        .extract()
+        .ok()
+}
+
+/// Apply the rules about the text.
+fn look(py: Python<'_>, script: &Script, source: &[u8]) -> PyResult<Vec<Finding>> {
+    let code = CString::new(SOURCE)?;
+    let rules = PyModule::from_code(py, &code, c"pydisk/lint.py", c"_pydisk_lint")?;
+    // It is not for plugins to import.
+    py.import("sys")?
+        .getattr("modules")?
+        .del_item("_pydisk_lint")?;
+    let defined = PyDict::new(py);
+    for (name, ..) in CALLBACKS {
+        if let Some(callable) = script.has(py, &PyString::intern(py, name)) {
+            defined.set_item(name, callable)?;
+        }
+    }
+    let names = PyTuple::new(py, CALLBACKS.iter().map(|(name, ..)| *name))?;
+    let version = if script.api == Api::V1 { 1 } else { 2 };
+    let bytes = pyo3::types::PyBytes::new(py, source);
+    let found = rules
+        .getattr("findings")?
+        .call1((bytes, defined, names, version))?;
+    let found: Vec<(u32, String, String)> = found.extract()?;
+    let found = found.into_iter();
+    Ok(found
+        .map(|(line, name, text)| Finding {
+            line: Some(line),
+            name,
+            text,
+        })
+        .collect())
 }
 
 /// Whether `callback` can be called with these arguments. What has no signature to look at may.
