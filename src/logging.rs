@@ -45,6 +45,26 @@ pub(crate) fn start(name: &str, verbose: bool) {
     });
 }
 
+/// Hand what would be logged as an error to `taker` from here on, and drop all else. In place of
+/// [`start`].
+pub(crate) fn collect(taker: impl Fn(&str) + Send + Sync + 'static) {
+    struct Collector<F>(F);
+    impl<F: Fn(&str) + Send + Sync> Log for Collector<F> {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.level() == Level::Error
+        }
+        fn log(&self, record: &Record<'_>) {
+            if self.enabled(record.metadata()) {
+                self.0(&record.args().to_string());
+            }
+        }
+        fn flush(&self) {}
+    }
+    if log::set_boxed_logger(Box::new(Collector(taker))).is_ok() {
+        log::set_max_level(LevelFilter::Error);
+    }
+}
+
 /// Put the log file in the place of standard output and standard error.
 ///
 /// # Errors

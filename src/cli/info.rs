@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use super::{Failure, InfoArgs, interpreter, plugin, words};
@@ -18,13 +18,25 @@ pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Failure> {
     parameters(&args.words)?;
     let script = plugin::find(&args.plugin)?;
     let python = interpreter::choose(args.python.as_deref(), &script)?;
+    in_own_process(INFO, &[], &script, &args.words, python)
+}
+
+/// Run a hidden subcommand on a plugin, with the Python that was chosen for it; its exit status.
+pub(super) fn in_own_process(
+    subcommand: &str,
+    options: &[String],
+    script: &Path,
+    words: &[String],
+    python: Option<PathBuf>,
+) -> Result<ExitCode, Failure> {
     let failed = |error: std::io::Error| Refusal::new(format!("{}: {error}", script.display()));
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command
-        .arg(INFO)
+        .arg(subcommand)
+        .args(options)
         .arg("--")
-        .arg(&script)
-        .args(&args.words)
+        .arg(script)
+        .args(words)
         .stdin(Stdio::null());
     if let Some(python) = python {
         command.env("PYTHONEXECUTABLE", python);
@@ -37,7 +49,8 @@ pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }
 
-fn parameters(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
+/// The parameters, where nothing else is accepted.
+pub(super) fn parameters(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
     let words = words::parse(given).map_err(Failure::Usage)?;
     match words.target {
         None => Ok(words.parameters),
@@ -49,21 +62,26 @@ fn parameters(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
 
 /// The hidden subcommand.
 pub(super) fn process(script: &Path, words: &[String]) -> Result<ExitCode, Failure> {
+    crate::python::remember_descriptors();
     logging::start("info", false);
     let parameters = parameters(words)?;
-    let failed = |error: std::io::Error| Refusal::new(format!("{}: {error}", script.display()));
-    // What the plugin prints is not what the user asked for.
-    let out = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)
-        .map_err(|error| failed(error.into()))?;
-    rustix::stdio::dup2_stdout(rustix::stdio::stderr()).map_err(|error| failed(error.into()))?;
+    let mut out = own_output(script)?;
     let text: String = Plugin::load(script)?
         .info(&parameters)?
         .iter()
         .map(|(key, value)| format!("{key}={value}\n"))
         .collect();
     // A reader that has gone away wants no more of it.
-    File::from(out)
-        .write_all(text.as_bytes())
-        .unwrap_or_default();
+    out.write_all(text.as_bytes()).unwrap_or_default();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Standard output, for what the user asked for: from here on, what the plugin prints goes to
+/// standard error.
+pub(super) fn own_output(script: &Path) -> Result<File, Refusal> {
+    let failed = |error: std::io::Error| Refusal::new(format!("{}: {error}", script.display()));
+    let out = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)
+        .map_err(|error| failed(error.into()))?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr()).map_err(|error| failed(error.into()))?;
+    Ok(out.into())
 }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod attach;
+mod check;
 mod choice;
 mod detach;
 mod info;
@@ -32,6 +33,13 @@ Examples:
   pydisk detach /dev/ublkb0
 
 A plugin is an nbdkit Python plugin, unchanged.";
+
+const CHECKING: &str = "\
+Without --write the plugin is opened for reading only, and nothing is written. Exit status: 0 if
+nothing wrong was found, 1 otherwise.
+
+  pydisk check ./disk.py size=1G              what can be tried without changing the disk
+  pydisk check --write ./disk.py size=64M     everything, on a disk that may be destroyed";
 
 /// Write a disk in Python. Mount it.
 #[derive(Debug, Parser)]
@@ -83,6 +91,12 @@ enum Command {
     /// Show what a plugin can do, without attaching it
     #[command(override_usage = "pydisk info [OPTIONS] <PLUGIN> [KEY=VALUE]...")]
     Info(InfoArgs),
+    /// Try a plugin out and report what is wrong with it, for its author and for tests
+    #[command(
+        override_usage = "pydisk check [OPTIONS] <PLUGIN> [KEY=VALUE]...",
+        after_help = CHECKING
+    )]
+    Check(CheckArgs),
     /// Show which front ends work on this host, and why the others do not
     Probe {
         /// For programs
@@ -95,6 +109,13 @@ enum Command {
     WorkerProcess,
     #[command(name = worker::STOPPER, hide = true)]
     StopProcess { device: PathBuf },
+    #[command(name = check::CHECK, hide = true)]
+    CheckProcess {
+        script: PathBuf,
+        words: Vec<String>,
+        #[command(flatten)]
+        options: CheckOptions,
+    },
     #[command(name = info::INFO, hide = true)]
     InfoProcess { script: PathBuf, words: Vec<String> },
 }
@@ -145,6 +166,36 @@ struct InfoArgs {
     python: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// A Python file, or the name of a plugin that ships with pydisk
+    plugin: String,
+    /// Parameters of the plugin
+    #[arg(value_name = "KEY=VALUE")]
+    words: Vec<String>,
+    #[command(flatten)]
+    options: CheckOptions,
+}
+
+#[derive(Debug, Args)]
+struct CheckOptions {
+    /// Write, zero and trim as well: what the disk holds is lost
+    #[arg(long)]
+    write: bool,
+    /// Repeat the random requests of an earlier check
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Requests in each part of the check
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// A callback that takes longer hangs
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    patience: u32,
+    /// The Python or the virtual environment whose packages the plugin sees
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+}
+
 /// The exit status of wrong usage, as clap has it.
 const USAGE: u8 = 2;
 
@@ -180,10 +231,16 @@ pub fn main() -> ExitCode {
         Command::Show { which, json } => list::show(&which, json).map_err(Failure::from),
         Command::Detach { which, all, force } => detach::detach(&which, all, force),
         Command::Info(args) => info::info(&args),
+        Command::Check(args) => check::check(&args),
         Command::Probe { json } => probe::probe(json).map_err(Failure::from),
         Command::AgentProcess => return agent::process(),
         Command::WorkerProcess => return worker::process(),
         Command::StopProcess { device } => return worker::stop_process(&device),
+        Command::CheckProcess {
+            script,
+            words,
+            options,
+        } => check::process(&script, &words, &options),
         Command::InfoProcess { script, words } => info::process(&script, &words),
     };
     match done {

@@ -145,6 +145,12 @@ impl Plugin {
         self.script.findings()
     }
 
+    /// The lines in which the script's callbacks begin, by name, as far as they are known.
+    #[must_use]
+    pub fn lines(&self) -> Vec<(String, u32)> {
+        Python::attach(|py| lint::lines(py, &self.script))
+    }
+
     /// Which callbacks may overlap; the default until [`Plugin::configure`] asked.
     #[must_use]
     pub fn thread_model(&self) -> ThreadModel {

@@ -144,6 +144,17 @@ pub(super) fn line(callback: &Bound<'_, PyAny>) -> Option<u32> {
         .ok()
 }
 
+/// The lines in which the callbacks of a script begin.
+pub(super) fn lines(py: Python<'_>, script: &Script) -> Vec<(String, u32)> {
+    let names = CALLBACKS.iter().map(|(name, ..)| *name);
+    names
+        .filter_map(|name| {
+            let callback = script.find(py, &PyString::intern(py, name))?;
+            Some((name.to_owned(), line(&callback)?))
+        })
+        .collect()
+}
+
 /// Apply the rules about the text.
 fn look(py: Python<'_>, script: &Script, source: &[u8]) -> PyResult<Vec<Finding>> {
     let code = CString::new(SOURCE)?;

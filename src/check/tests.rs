@@ -1,0 +1,3 @@
+//! The check itself, on disks of known faults.
+
+use super::*;

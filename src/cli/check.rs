@@ -1,0 +1,227 @@
+//! `pydisk check`: whether a plugin does what it says, for its author and for tests.
+//!
+//! The plugin is loaded in a process of its own, as for `pydisk info`: the right Python can be chosen
+//! for it, and what it breaks is that process. Unless `--write` is given, it is opened for reading
+//! only and nothing is ever written: what it serves may be somebody's disk.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+
+use super::{CheckArgs, CheckOptions, Failure, info, interpreter, plugin};
+use crate::check::{self, Doing, Plan, Report, Watch};
+use crate::python::Plugin;
+use crate::{Refusal, logging};
+
+/// The hidden subcommand that loads the plugin.
+pub(super) const CHECK: &str = "check-process";
+
+/// How often the watch is looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
+    info::parameters(&args.words)?;
+    let script = plugin::find(&args.plugin)?;
+    let python = interpreter::choose(args.options.python.as_deref(), &script)?;
+    info::in_own_process(CHECK, &args.options.words(), &script, &args.words, python)
+}
+
+impl CheckOptions {
+    /// As the other process is told.
+    fn words(&self) -> Vec<String> {
+        let seed = self.seed.unwrap_or_else(seed);
+        let mut words = vec![
+            format!("--seed={seed}"),
+            format!("--steps={}", self.steps),
+            format!("--patience={}", self.patience),
+        ];
+        words.extend(self.write.then(|| "--write".to_owned()));
+        words
+    }
+}
+
+/// A number that is another one each time, short enough to be typed.
+fn seed() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let nanos = now.map_or(0, |now| now.as_nanos());
+    u64::try_from(nanos / 1000 % 1_000_000).unwrap_or(0)
+}
+
+/// What the check of one plugin needs on all its threads.
+struct Examined {
+    script: String,
+    /// None until it is loaded.
+    plugin: Mutex<Option<Loaded>>,
+    report: Report,
+    watch: Watch,
+    plan: Plan,
+    out: Mutex<File>,
+}
+
+struct Loaded {
+    plugin: Arc<Plugin>,
+    /// Where callbacks begin. Asked in time: a plugin that hangs lets nobody ask.
+    lines: Vec<(String, u32)>,
+}
+
+/// The hidden subcommand.
+pub(super) fn process(
+    script: &Path,
+    words: &[String],
+    options: &CheckOptions,
+) -> Result<ExitCode, Failure> {
+    crate::python::remember_descriptors();
+    let parameters = info::parameters(words)?;
+    let out = info::own_output(script)?;
+    let examined = Arc::new(Examined {
+        script: script.display().to_string(),
+        plugin: Mutex::new(None),
+        report: Report::default(),
+        watch: Watch::default(),
+        plan: Plan {
+            seed: options.seed.unwrap_or_default(),
+            steps: options.steps,
+            write: options.write,
+        },
+        out: Mutex::new(out),
+    });
+    logging::collect({
+        let examined = Arc::downgrade(&examined);
+        move |line| {
+            if let Some(examined) = examined.upgrade() {
+                examined.logged(line);
+            }
+        }
+    });
+    watch(&examined, Duration::from_secs(options.patience.into()))?;
+    let outcome = examined.run(script, &parameters);
+    if let Err(refusal) = outcome {
+        if examined.wrong() > 0 {
+            examined.tell(&["the rest was not tried".to_owned()]);
+        }
+        return Err(refusal.into());
+    }
+    let fine = examined.tell(&[]);
+    // Threads of the plugin may still be inside Python.
+    std::process::exit(i32::from(!fine))
+}
+
+/// Tell, and end, if the plugin does not return.
+fn watch(examined: &Arc<Examined>, patience: Duration) -> Result<(), Refusal> {
+    let examined = Arc::clone(examined);
+    let body = move || {
+        loop {
+            thread::sleep(TICK);
+            let Some(doing) = examined.watch.overdue(patience) else {
+                continue;
+            };
+            let text = format!("{}: has not returned for {patience:?}", doing.what());
+            examined.report.problem(doing.callback, "hangs", text);
+            examined.tell(&["the rest was not tried".to_owned()]);
+            std::process::exit(1);
+        }
+    };
+    let started = thread::Builder::new().name("watch".into()).spawn(body);
+    started
+        .map(drop)
+        .map_err(|error| Refusal::new(format!("a thread that watches: {error}")))
+}
+
+impl Examined {
+    fn run(&self, script: &Path, parameters: &[(String, String)]) -> Result<(), Refusal> {
+        let during = |callback, work: &mut dyn FnMut() -> Result<(), Refusal>| {
+            self.watch.during(Doing::call(callback), work)
+        };
+        let watch = &self.watch;
+        let plugin = watch.during(Doing::call("the script"), || Plugin::load(script))?;
+        *self.plugin.lock() = Some(Loaded {
+            lines: plugin.lines(),
+            plugin: Arc::clone(&plugin),
+        });
+        during("config", &mut || plugin.configure(parameters))?;
+        during("get_ready", &mut || plugin.get_ready())?;
+        // As for a disk in the background: a relative path that is opened later is found out here.
+        std::env::set_current_dir("/")
+            .map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
+        during("after_fork", &mut || plugin.after_fork())?;
+        let open = || plugin.open(!self.plan.write);
+        let outcome = check::run(&open, self.plan, &self.report, watch);
+        watch.during(Doing::call("cleanup"), || plugin.cleanup());
+        outcome
+    }
+
+    /// An error that pydisk logged: what a callback raised that has nobody to tell.
+    fn logged(&self, line: &str) {
+        let rest = line.strip_prefix(&format!("{}: ", self.script));
+        let (callback, text) = rest
+            .and_then(|rest| rest.split_once(": "))
+            .unwrap_or(("pydisk", line));
+        let key = text.lines().next().unwrap_or_default();
+        self.report.problem(callback, key, text);
+    }
+
+    /// How much was found.
+    fn wrong(&self) -> usize {
+        let loaded = self.plugin.lock();
+        let findings = loaded.as_ref().map_or(0, |it| it.plugin.findings().len());
+        findings + self.report.troubles().len()
+    }
+
+    /// Print what was found; whether that is nothing.
+    fn tell(&self, last: &[String]) -> bool {
+        let loaded = self.plugin.lock();
+        let mut text = String::new();
+        let findings = loaded.as_ref().map(|loaded| loaded.plugin.findings());
+        let findings = findings.unwrap_or_default();
+        for finding in &findings {
+            text += &format!("{}\n", finding.at(&self.script));
+        }
+        let troubles = self.report.troubles();
+        for trouble in &troubles {
+            let lines = loaded.as_ref().map_or(&[][..], |loaded| &loaded.lines);
+            let line = lines.iter().find(|(name, _)| *name == trouble.callback);
+            let place = line.map_or_else(String::new, |(_, line)| format!(":{line}"));
+            let said = trouble.text.trim_end().replace('\n', "\n    ");
+            text += &format!("{}{place}: {}: {said}\n", self.script, trouble.callback);
+            if trouble.times > 1 {
+                text += &format!("    ({} times)\n", trouble.times);
+            }
+        }
+        for note in self.report.notes().iter().chain(last) {
+            text += &format!("note: {note}\n");
+        }
+        if !self.plan.write {
+            text += "note: nothing was written: `--write` tries that, too, and destroys what the \
+                     disk holds\n";
+        }
+        let counts = self.report.counts();
+        let counts: Vec<_> = counts
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        text += &format!("seed {}: {}\n", self.plan.seed, counts.join(", "));
+        let wrong = findings.len() + troubles.len();
+        text += &match (wrong, last) {
+            (0, []) => "nothing wrong was found\n".to_owned(),
+            (1, _) => "1 problem\n".to_owned(),
+            (count, _) => format!("{count} problems\n"),
+        };
+        drop(loaded);
+        self.say(&text);
+        wrong == 0 && last.is_empty()
+    }
+
+    fn say(&self, text: &str) {
+        // A reader that has gone away wants no more of it.
+        self.out
+            .lock()
+            .write_all(text.as_bytes())
+            .unwrap_or_default();
+    }
+}
