@@ -8,11 +8,14 @@
 mod address;
 mod bounds;
 #[cfg_attr(
-    not(test),
+    not(any(test, feature = "fuzzing")),
     expect(dead_code, reason = "its first user is being written")
 )]
 mod conversation;
 mod ending;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 mod negotiation;
 #[cfg_attr(
@@ -20,6 +23,8 @@ mod negotiation;
     expect(dead_code, reason = "its first user is being written")
 )]
 mod service;
+#[cfg(any(test, feature = "fuzzing"))]
+mod shelf;
 #[cfg(test)]
 mod tests;
 #[cfg_attr(
