@@ -5,7 +5,7 @@ use std::io;
 
 /// Why a conversation ended; for the log, and for tests.
 #[derive(Debug)]
-pub(in crate::frontends) enum End {
+pub(super) enum End {
     /// The client said that it was done.
     Disconnected,
     /// The stream ended.

@@ -38,4 +38,4 @@ mod wire;
 pub use address::{Address, Place};
 pub use bounds::Bounds;
 #[expect(unused_imports, reason = "its first user is being written")]
-pub(in crate::frontends) use unnegotiated::Unnegotiated;
+pub(super) use unnegotiated::Unnegotiated;

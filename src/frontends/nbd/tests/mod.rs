@@ -103,11 +103,16 @@ pub(super) struct Caller {
 
 impl Caller {
     /// Somebody who does not negotiate, as the kernel.
-    pub(super) fn unnegotiated(server: Unnegotiated) -> Self {
+    pub(super) fn unnegotiated(disk: Arc<dyn Disk>) -> Self {
         let (stream, theirs) = UnixStream::pair().unwrap();
+        let server = Unnegotiated::new(disk, vec![theirs.into()], 32 << 20, 4);
+        let thread = std::thread::spawn(move || match server.serve(0).as_str() {
+            "disconnected" => End::Disconnected,
+            other => panic!("{other}"),
+        });
         Self {
             stream,
-            thread: Some(std::thread::spawn(move || server.serve(&theirs.into()))),
+            thread: Some(thread),
             standing: Arc::default(),
             shape: Shape::Simple,
         }

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use fastrand::Rng;
 
 use super::*;
-use crate::frontends::nbd::unnegotiated::Unnegotiated;
 
 const SIZE: u64 = 3 << 20;
 /// Requests under way; they never touch each other, because a server may change their order.
@@ -211,7 +210,7 @@ fn a_client_sees_what_a_vector_of_bytes_would_show() {
 fn the_kernel_s_client_sees_it_too() {
     for parallel in [false, true] {
         let disk = Arc::new(Check::new(memory(SIZE, parallel)));
-        let caller = Caller::unnegotiated(Unnegotiated::new(disk, 4));
+        let caller = Caller::unnegotiated(disk);
         agree(caller, fastrand::u64(..));
     }
 }
