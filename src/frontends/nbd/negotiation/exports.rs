@@ -58,8 +58,9 @@ impl Negotiation<'_> {
             return Ok(Next::Option);
         };
         let wanted = Wanted::decode(data).map_err(End::Broken)?;
+        let agreed = self.agree(wanted.export, export, seat);
         self.acknowledge(number::GO)?;
-        Ok(Next::Transmission(self.agree(wanted.export, export, seat)))
+        Ok(Next::Transmission(agreed))
     }
 
     /// Open the export that the client wants and collect what it wants to know; none if that was
@@ -98,9 +99,10 @@ impl Negotiation<'_> {
             true => &[],
             false => &ZEROES,
         };
+        let agreed = self.agree(name, export, seat);
         let parts = [&size[..], &flags, zeroes];
         self.link.write_all(&mut parts.map(IoSlice::new))?;
-        Ok(Next::Transmission(self.agree(name, export, seat)))
+        Ok(Next::Transmission(agreed))
     }
 
     fn open(&mut self, name: &str) -> Result<Result<(Box<dyn Export>, Seat), Closed>, End> {
