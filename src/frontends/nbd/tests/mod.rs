@@ -23,6 +23,7 @@ use crate::disk::{
 mod model;
 mod negotiating;
 mod requests;
+mod serving;
 
 /// What is served to the clients of a test: one disk, under the names `` and `disk`.
 #[derive(Debug)]
