@@ -46,6 +46,11 @@ impl Link {
         Ok(())
     }
 
+    /// Whether the client has ended its side of the connection.
+    pub(super) fn is_gone(&self) -> bool {
+        self.stream.is_gone()
+    }
+
     fn deadline(&self) -> Option<Instant> {
         *self.deadline.lock()
     }

@@ -30,7 +30,7 @@ struct Shared<'a> {
     started: AtomicU16,
     /// Held while a reply is sent, which waits for the client; never together with `incoming`.
     writing: Mutex<()>,
-    /// Why it is over, once it is; held only while looked at.
+    /// Why it is over, once it is; held only while looked at, also by who holds `incoming`.
     end: Mutex<Option<End>>,
 }
 
@@ -82,14 +82,14 @@ impl Shared<'_> {
         if self.end.lock().is_some() {
             return None;
         }
-        let taken = incoming.take(self.terms, slot);
-        drop(incoming);
-        match taken {
+        match incoming.take(self.terms, slot) {
             Ok(arrival) => {
+                drop(incoming);
                 self.call_another(scope);
                 Some(arrival)
             }
             Err(end) => {
+                // Still with the reading side: nobody reads what follows.
                 self.over(end);
                 None
             }
