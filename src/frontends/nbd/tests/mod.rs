@@ -22,6 +22,7 @@ use crate::disk::{Check, Client, Disk, Errno, Peer, Result};
 mod model;
 mod negotiating;
 mod requests;
+mod serving;
 
 /// A server for one disk, as it is before anybody came.
 pub(super) fn service(disk: impl Disk + 'static) -> Service {
