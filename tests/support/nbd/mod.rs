@@ -1,6 +1,7 @@
 //! NBD servers of the real command, and the programs that are their clients.
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
+pub(crate) mod attacked;
 #[path = "../home.rs"]
 pub(crate) mod home;
 pub(crate) mod raw;
