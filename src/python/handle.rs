@@ -12,8 +12,10 @@ use pyo3::types::{PyMemoryView, PyString};
 
 use super::buffer::{self, After};
 use super::capabilities::Question;
+use super::module::Connection;
 use super::script::{Api, Script};
-use super::{Plugin, ThreadModel, exceptions, extents, module};
+use super::turns::Place;
+use super::{Plugin, exceptions, exports, extents, module};
 use crate::Refusal;
 use crate::disk::{
     Disk, Errno, Error, ExtentKind, Extents, Flags, Limits, Op, Owner, Request, Result,
@@ -34,6 +36,9 @@ pub(super) struct Handle {
     limits: Limits,
     /// Whether the log already says that this plugin keeps buffers.
     told_of_leak: AtomicBool,
+    connection: Connection,
+    /// Given back when the handle is closed.
+    _place: Place,
 }
 
 impl fmt::Debug for Handle {
@@ -46,12 +51,17 @@ impl fmt::Debug for Handle {
 
 impl Handle {
     /// Call `open` and ask for the capabilities; `close` is called if that fails.
+    ///
+    /// The caller has the right to run callbacks.
     pub(super) fn open(
         py: Python<'_>,
         plugin: Arc<Plugin>,
+        connection: Connection,
+        place: Place,
         read_only: bool,
     ) -> std::result::Result<Self, Refusal> {
-        let parallel = plugin.thread_model() == ThreadModel::Parallel;
+        let entered = connection.enter();
+        module::clear_error();
         let opened = plugin.script.call(py, intern!(py, "open"), (read_only,))?;
         let opened = opened.ok_or_else(|| plugin.script.refuse("open", "is gone"))?;
         let question = Question {
@@ -59,16 +69,47 @@ impl Handle {
             script: &plugin.script,
             handle: &opened,
         };
-        let limits = question.limits(read_only, parallel);
+        let limits = question.limits(read_only, plugin.thread_model());
+        drop(entered);
         let mut handle = Self {
             plugin,
             handle: opened.unbind(),
             limits: Limits::read_only(0),
             told_of_leak: AtomicBool::new(false),
+            connection,
+            _place: place,
         };
         // An early return drops the handle, and dropping closes it.
         handle.limits = limits?;
         Ok(handle)
+    }
+
+    /// The name of the export that it is open on.
+    pub(super) fn export_name(&self) -> &str {
+        self.connection.export()
+    }
+
+    /// What `export_description` says, if there is one.
+    pub(super) fn description(&self) -> std::result::Result<Option<String>, Refusal> {
+        self.turn(|py| {
+            let name = intern!(py, "export_description");
+            let answer = self.script().call(py, name, (self.handle.bind(py),))?;
+            answer
+                .map(|answer| exports::text(&answer))
+                .transpose()
+                .map_err(|what| self.script().refuse("export_description", what))
+        })
+    }
+
+    /// Run callbacks when it is this handle's turn. The turn is waited for outside of Python, because
+    /// whoever has it may be about to enter.
+    fn turn<T>(&self, work: impl FnOnce(Python<'_>) -> T) -> T {
+        let _turn = self.plugin.turns().callback();
+        let _entered = self.connection.enter();
+        Python::attach(|py| {
+            module::clear_error();
+            work(py)
+        })
     }
 
     fn script(&self) -> &Script {
@@ -303,16 +344,13 @@ impl Disk for Handle {
             flags,
             owner,
         } = request;
-        Python::attach(|py| {
-            module::clear_error();
-            match op {
-                Op::Read(data) => self.read(py, data, at, owner),
-                Op::Write(data) => self.write(py, data, at, Rest { flags, owner }),
-                Op::Zero(count) => self.zero(py, count, at, flags),
-                Op::Trim(count) => self.trim(py, count, at, flags),
-                Op::Cache(count) => self.cache(py, count, at),
-                Op::Flush => self.flush(py),
-            }
+        self.turn(|py| match op {
+            Op::Read(data) => self.read(py, data, at, owner),
+            Op::Write(data) => self.write(py, data, at, Rest { flags, owner }),
+            Op::Zero(count) => self.zero(py, count, at, flags),
+            Op::Trim(count) => self.trim(py, count, at, flags),
+            Op::Cache(count) => self.cache(py, count, at),
+            Op::Flush => self.flush(py),
         })
     }
 
@@ -321,8 +359,7 @@ impl Disk for Handle {
             found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
             return Ok(());
         }
-        Python::attach(|py| {
-            module::clear_error();
+        self.turn(|py| {
             let name = intern!(py, "extents");
             let callback = self.find(py, name)?;
             for _ in 0..MOST_EXTENTS_CALLS {
@@ -343,7 +380,9 @@ impl Disk for Handle {
         })
     }
 
+    /// Others who must not overlap wait until the batch is done; it waits for nothing itself.
     fn batch(&self, work: &mut dyn FnMut()) {
+        let _turn = self.plugin.turns().callback();
         Python::attach(|_py| work());
     }
 
@@ -356,12 +395,17 @@ impl Disk for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        Python::attach(|py| {
+        let nothing = Python::attach(|py| py.None());
+        let handle = std::mem::replace(&mut self.handle, nothing);
+        self.turn(|py| {
+            if self.plugin.is_cleaned() {
+                log::warn!("a handle was left open until after `cleanup`: it is not closed");
+                return;
+            }
             let name = intern!(py, "close");
-            if let Err(refusal) = self.script().call(py, name, (self.handle.bind(py),)) {
+            if let Err(refusal) = self.script().call(py, name, (handle,)) {
                 log::error!("{refusal}");
             }
-            self.handle = py.None();
         });
     }
 }

@@ -1,19 +1,22 @@
-//! The connection to one client: a socket, and what may lie on top of it.
+//! The connection to one client: its stream, and the encryption that may lie on top of it.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
-use rustix::net::{RecvFlags, SendFlags, sockopt};
 
+use super::secure::Secure;
+use super::stream::Stream;
 use super::tls::Identity;
 
 /// A connection to a client, used by several threads: one reads at a time and one writes at a time,
 /// which is for them to arrange. Nothing is ever read that was not asked for.
 #[derive(Debug)]
 pub(super) struct Link {
-    socket: OwnedFd,
+    stream: Arc<Stream>,
+    secure: Option<Box<Secure>>,
     /// When reading and writing ends with `TimedOut`; held only while looked at.
     deadline: Mutex<Option<Instant>>,
 }
@@ -21,8 +24,14 @@ pub(super) struct Link {
 impl Link {
     /// A link over a blocking stream socket.
     pub(super) fn new(socket: OwnedFd) -> Self {
+        Self::over(Arc::new(Stream::socket(socket)))
+    }
+
+    /// A link over a stream that somebody else may end.
+    pub(super) fn over(stream: Arc<Stream>) -> Self {
         Self {
-            socket,
+            stream,
+            secure: None,
             deadline: Mutex::new(None),
         }
     }
@@ -31,45 +40,31 @@ impl Link {
     pub(super) fn set_deadline(&self, at: Option<Instant>) -> io::Result<()> {
         *self.deadline.lock() = at;
         if at.is_none() {
-            self.set_timeouts(None)?;
+            self.stream.forget_deadline()?;
         }
         Ok(())
     }
 
-    fn set_timeouts(&self, timeout: Option<Duration>) -> io::Result<()> {
-        for direction in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
-            sockopt::set_socket_timeout(&self.socket, direction, timeout)?;
-        }
-        Ok(())
-    }
-
-    /// What is left of the deadline goes to the kernel before each call that may wait.
-    fn arm(&self) -> io::Result<()> {
-        let Some(at) = *self.deadline.lock() else {
-            return Ok(());
-        };
-        let left = at.saturating_duration_since(Instant::now());
-        if left < Duration::from_millis(1) {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.set_timeouts(Some(left))
+    fn deadline(&self) -> Option<Instant> {
+        *self.deadline.lock()
     }
 
     /// Answer the client's handshake and encrypt from here on. Nothing of what the client sent after
     /// its request to start was read before.
-    pub(super) fn start_tls(&mut self, _identity: &Identity) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    ///
+    /// # Errors
+    /// The handshake failed, or took longer than the deadline; the link is of no use any more.
+    pub(super) fn start_tls(&mut self, identity: &Identity) -> io::Result<()> {
+        let secure = Secure::answer(identity, &self.stream, self.deadline())?;
+        self.secure = Some(Box::new(secure));
+        Ok(())
     }
 
-    /// Read what is there, at least one byte; 0 at the end of the stream.
+    /// Read what is there, at least one byte; 0 at the end of the stream, and once the server stops.
     pub(super) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            self.arm()?;
-            match rustix::net::recv(&self.socket, &mut *buf, RecvFlags::empty()) {
-                Ok((read, _)) => return Ok(read),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(timed_out(error)),
-            }
+        match &self.secure {
+            Some(secure) => secure.read(&self.stream, buf, self.deadline()),
+            None => self.stream.receive(buf, self.deadline()),
         }
     }
 
@@ -85,39 +80,24 @@ impl Link {
     }
 
     /// Write all of `parts`, one behind the other.
-    pub(super) fn write_all(&self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        IoSlice::advance_slices(&mut parts, 0);
-        while !parts.is_empty() {
-            self.arm()?;
-            let sent = rustix::net::sendmsg(
-                &self.socket,
-                parts,
-                &mut rustix::net::SendAncillaryBuffer::default(),
-                SendFlags::NOSIGNAL,
-            );
-            match sent {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(sent) => IoSlice::advance_slices(&mut parts, sent),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(timed_out(error)),
-            }
+    pub(super) fn write_all(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        match &self.secure {
+            Some(secure) => secure.write_all(&self.stream, parts, self.deadline()),
+            None => self.stream.send(parts, self.deadline()),
         }
-        Ok(())
     }
 
     /// End both directions: whoever reads or writes comes back at once.
     pub(super) fn close(&self) {
-        if let Err(error) = rustix::net::shutdown(self.socket.as_fd(), rustix::net::Shutdown::Both)
-        {
-            log::debug!("a connection is gone already: {error}");
+        if let Some(secure) = &self.secure {
+            secure.say_goodbye(&self.stream);
         }
+        self.stream.close();
     }
 }
 
-/// A timeout of the socket is told as `EAGAIN`.
-fn timed_out(error: rustix::io::Errno) -> io::Error {
-    if error == rustix::io::Errno::AGAIN {
-        return io::ErrorKind::TimedOut.into();
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
     }
-    error.into()
 }
