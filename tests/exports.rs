@@ -13,7 +13,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use pydisk::disk::{Client, Export, Exports, Guest, Listed, Op, Peer, Request};
+use pydisk::disk::{Client, Export, Exports, Extents, Guest, Listed, Op, Peer, Request};
 use pydisk::python::Plugin;
 use support::script;
 
@@ -240,6 +240,61 @@ def close(h): log('close', h)
     assert!(refused("").contains("default_export: gave `None`"));
     assert!(refused("no").contains("open: OSError: open"));
     assert!(refused("odd").contains("get_size: returned `-5`"));
+    assert_eq!(ready.log(), ["close odd"], "only what was opened is closed");
+    let export = ready.open("fine");
+    let description = export.description().unwrap_err().to_string();
+    assert!(
+        description.contains("export_description: gave `5`"),
+        "{description}"
+    );
+    read(&*export);
+});
+
+isolated!(a_client_that_preconnect_refuses_is_not_welcome, {
+    let ready = Ready::new("def preconnect(readonly): raise OSError('not you')", false);
+    let refused = ready.exports.welcome(client(1)).unwrap_err().to_string();
+    assert!(
+        refused.contains("preconnect: OSError: not you"),
+        "{refused}"
+    );
+});
+
+isolated!(each_client_sees_its_own_export_name_in_every_thread, {
+    let ready = Ready::new(
+        "
+def thread_model(): return nbdkit.THREAD_MODEL_PARALLEL
+def pread(h, buf, offset, flags):
+    time.sleep(0.0005)
+    assert nbdkit.export_name() == h, (nbdkit.export_name(), h)
+def close(h): log('close', h, nbdkit.export_name())
+",
+        false,
+    );
+    let exports: Vec<_> = ["a", "b", "c"].map(|name| ready.open(name)).into();
+    thread::scope(|scope| {
+        // Threads that serve all of them in turn, inside batches and lanes and without.
+        for turn in 0..6 {
+            let disks: Vec<_> = exports
+                .iter()
+                .map(|export| Arc::clone(export.disk()))
+                .collect();
+            scope.spawn(move || {
+                for round in 0..50 {
+                    let disk = &disks[(turn + round) % 3];
+                    let serve = || {
+                        let mut page = [1; 512];
+                        disk.serve(Request::new(Op::Read(&mut page), 0)).unwrap();
+                    };
+                    match round % 3 {
+                        0 => serve(),
+                        1 => disk.batch(&mut || serve()),
+                        _ => disk.lane(&mut || serve()),
+                    }
+                }
+            });
+        }
+    });
+    drop(exports);
     assert_eq!(ready.log(), ["close a a", "close b b", "close c c"]);
 });
 
@@ -304,7 +359,7 @@ fn overlaps(model: &str) -> (u32, u32) {
                                 for _ in 0..5 {
                                     disk.serve(Request::new(Op::Read(&mut page), 0)).unwrap();
                                 }
-                                let mut found = pydisk::disk::Extents::starting_at(0);
+                                let mut found = Extents::starting_at(0);
                                 disk.extents(0..512, &mut found).unwrap();
                                 disk.batch(&mut || {
                                     for _ in 0..2 {
@@ -424,4 +479,30 @@ isolated!(a_handle_that_outlives_cleanup_is_not_called_any_more, {
     ready.plugin.cleanup();
     drop(export);
     assert_eq!(ready.log(), ["cleanup"]);
+});
+
+isolated!(whoever_wants_one_extent_says_so_to_the_plugin, {
+    let ready = Ready::new(
+        "
+def extents(h, count, offset, flags):
+    log('extents', count, offset, flags)
+    return [(offset, 4096, nbdkit.EXTENT_HOLE), (offset + 4096, 4096, 0)]
+",
+        false,
+    );
+    let export = ready.open("");
+    let mut found = Extents::starting_at(0).first_only();
+    export.disk().extents(0..1 << 20, &mut found).unwrap();
+    assert_eq!(found.list().first().map(|first| first.len), Some(4096));
+    let mut found = Extents::starting_at(0);
+    export.disk().extents(0..16384, &mut found).unwrap();
+    assert_eq!(found.list().len(), 4);
+    assert_eq!(
+        ready.log(),
+        [
+            format!("extents {} 0 {}", 1 << 20, 4),
+            "extents 16384 0 0".into(),
+            "extents 8192 8192 0".into(),
+        ]
+    );
 });

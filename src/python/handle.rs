@@ -25,6 +25,9 @@ use crate::disk::{
 /// this size, which every minimum block size divides.
 const MAX_COUNT: u64 = (1 << 32) - (1 << 16);
 
+/// Tells `extents` that only the first extent is wanted; nbdkit's.
+const FLAG_REQ_ONE: u32 = 4;
+
 /// How often `extents` is called for one question. What is then left of it has to be asked for anew:
 /// in a disk of exabytes, 4 GiB at a time take minutes, in which a serial plugin serves nobody else.
 const MOST_EXTENTS_CALLS: usize = 4096;
@@ -362,14 +365,17 @@ impl Disk for Handle {
         self.turn(|py| {
             let name = intern!(py, "extents");
             let callback = self.find(py, name)?;
+            let first_only = found.is_first_only();
+            let flags = if first_only { FLAG_REQ_ONE } else { 0 };
             for _ in 0..MOST_EXTENTS_CALLS {
-                if found.end() >= range.end {
+                let told = first_only && !found.list().is_empty();
+                if told || found.end() >= range.end {
                     break;
                 }
                 let at = found.end();
                 let count = (range.end - at).min(MAX_COUNT);
                 let answer = callback
-                    .call1((self.handle.bind(py), count, at, 0_u32))
+                    .call1((self.handle.bind(py), count, at, flags))
                     .map_err(|e| self.error(name, chosen_errno(), exceptions::describe(py, e)))?;
                 extents::add(&answer, at..range.end, found)
                     .map_err(|what| self.error(name, chosen_errno(), what))?;

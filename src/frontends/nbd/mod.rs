@@ -18,12 +18,21 @@ mod server;
 mod service;
 mod stream;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod tls;
 mod transmission;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "its first user is being written")
+)]
+mod unnegotiated;
 mod wire;
 
 pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
 pub use server::{Connected, Server, Setup};
 pub use tls::{TlsMode, TlsSetup};
+#[expect(unused_imports, reason = "its first user is being written")]
+pub(super) use unnegotiated::Unnegotiated;

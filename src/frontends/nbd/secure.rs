@@ -187,3 +187,315 @@ fn push(session: &mut ServerConnection, stream: &Stream) -> io::Result<bool> {
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{Shutdown, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    use rustls::crypto::ring;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+    use crate::frontends::nbd::link::Link;
+    use crate::frontends::nbd::testing::{certificates, tcp_pair, within};
+    use crate::frontends::nbd::tls::{Tls, TlsMode, TlsSetup};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn identity(verify_peer: bool) -> Identity {
+        identity_in(&certificates(), verify_peer)
+    }
+
+    fn identity_in(folder: &std::path::Path, verify_peer: bool) -> Identity {
+        let setup = TlsSetup {
+            mode: TlsMode::Required,
+            certificates: Some(folder.to_owned()),
+            verify_peer,
+        };
+        match Tls::load(&setup).unwrap() {
+            Tls::Required(identity) => identity,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    type Client = StreamOwned<ClientConnection, TcpStream>;
+
+    /// A client that trusts the test's authority and shows the certificate of this name.
+    fn client(socket: TcpStream, shown: Option<&str>) -> Client {
+        let file = |name: &str| certificates().join(name);
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_file(file("ca-cert.pem")).unwrap())
+            .unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match shown {
+            None => builder.with_no_client_auth(),
+            Some(name) => {
+                let certificate =
+                    CertificateDer::from_pem_file(file(&format!("{name}-cert.pem"))).unwrap();
+                let key = PrivateKeyDer::from_pem_file(file(&format!("{name}-key.pem"))).unwrap();
+                builder
+                    .with_client_auth_cert(vec![certificate], key)
+                    .unwrap()
+            }
+        };
+        let name = "localhost".try_into().unwrap();
+        StreamOwned::new(
+            ClientConnection::new(Arc::new(config), name).unwrap(),
+            socket,
+        )
+    }
+
+    /// The server's end after the handshake.
+    fn secured(socket: OwnedFd, identity: &Identity) -> io::Result<Link> {
+        let mut link = Link::new(socket);
+        link.start_tls(identity)?;
+        Ok(link)
+    }
+
+    /// A server and a client that have greeted each other.
+    fn pair() -> (Link, Client) {
+        let (server, socket) = tcp_pair();
+        let mut client = client(socket, None);
+        let server = thread::spawn(move || secured(server, &identity(false)).unwrap());
+        while client.conn.is_handshaking() {
+            client.conn.complete_io(&mut client.sock).unwrap();
+        }
+        (server.join().unwrap(), client)
+    }
+
+    fn numbered(len: usize) -> Vec<u8> {
+        (0..len).map(|at| (at / 7 % 251) as u8).collect()
+    }
+
+    #[test]
+    fn a_reader_that_waits_keeps_no_writer_waiting() {
+        within(LONG, || {
+            let (link, mut client) = pair();
+            let link = Arc::new(link);
+            let reading = Arc::clone(&link);
+            let reader = thread::spawn(move || {
+                let mut heard = [0; 5];
+                reading.read_exact(&mut heard).unwrap();
+                heard
+            });
+            thread::sleep(Duration::from_millis(50));
+            let much = numbered(8 << 20);
+            let expected = much.clone();
+            let writer = thread::spawn(move || {
+                let (head, body) = much.split_at(16);
+                link.write_all(&mut [IoSlice::new(head), IoSlice::new(body)])
+                    .unwrap();
+            });
+            let mut heard = vec![0; 8 << 20];
+            client.read_exact(&mut heard).unwrap();
+            assert!(heard == expected);
+            writer.join().unwrap();
+            assert!(!reader.is_finished());
+            client.write_all(b"hello").unwrap();
+            client.flush().unwrap();
+            assert_eq!(&reader.join().unwrap(), b"hello");
+        });
+    }
+
+    #[test]
+    fn a_writer_that_waits_keeps_no_reader_waiting() {
+        within(LONG, || {
+            let (link, mut client) = pair();
+            let link = Arc::new(link);
+            let writing = Arc::clone(&link);
+            let much = numbered(64 << 20);
+            let sent = much.clone();
+            let writer = thread::spawn(move || writing.write_all(&mut [IoSlice::new(&sent)]));
+            let reader = thread::spawn(move || {
+                let mut heard = vec![0; 4 << 20];
+                link.read_exact(&mut heard).unwrap();
+                heard
+            });
+            // Nothing is read before all of this is written, which takes a server that reads.
+            let mine = numbered(4 << 20);
+            client.write_all(&mine).unwrap();
+            client.flush().unwrap();
+            assert!(reader.join().unwrap() == mine);
+            assert!(!writer.is_finished());
+            let mut heard = vec![0; 64 << 20];
+            client.read_exact(&mut heard).unwrap();
+            assert!(heard == much);
+            writer.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn nothing_is_read_ahead_across_the_start() {
+        within(LONG, || {
+            let (server, socket) = tcp_pair();
+            let mut client = client(socket, None);
+            // In one segment: the request to encrypt and the first word of that.
+            let mut first = b"start tls".to_vec();
+            client.conn.write_tls(&mut first).unwrap();
+            client.sock.write_all(&first).unwrap();
+            let server = thread::spawn(move || {
+                let mut link = Link::new(server);
+                let mut asked = [0; 9];
+                link.read_exact(&mut asked).unwrap();
+                assert_eq!(&asked, b"start tls");
+                link.start_tls(&identity(false)).unwrap();
+                let mut heard = [0; 6];
+                link.read_exact(&mut heard).unwrap();
+                (link, heard)
+            });
+            // And the end of the handshake together with what follows it.
+            while client.conn.is_handshaking() {
+                if client.conn.wants_read() {
+                    client.conn.read_tls(&mut client.sock).unwrap();
+                    client.conn.process_new_packets().unwrap();
+                } else {
+                    break;
+                }
+            }
+            client.conn.writer().write_all(b"follow").unwrap();
+            let mut last = Vec::new();
+            while client.conn.wants_write() {
+                client.conn.write_tls(&mut last).unwrap();
+            }
+            client.sock.write_all(&last).unwrap();
+            let (_link, heard) = server.join().unwrap();
+            assert_eq!(&heard, b"follow");
+        });
+    }
+
+    #[test]
+    fn a_handshake_ends_at_the_deadline() {
+        within(LONG, || {
+            for sent in [&b""[..], b"\x16\x03\x01\x02\x00\x01"] {
+                let (server, mut socket) = tcp_pair();
+                socket.write_all(sent).unwrap();
+                let mut link = Link::new(server);
+                link.set_deadline(Some(Instant::now() + Duration::from_millis(200)))
+                    .unwrap();
+                let error = link.start_tls(&identity(false)).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            }
+        });
+    }
+
+    #[test]
+    fn a_handshake_that_is_none_is_answered_with_an_alert() {
+        within(LONG, || {
+            let (server, mut socket) = tcp_pair();
+            socket.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            let error = secured(server, &identity(false)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            let mut alert = [0; 2];
+            socket.read_exact(&mut alert).unwrap();
+            assert_eq!(alert, [21, 3]);
+        });
+    }
+
+    #[test]
+    fn bytes_that_were_changed_on_the_way_end_the_connection() {
+        within(LONG, || {
+            let (link, mut client) = pair();
+            client.sock.write_all(b"\x17\x03\x03\x00\x20").unwrap();
+            client.sock.write_all(&[1; 32]).unwrap();
+            let error = link.read(&mut [0; 9]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        });
+    }
+
+    #[test]
+    fn the_end_is_told_both_ways() {
+        within(LONG, || {
+            let (link, mut client) = pair();
+            link.write_all(&mut [IoSlice::new(b"bye")]).unwrap();
+            drop(link);
+            let mut heard = Vec::new();
+            // Without the word that nothing follows this would be an error.
+            client.read_to_end(&mut heard).unwrap();
+            assert_eq!(heard, b"bye");
+
+            let (link, mut client) = pair();
+            client.write_all(b"last").unwrap();
+            client.conn.send_close_notify();
+            client.flush().unwrap();
+            let mut heard = [0; 9];
+            assert_eq!(link.read(&mut heard).unwrap(), 4);
+            assert_eq!(link.read(&mut heard).unwrap(), 0);
+            // A client that only writes no more still reads.
+            link.write_all(&mut [IoSlice::new(b"yes")]).unwrap();
+            let mut heard = [0; 3];
+            client.read_exact(&mut heard).unwrap();
+            assert_eq!(&heard, b"yes");
+
+            let (link, client) = pair();
+            client.sock.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(link.read(&mut [0; 9]).unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn keys_are_renewed_while_both_directions_are_in_use() {
+        within(LONG, || {
+            let (link, mut client) = pair();
+            for _ in 0..3 {
+                client.conn.refresh_traffic_keys().unwrap();
+                client.write_all(b"fresh").unwrap();
+                client.flush().unwrap();
+                let mut heard = [0; 5];
+                link.read_exact(&mut heard).unwrap();
+                assert_eq!(&heard, b"fresh");
+                link.write_all(&mut [IoSlice::new(&heard)]).unwrap();
+                client.read_exact(&mut heard).unwrap();
+                assert_eq!(&heard, b"fresh");
+            }
+        });
+    }
+
+    /// Whether a client that shows this certificate is let in by this server.
+    fn let_in(identity: &Identity, shown: Option<&str>) -> bool {
+        let (server, socket) = tcp_pair();
+        let mut client = client(socket, shown);
+        let identity = identity.clone();
+        let server = thread::spawn(move || secured(server, &identity).is_ok());
+        while client.conn.is_handshaking() {
+            if client.conn.complete_io(&mut client.sock).is_err() {
+                break;
+            }
+        }
+        server.join().unwrap()
+    }
+
+    #[test]
+    fn clients_show_certificates_where_that_is_wanted() {
+        within(LONG, || {
+            let anyone = identity(false);
+            assert!(let_in(&anyone, None));
+            assert!(let_in(&anyone, Some("stranger")));
+            let known = identity(true);
+            assert!(let_in(&known, Some("client")));
+            assert!(let_in(&known, Some("revoked")));
+            assert!(!let_in(&known, Some("stranger")));
+            assert!(!let_in(&known, None));
+
+            let folder = tempfile::tempdir().unwrap();
+            for name in ["ca-cert.pem", "server-cert.pem", "server-key.pem"] {
+                std::fs::copy(certificates().join(name), folder.path().join(name)).unwrap();
+            }
+            let revocations = certificates().join("revocations.pem");
+            std::fs::copy(revocations, folder.path().join("ca-crl.pem")).unwrap();
+            let known = identity_in(folder.path(), true);
+            assert!(let_in(&known, Some("client")));
+            assert!(!let_in(&known, Some("revoked")));
+        });
+    }
+}

@@ -130,6 +130,19 @@ impl Stream {
         Ok(())
     }
 
+    /// Whether the client has ended its side, or both. Nothing is read.
+    pub(super) fn is_gone(&self) -> bool {
+        let client = match &self.ends {
+            Ends::Socket(socket) => socket,
+            Ends::Pipes { input, .. } => input,
+        };
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut polled = [PollFd::new(client, PollFlags::RDHUP)];
+        self.quiet.load(Ordering::Acquire)
+            || matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1..))
+                && polled[0].revents().intersects(gone)
+    }
+
     /// Until something can be written.
     pub(super) fn wait_for_room(&self, deadline: Option<Instant>) -> io::Result<()> {
         match &self.ends {

@@ -145,3 +145,63 @@ fn unread(file: &Path, error: &pem::Error) -> Refusal {
 fn refused(file: &Path, error: &dyn std::fmt::Display) -> Refusal {
     Refusal::new(format!("TLS: `{}`: {error}", file.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    use crate::frontends::nbd::testing::certificates;
+
+    fn refusal(folder: Option<&Path>, verify_peer: bool) -> String {
+        let setup = TlsSetup {
+            mode: TlsMode::Allowed,
+            certificates: folder.map(Path::to_owned),
+            verify_peer,
+        };
+        Tls::load(&setup).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let put = |name: &str, from: &str| {
+            fs::copy(certificates().join(from), path.join(name)).unwrap();
+        };
+        assert!(refusal(None, false).contains("--tls-certificates"));
+        let why = refusal(Some(path), false);
+        assert!(why.contains("server-cert.pem`: No such file"), "{why}");
+        fs::write(path.join("server-cert.pem"), "nothing").unwrap();
+        let why = refusal(Some(path), false);
+        assert!(why.contains("server-cert.pem`: what is needed"), "{why}");
+        put("server-cert.pem", "server-cert.pem");
+        let why = refusal(Some(path), false);
+        assert!(why.contains("server-key.pem`: No such file"), "{why}");
+        put("server-key.pem", "client-key.pem");
+        let why = refusal(Some(path), false);
+        assert!(why.contains("server-cert.pem`:"), "{why}");
+        put("server-key.pem", "server-key.pem");
+        let why = refusal(Some(path), true);
+        assert!(why.contains("ca-cert.pem`: No such file"), "{why}");
+        put("ca-cert.pem", "server-key.pem");
+        let why = refusal(Some(path), true);
+        assert!(why.contains("ca-cert.pem`: what is needed"), "{why}");
+    }
+
+    #[test]
+    fn the_mode_decides() {
+        let load = |mode| {
+            let setup = TlsSetup {
+                mode,
+                certificates: Some(certificates()),
+                verify_peer: true,
+            };
+            Tls::load(&setup).unwrap()
+        };
+        assert!(matches!(load(TlsMode::Off), Tls::Off));
+        assert!(matches!(load(TlsMode::Allowed), Tls::Allowed(_)));
+        assert!(matches!(load(TlsMode::Required), Tls::Required(_)));
+        assert!(matches!(Tls::load(&TlsSetup::default()), Ok(Tls::Off)));
+    }
+}
