@@ -1,8 +1,11 @@
 //! The Linux interfaces that pydisk stands on, and nothing else: no `Disk`, no policy, no Python.
 
 mod elsewhere;
+mod first_read;
 pub mod loopdev;
 pub mod mounts;
+pub mod nbd;
+mod node;
 pub mod pages;
 pub mod probe;
 pub mod process;
