@@ -7,15 +7,28 @@
 
 mod address;
 mod bounds;
-#[expect(dead_code, reason = "its first user is being written")]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "its first user is being written")
+)]
+mod conversation;
+mod ending;
 mod link;
+mod negotiation;
 #[cfg_attr(
     not(test),
     expect(dead_code, reason = "its first user is being written")
 )]
 mod service;
-#[expect(dead_code, reason = "its first user is being written")]
+#[cfg(test)]
+mod tests;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "its first user is being written")
+)]
 mod tls;
+mod transmission;
+mod wire;
 
 pub use address::{Address, Place};
 pub use bounds::Bounds;
