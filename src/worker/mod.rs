@@ -15,6 +15,7 @@ use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+mod guard;
 mod sectors;
 mod surroundings;
 
@@ -23,6 +24,7 @@ use crate::disk::{Check, Disk, Emulate, Op, Request};
 use crate::frontends::{self, Attached, Target};
 use crate::python::Plugin;
 use crate::{Refusal, logging};
+pub use guard::GUARD;
 use sectors::WholeSectors;
 
 /// The hidden subcommand: serve one disk for the agent at standard input.
@@ -112,6 +114,9 @@ fn attach(
         folder: folder.path().to_owned(),
         lanes: job.lanes,
     };
+    if matches!(job.target, Target::Nbd(_)) {
+        guard::start(folder)?;
+    }
     let attached = frontends::start(&job.target, Arc::clone(&disk), &options, ended)?;
     let announced = forward("front-end-ends", &sender, end)
         .and_then(|()| {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::error::Error;
 use super::netlink::{DISCONNECT, Family, Say, send_there};
 use super::params::Params;
-use super::sysfs::{self, Folder};
+use super::sysfs::{self, Folder, Identity};
 use super::{largest_index, path};
 use crate::elsewhere::elsewhere;
 use crate::first_read::{Unusable, first_read};
@@ -23,6 +23,8 @@ const LOOKED_AT: Duration = Duration::from_secs(2);
 const COMMAND: Duration = Duration::from_secs(10);
 /// How long is waited for others to let go of a device that is gone.
 const LET_GO: Duration = Duration::from_secs(2);
+/// How long devtmpfs has to remove the node of a device that is gone.
+const NODE_GOES: Duration = Duration::from_millis(500);
 /// How often a wait looks up.
 const SLICE: Duration = Duration::from_millis(5);
 
@@ -59,7 +61,7 @@ impl Device {
         };
         let index = connection.index;
         let folder = Folder(index);
-        if folder.identity().as_deref() != Some(&params.identity) {
+        if folder.identity().as_ref() != Some(&connection.identity) {
             return Err(Error::TooOld);
         }
         folder.limit("max_sectors_kb", u64::from(params.max_io_bytes / 1024));
@@ -110,6 +112,12 @@ impl Device {
         Folder(self.index).under_way()
     }
 
+    /// Requests that were answered since the kernel made the device.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        Folder(self.index).answered()
+    }
+
     /// Disconnect the device: the other ends are told, and what is still under way fails. Another
     /// process does it, so that this one can be killed whatever the kernel waits for.
     ///
@@ -126,30 +134,31 @@ impl Device {
     }
 }
 
-/// Disconnect device `index` if `identity` made it, from another process than the one that served
-/// it: whatever is under way fails. It is no error when the device is gone already or is somebody
-/// else's by now.
+/// Disconnect the devices that were made with this `identity`, from another process than the one that
+/// served them: whatever is under way fails. It is no error when there are none any more.
 ///
 /// # Errors
 /// [`Error::Timeout`] when the driver did not do it `within` that time, and [`Error::StillOpen`] when
 /// it did and somebody keeps the device open for longer than that.
-pub fn remove_leftover(index: u32, identity: &str, within: Duration) -> Result<(), Error> {
-    if Folder(index).identity().as_deref() != Some(identity) {
-        return Ok(());
+pub fn remove_leftover(identity: &str, within: Duration) -> Result<(), Error> {
+    for index in sysfs::all()? {
+        let Some(found) = Folder(index).identity() else {
+            continue;
+        };
+        if found.word() != identity {
+            continue;
+        }
+        disconnect(index, within)?;
+        wait_for_the_end(index, &found, within)?;
     }
-    disconnect(index, within)?;
-    let gone = || Folder(index).identity().as_deref() != Some(identity);
-    until(gone, within)
-        .then_some(())
-        .ok_or(Error::StillOpen(index))
+    Ok(())
 }
 
 /// What the driver has been told and must be told to forget.
 #[derive(Debug)]
 struct Connection {
     index: u32,
-    /// There was no such device before, so that there shall be none afterwards.
-    added: bool,
+    identity: Identity,
     ended: bool,
 }
 
@@ -186,13 +195,14 @@ impl Connection {
         let end = Instant::now() + patience;
         loop {
             let added = !Folder(index).exists();
+            let identity = Identity::new(&params.identity, added);
             let mut says = vec![
                 Say::Index(index),
                 Say::SizeBytes(params.size_bytes),
                 Say::BlockSizeBytes(params.block_bytes.into()),
                 Say::Timeout(params.timeout.as_secs()),
                 Say::ServerFlags(params.flags(sockets.len())),
-                Say::Identity(&params.identity),
+                Say::Identity(identity.as_str()),
                 Say::Sockets(sockets),
             ];
             says.extend(added.then_some(Say::DestroyOnDisconnect));
@@ -200,7 +210,7 @@ impl Connection {
                 Ok(index) => {
                     return Ok(Self {
                         index,
-                        added,
+                        identity,
                         ended: false,
                     });
                 }
@@ -225,14 +235,7 @@ impl Connection {
             return Ok(());
         }
         disconnect(self.index, COMMAND)?;
-        let folder = Folder(self.index);
-        let gone = || match self.added {
-            true => !folder.exists(),
-            false => !folder.is_connected(),
-        };
-        until(gone, LET_GO)
-            .then_some(())
-            .ok_or(Error::StillOpen(self.index))
+        wait_for_the_end(self.index, &self.identity, LET_GO)
     }
 }
 
@@ -265,6 +268,20 @@ fn disconnect(index: u32, within: Duration) -> Result<(), Error> {
         }),
         Err(errno) => Err(Error::failed(WHAT)(errno)),
     }
+}
+
+/// Wait until a device that was disconnected is gone, also from `/dev` where it does not stay.
+fn wait_for_the_end(index: u32, identity: &Identity, within: Duration) -> Result<(), Error> {
+    if !until(|| Folder(index).has_gone(identity), within) {
+        return Err(Error::StillOpen(index));
+    }
+    if identity.added() && !until(|| !path(index).exists(), NODE_GOES) {
+        log::debug!(
+            "{}: the node is there without a device",
+            path(index).display()
+        );
+    }
+    Ok(())
 }
 
 /// Who has a device that cannot be connected: who connected it, or else who has it open.

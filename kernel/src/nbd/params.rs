@@ -40,7 +40,8 @@ pub struct Params {
     /// When a request that was not answered ends the device: its sockets are shut down and all its
     /// requests fail. At least a second.
     pub timeout: Duration,
-    /// Who made the device, for [`super::remove_leftover`]: any word that nobody else uses.
+    /// Who made the device, for [`super::remove_leftover`]: any word that nobody else uses
+    /// and that does not end with `+`.
     pub identity: String,
 }
 
@@ -73,8 +74,8 @@ impl Params {
         if self.timeout < Duration::from_secs(1) {
             return refuse("a timeout of at least a second is needed".into());
         }
-        if self.identity.is_empty() {
-            return refuse("an identity is needed".into());
+        if self.identity.is_empty() || self.identity.ends_with('+') {
+            return refuse("an identity is needed that does not end with `+`".into());
         }
         Ok(())
     }

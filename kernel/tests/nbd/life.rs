@@ -156,8 +156,13 @@ fn a_leftover_is_removed_by_its_identity_only_and_fails_what_is_under_way() {
     }
     let disk = Disk::new();
     let index = fresh_index();
-    let device = disk.attach(Some(index), 2);
-    nbd::remove_leftover(index, "somebody-else", Duration::from_secs(5)).unwrap();
+    let params = Params {
+        identity: "its-maker".into(),
+        ..params()
+    };
+    let device = Device::connect(Some(index), &disk.sockets(2), &params).unwrap();
+    device.wait_until_usable(Duration::from_secs(60)).unwrap();
+    nbd::remove_leftover("somebody-else", Duration::from_secs(5)).unwrap();
     assert!(Path::new(&format!("/sys/block/nbd{index}/pid")).exists());
     let gate = disk.gate.lock().unwrap();
     let path = device.path().to_owned();
@@ -169,7 +174,7 @@ fn a_leftover_is_removed_by_its_identity_only_and_fails_what_is_under_way() {
         thread::sleep(Duration::from_millis(5));
     }
     // The reader has it open for a moment longer than that.
-    let removed = nbd::remove_leftover(index, &params().identity, Duration::from_secs(10));
+    let removed = nbd::remove_leftover("its-maker", Duration::from_secs(10));
     assert!(
         matches!(removed, Ok(()) | Err(Error::StillOpen(_))),
         "{removed:?}"
@@ -179,4 +184,38 @@ fn a_leftover_is_removed_by_its_identity_only_and_fails_what_is_under_way() {
     drop(gate);
     device.disconnect().unwrap();
     assert!(!Path::new(&format!("/sys/block/nbd{index}")).exists());
+}
+
+/// The last resort, where nobody is left who could disconnect the device.
+#[test]
+fn requests_of_a_device_that_nobody_serves_fail_after_the_timeout() {
+    if !available() {
+        return;
+    }
+    for sockets in [1, 2] {
+        let disk = Disk::new();
+        let params = Params {
+            timeout: Duration::from_secs(1),
+            ..params()
+        };
+        let theirs = disk.sockets(sockets);
+        let device = Device::connect(Some(fresh_index()), &theirs, &params).unwrap();
+        device.wait_until_usable(Duration::from_secs(60)).unwrap();
+        let gate = disk.gate.lock().unwrap();
+        let path = device.path().to_owned();
+        let reader = thread::spawn(move || {
+            let file = File::open(path).unwrap();
+            file.read_exact_at(&mut [0; 4096], SIZE - 4096)
+        });
+        while device.under_way() == 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        for socket in &theirs {
+            rustix::net::shutdown(socket, rustix::net::Shutdown::Both).unwrap();
+        }
+        let errno = reader.join().unwrap().unwrap_err();
+        assert_eq!(errno.raw_os_error(), Some(libc::EIO));
+        drop(gate);
+        device.disconnect().unwrap();
+    }
 }

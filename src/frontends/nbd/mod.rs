@@ -2,8 +2,8 @@
 //!
 //! One idea a file: `address` says where the server listens, `listening` accepts clients there,
 //! `link` is the connection to one client (`tls` when it is encrypted), `negotiation` is the first
-//! phase of the conversation and `transmission` the second, `wire` has the numbers and layouts of
-//! both. The protocol is <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>.
+//! phase of the conversation and `transmission` the second (`unnegotiated` has nothing else), `wire`
+//! has the numbers and layouts of both. The protocol is <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>.
 
 mod address;
 mod bounds;
@@ -28,7 +28,9 @@ mod tests;
 )]
 mod tls;
 mod transmission;
+mod unnegotiated;
 mod wire;
 
 pub use address::{Address, Place};
 pub use bounds::Bounds;
+pub(super) use unnegotiated::Unnegotiated;
