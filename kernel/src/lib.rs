@@ -1,5 +1,6 @@
 //! The Linux interfaces that pydisk stands on, and nothing else: no `Disk`, no policy, no Python.
 
+pub mod activation;
 mod elsewhere;
 mod first_read;
 pub mod loopdev;
@@ -7,7 +8,9 @@ pub mod mounts;
 pub mod nbd;
 mod node;
 pub mod pages;
+pub mod peer;
 pub mod probe;
 pub mod process;
 pub mod ublk;
 pub mod usage;
+pub mod vsock;

@@ -1,6 +1,7 @@
 //! The options that name exports: which ones there are, what they are like, and the choice of one.
 
 use std::io::IoSlice;
+use std::time::{Duration, Instant};
 
 use super::{Negotiation, Next};
 use crate::disk::{Export, Limits};
@@ -10,6 +11,12 @@ use crate::frontends::nbd::service::Seat;
 use crate::frontends::nbd::transmission::flags;
 use crate::frontends::nbd::wire::option::{Kind, Wanted, info, number, text};
 use crate::frontends::nbd::wire::{Handshake, LONGEST_STRING};
+
+/// How often a client that waits for a disk is looked after.
+const STEP: Duration = Duration::from_millis(50);
+
+/// How long a client that has waited in vain may take to say what it does now.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Zeroes that follow an export for clients of old.
 const ZEROES: [u8; 124] = [0; 124];
@@ -58,8 +65,9 @@ impl Negotiation<'_> {
             return Ok(Next::Option);
         };
         let wanted = Wanted::decode(data).map_err(End::Broken)?;
+        let agreed = self.agree(wanted.export, export, seat);
         self.acknowledge(number::GO)?;
-        Ok(Next::Transmission(self.agree(wanted.export, export, seat)))
+        Ok(Next::Transmission(agreed))
     }
 
     /// Open the export that the client wants and collect what it wants to know; none if that was
@@ -98,9 +106,10 @@ impl Negotiation<'_> {
             true => &[],
             false => &ZEROES,
         };
+        let agreed = self.agree(name, export, seat);
         let parts = [&size[..], &flags, zeroes];
         self.link.write_all(&mut parts.map(IoSlice::new))?;
-        Ok(Next::Transmission(self.agree(name, export, seat)))
+        Ok(Next::Transmission(agreed))
     }
 
     fn open(&mut self, name: &str) -> Result<Result<(Box<dyn Export>, Seat), Closed>, End> {
@@ -113,6 +122,12 @@ impl Negotiation<'_> {
                 ),
             }));
         };
+        if !self.wait_for_admission()? {
+            return Ok(Err(Closed {
+                kind: Kind::ErrPolicy,
+                why: "another client has it open, and this disk takes one at a time".into(),
+            }));
+        }
         match self.ask(|guest, tls| guest.open(name, tls))? {
             Ok(export) => Ok(Ok((export, seat))),
             Err(error) => {
@@ -123,6 +138,25 @@ impl Negotiation<'_> {
                 }))
             }
         }
+    }
+
+    /// Wait until a disk that takes one client at a time is free, or the time to negotiate is over, or
+    /// the client is gone; whether it is free. That the disk is taken is not the plugin's doing, so
+    /// the time counts.
+    fn wait_for_admission(&mut self) -> Result<bool, End> {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        while !self.guest.admit(STEP.min(left(self.deadline))) {
+            if self.link.is_gone() {
+                return Err(End::Vanished);
+            }
+            if left(self.deadline).is_zero() {
+                // Enough for the answer to be read, and for the end.
+                self.deadline = Instant::now() + FAREWELL;
+                self.link.set_deadline(Some(self.deadline))?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn agree(&mut self, asked_for: &str, export: Box<dyn Export>, seat: Seat) -> Agreed {

@@ -12,6 +12,7 @@ use super::ending::End;
 use super::link::Link;
 use super::service::{Seats, Service, Standing};
 use super::tls::Tls;
+use super::unnegotiated::Unnegotiated;
 use super::wire::request::Head;
 use super::wire::{Asked, OPTION_MAGIC, OPTION_REPLY_MAGIC, Shape};
 use crate::disk::memory::Memory;
@@ -19,6 +20,7 @@ use crate::disk::{
     Check, Client, Disk, Errno, Error, Export, Exports, Guest, Listed, Peer, Result,
 };
 
+mod model;
 mod negotiating;
 mod requests;
 
@@ -100,6 +102,22 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// Somebody who does not negotiate, as the kernel.
+    pub(super) fn unnegotiated(disk: Arc<dyn Disk>) -> Self {
+        let (stream, theirs) = UnixStream::pair().unwrap();
+        let server = Unnegotiated::new(disk, vec![theirs.into()], 32 << 20, 4);
+        let thread = std::thread::spawn(move || match server.serve(0).as_str() {
+            "disconnected" => End::Disconnected,
+            other => panic!("{other}"),
+        });
+        Self {
+            stream,
+            thread: Some(thread),
+            standing: Arc::default(),
+            shape: Shape::Simple,
+        }
+    }
+
     /// Connect and say nothing.
     pub(super) fn connect(service: &Arc<Service>) -> Self {
         let (stream, theirs) = UnixStream::pair().unwrap();

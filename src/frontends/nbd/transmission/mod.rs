@@ -14,6 +14,7 @@ use crate::disk::{Cache, Disk, Fua, Limits};
 mod admission;
 mod batched;
 mod incoming;
+mod lanes;
 mod outbox;
 mod performing;
 
@@ -33,11 +34,14 @@ pub(super) struct Terms {
 /// Serve requests until there are no more. Every request that was taken is answered, unless the
 /// connection breaks.
 pub(super) fn serve(terms: &Terms, link: &Link) -> End {
+    if terms.disk.limits().parallel && terms.lanes > 1 {
+        return lanes::run(terms, link);
+    }
     let mut end = None;
     terms
         .disk
         .lane(&mut || end = Some(batched::run(terms, link)));
-    end.unwrap_or(End::Broken("no lane was run"))
+    end.expect("a disk runs what it is given to run")
 }
 
 /// What an export with these limits can do, in the words of the protocol.
