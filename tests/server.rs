@@ -217,6 +217,26 @@ fn a_signal_ends_a_server_whatever_its_clients_do() {
 }
 
 #[test]
+fn a_signal_ends_a_server_whose_client_does_not_read() {
+    if !available() {
+        return;
+    }
+    for model in ["1", "3"] {
+        let serving = Serving::new();
+        let model = format!("model={model}");
+        let args = ["attach", "-f", &serving.plugin, "nbd+unix:///deaf", &model];
+        let mut agent = serving.home.start(args);
+        let uri = first_line(&mut agent);
+        let mut client = Client::connected(&uri);
+        // libnbd sends at once what the socket takes, and reads when it is asked to.
+        client.eval("[h.aio_pread(nbd.Buffer(1 << 20), 0) for _ in range(20)] and None");
+        signal(agent.id().cast_signed(), Signal::TERM);
+        assert_eq!(end(&mut agent).code(), Some(0), "{model}");
+        assert_eq!(serving.calls(), ["open 'deaf'", "close 'deaf'", "cleanup"]);
+    }
+}
+
+#[test]
 fn a_signal_ends_a_server_whose_plugin_hangs() {
     if !available() {
         return;
