@@ -38,7 +38,7 @@ impl WorkerProcess {
         if let Some(python) = &job.python {
             command.env("PYTHONEXECUTABLE", python);
         }
-        let child = passing.to_child(|| command.spawn())?;
+        let child = passing.hand_over(|| command.spawn())?;
         let worker = Self {
             child,
             stream: mine,

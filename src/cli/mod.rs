@@ -20,7 +20,7 @@ mod probe;
 mod server;
 mod words;
 
-use crate::{Refusal, agent, logging, worker};
+use crate::{Refusal, agent, frontends, logging, worker};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -116,6 +116,8 @@ enum Command {
         #[command(flatten)]
         options: CheckOptions,
     },
+    #[command(name = worker::GUARD, hide = true)]
+    GuardProcess { folder: PathBuf },
     #[command(name = info::INFO, hide = true)]
     InfoProcess { script: PathBuf, words: Vec<String> },
 }
@@ -241,6 +243,7 @@ pub fn main() -> ExitCode {
             words,
             options,
         } => check::process(&script, &words, &options),
+        Command::GuardProcess { folder } => return frontends::guard_nbd(&folder),
         Command::InfoProcess { script, words } => info::process(&script, &words),
     };
     match done {

@@ -315,6 +315,9 @@ def resembles(name, callbacks):
     same = plain.get(name.replace("_", "").lower())
     if same:
         return same
+    turned = [each for each in callbacks if sorted(each) == sorted(name)]
+    if turned:
+        return turned[0]
     near = difflib.get_close_matches(name, callbacks, n=1, cutoff=0.83)
     return near[0] if near else None
 
