@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// A folder of `src/` and the words that must not stand in its code.
-const FORBIDDEN: [(&str, &[&str]); 4] = [
+const FORBIDDEN: [(&str, &[&str]); 5] = [
     (
         "src/disk",
         &[
@@ -17,6 +17,17 @@ const FORBIDDEN: [(&str, &[&str]); 4] = [
             "pydisk_kernel",
             "pyo3",
             "fuser",
+        ],
+    ),
+    (
+        "src/check",
+        &[
+            "frontends",
+            "python",
+            "layers",
+            "agent",
+            "pydisk_kernel",
+            "pyo3",
         ],
     ),
     ("src/frontends", &["python", "layers", "agent", "pyo3"]),

@@ -73,6 +73,8 @@ pub enum FromWorker {
     Starting,
     /// The device can be used.
     Ready(Served),
+    /// The plugin wants the end, as a signal would.
+    Shutdown,
     /// Nothing was attached, and nothing is left behind. The worker ends.
     Refused(Told),
     /// The device is gone, the plugin closed; what went wrong on the way, if anything. The worker

@@ -18,7 +18,7 @@ pub(super) fn edges(trial: &Trial<'_>) {
         trial.read(0, len);
         trial.read(size - len, len);
     }
-    if size > 2 * block {
+    if size > 2 * block && 2 * unit <= longest {
         trial.read(block - unit, 2 * unit);
         trial.read(size / 2 / unit * unit, unit);
     }

@@ -40,6 +40,7 @@ pub fn process() -> ExitCode {
         logging::say("pydisk: worker-process is started by its agent\n");
         return ExitCode::from(2);
     };
+    crate::python::remember_descriptors();
     logging::start(&job.name, job.verbose);
     // Before everything that this process has inherited is marked.
     let passing = Passing::inherited(&job.inherited);
@@ -86,6 +87,7 @@ fn serve(
         job,
         folder,
         stream,
+        plugin: &plugin,
     };
     let ended = match &job.target {
         Target::Server(address) => {
@@ -135,6 +137,7 @@ struct Place<'a> {
     job: &'a Job,
     folder: &'a Folder,
     stream: &'a UnixStream,
+    plugin: &'a Plugin,
 }
 
 impl Place<'_> {
@@ -148,6 +151,10 @@ impl Place<'_> {
         listen(receiver, &sender)
             .and_then(|()| send(self.stream, &FromWorker::Starting))
             .map_err(|error| self.failed(&error))?;
+        let asked = Mutex::new(sender.clone());
+        self.plugin.on_shutdown(move || {
+            asked.lock().send(Event::Shutdown).unwrap_or_default();
+        });
         Ok(Events { sender, events })
     }
 
@@ -177,7 +184,7 @@ impl Place<'_> {
             }
             return Err(self.failed(&error));
         }
-        if let Some(why) = events.wait() {
+        if let Some(why) = self.wait(events) {
             log::warn!("ended from outside: {why}");
         }
         Ok(stop(self.job, attached, disk))
@@ -210,7 +217,7 @@ impl Place<'_> {
             asked.lock().as_ref().map(connected).unwrap_or_default()
         })
         .and_then(|()| self.announce(served, events, end));
-        let why = announced.is_ok().then(|| events.wait()).flatten();
+        let why = announced.is_ok().then(|| self.wait(events)).flatten();
         let server = server.lock().take().expect("nobody else takes it");
         match why {
             Some(why) if server.left() => log::info!("{why}"),
@@ -221,6 +228,26 @@ impl Place<'_> {
         announced
             .map(|()| None)
             .map_err(|error| self.failed(&error))
+    }
+
+    /// Until there is a reason to stop; which one, if it is nobody's wish. The plugin sleeps no more
+    /// from then on.
+    fn wait(&self, events: &Events) -> Option<String> {
+        let why = loop {
+            match events.events.recv() {
+                Ok(Event::Orphaned) => {
+                    log::warn!(
+                        "the agent is gone: this worker goes on until a signal or `pydisk detach`"
+                    );
+                }
+                // The agent has more to do than to stop this process, such as to sync the device.
+                Ok(Event::Shutdown) if send(self.stream, &FromWorker::Shutdown).is_ok() => {}
+                Ok(Event::Gone(why)) => break Some(why),
+                Ok(Event::Stop | Event::Shutdown) | Err(_) => break None,
+            }
+        };
+        self.plugin.interrupt();
+        why
     }
 
     /// Tell the agent that the disk can be used, and log to a file from here on.
@@ -266,6 +293,8 @@ enum Event {
     Stop,
     /// The agent is gone.
     Orphaned,
+    /// The plugin wants it to stop.
+    Shutdown,
     /// The device was removed from outside, and why.
     Gone(String),
 }
@@ -317,23 +346,6 @@ fn forward(name: &str, events: &Sender<Event>, end: Receiver<String>) -> io::Res
 struct Events {
     sender: Sender<Event>,
     events: Receiver<Event>,
-}
-
-impl Events {
-    /// Until there is a reason to stop; which one, if it is nobody's wish.
-    fn wait(&self) -> Option<String> {
-        loop {
-            match self.events.recv() {
-                Ok(Event::Orphaned) => {
-                    log::warn!(
-                        "the agent is gone: this worker goes on until a signal or `pydisk detach`"
-                    );
-                }
-                Ok(Event::Gone(why)) => return Some(why),
-                Ok(Event::Stop) | Err(_) => return None,
-            }
-        }
-    }
 }
 
 /// Remove the device. A ublk device is stopped by a process of its own, for as long as the plugin may

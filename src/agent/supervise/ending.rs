@@ -95,6 +95,8 @@ impl Agent {
         let left = || patience.saturating_duration_since(Instant::now());
         while let Ok(event) = self.events.recv_timeout(left()) {
             match event {
+                // It has ended already.
+                Event::Heard(FromWorker::Shutdown) => {}
                 Event::Heard(message) => self.heard(message, worker),
                 Event::Silent => break,
                 Event::Detach { stream, .. } => self.waiting.push(Waiting {

@@ -302,6 +302,10 @@ impl Agent {
         match message {
             FromWorker::Starting => self.device_made = true,
             FromWorker::Ready(served) => self.ready(&served, worker),
+            FromWorker::Shutdown => {
+                log::info!("the plugin has called nbdkit.shutdown");
+                self.signalled(SIGTERM, worker);
+            }
             FromWorker::Refused(_) | FromWorker::Stopped(_) => self.last_words = Some(message),
         }
     }

@@ -29,7 +29,7 @@ pub(super) fn hold(
     let deadline = Instant::now() + service.bounds.handshake;
     let end = match negotiate(service, &mut link, guest, client, standing, deadline) {
         Ok((agreed, guest)) => {
-            let end = transmit(service, &link, agreed);
+            let end = transmit(service, &link, agreed, client);
             drop(guest);
             end
         }
@@ -39,7 +39,7 @@ pub(super) fn hold(
     end
 }
 
-fn transmit(service: &Service, link: &Link, agreed: Agreed) -> End {
+fn transmit(service: &Service, link: &Link, agreed: Agreed, client: &Arc<Client>) -> End {
     if let Err(error) = link.set_deadline(None) {
         return error.into();
     }
@@ -51,6 +51,7 @@ fn transmit(service: &Service, link: &Link, agreed: Agreed) -> End {
     } = agreed;
     let terms = Terms {
         disk: Arc::clone(export.disk()),
+        client: Some(Arc::clone(client)),
         shape,
         allocation,
         payload: service.bounds.payload,

@@ -245,10 +245,7 @@ fn converse(disk: Memory, said: &[u8]) -> Vec<u8> {
         assert!(matches!(end, Ok(_) | Err(ErrorKind::ConnectionReset)));
         answers
     });
-    let client = Arc::new(Client {
-        number: 1,
-        peer: Peer::Stdio,
-    });
+    let client = Arc::new(Client::new(1, Peer::Stdio));
     hold(
         &service,
         Link::new(theirs.into()),

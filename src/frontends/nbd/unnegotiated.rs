@@ -28,6 +28,7 @@ impl Unnegotiated {
         Self {
             terms: Terms {
                 disk,
+                client: None,
                 shape: Shape::Simple,
                 allocation: false,
                 payload,

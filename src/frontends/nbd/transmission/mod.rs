@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::ending::End;
 use super::link::Link;
 use super::wire::{Shape, Transmission};
-use crate::disk::{Cache, Disk, Fua, Limits};
+use crate::disk::{Cache, Client, Disk, Fua, Limits};
 
 mod admission;
 mod batched;
@@ -22,6 +22,8 @@ mod performing;
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) disk: Arc<dyn Disk>,
+    /// Whose requests are refused once the plugin has sent it away; none for the kernel.
+    pub(super) client: Option<Arc<Client>>,
     pub(super) shape: Shape,
     /// The client may ask for `base:allocation`.
     pub(super) allocation: bool,

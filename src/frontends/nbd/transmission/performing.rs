@@ -9,7 +9,7 @@ use super::admission::{Order, Refused, What, failure};
 use super::incoming::Arrival;
 use super::outbox::{Outbox, Piece};
 use crate::disk::{Errno, ExtentKind, Extents, Op, Request};
-use crate::frontends::nbd::wire::Shape;
+use crate::frontends::nbd::wire::{Failure, Shape};
 use crate::frontends::{answer, answer_extents};
 
 /// Reads of so many bytes ask for holes first.
@@ -33,6 +33,15 @@ pub(super) fn perform(
         Ok(order) => order,
         Err(refused) => return out.failure(arrival, refused),
     };
+    if terms
+        .client
+        .as_ref()
+        .is_some_and(|client| client.is_leaving())
+    {
+        let failure = Failure::Shutdown;
+        let why = "the disk has asked this client to leave";
+        return out.failure(arrival, Refused { failure, why });
+    }
     let served = match order.what {
         What::Read { whole } => read(terms, &order, whole, slot)
             .map(|pieces| out.read(arrival, index, pieces.as_slice())),
