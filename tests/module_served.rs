@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 #[path = "support/client.rs"]
+#[expect(dead_code, reason = "shared with other tests of the command")]
 mod client;
 #[path = "support/home.rs"]
 #[expect(dead_code, reason = "shared with other tests of the command")]

@@ -39,6 +39,8 @@ pub struct Job {
     /// Descriptors that the worker inherits for its server, by number: sockets that systemd listens
     /// on, or the user's standard input and output.
     pub inherited: Vec<RawFd>,
+    /// Numbers of descriptors that the plugin's parameters name, to read passwords from.
+    pub passwords: Vec<RawFd>,
     /// The Python whose packages the plugin sees; none is for the interpreter to find.
     pub python: Option<PathBuf>,
     /// Log to standard error for good, not only until the disk can be used.

@@ -135,7 +135,8 @@ pub fn process() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let passing = match Passing::inherited(&job.inherited) {
+    let passed = [&job.inherited[..], &job.passwords].concat();
+    let passing = match Passing::inherited(&passed) {
         Ok(passing) => passing,
         Err(error) => {
             log::error!("the descriptors for the worker: {error}");

@@ -28,6 +28,23 @@ impl Passing {
         Ok(Self(descriptors.collect::<io::Result<_>>()?))
     }
 
+    /// These as well.
+    pub fn add(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+
+    /// What the parameters of a plugin mean by `-FD`, as far as this process has inherited such
+    /// descriptors.
+    #[must_use]
+    pub fn named_in(parameters: &[(String, String)]) -> Self {
+        let numbers = parameters.iter().filter_map(|(_, value)| {
+            let number = value.strip_prefix('-')?.parse::<RawFd>().ok()?;
+            (number > 2).then_some(number)
+        });
+        // A value may mean something else altogether.
+        Self(numbers.filter_map(|number| adopt(number).ok()).collect())
+    }
+
     /// The numbers that the next process finds them under.
     #[must_use]
     pub fn numbers(&self) -> Vec<RawFd> {

@@ -23,7 +23,11 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     if let Some(refusal) = unanswerable(target.as_ref(), args.run.as_deref()) {
         return Err(refusal.into());
     }
-    let passing = server::passing(target.as_ref())?;
+    let mut passing = server::passing(target.as_ref())?;
+    let inherited = passing.numbers();
+    let named = Passing::named_in(&words.parameters);
+    let passwords = named.numbers();
+    passing.add(named);
     let python = interpreter::choose(args.python.as_deref(), &script)?;
     let root = Root::open()?;
     agent::sweep(&root)?;
@@ -56,7 +60,8 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         lanes: args.lanes,
         python,
         server,
-        inherited: passing.numbers(),
+        inherited,
+        passwords,
         foreground,
         verbose: args.verbose,
     };

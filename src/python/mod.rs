@@ -39,6 +39,11 @@ pub fn remember_descriptors() {
     module::remember_descriptors();
 }
 
+/// Let `nbdkit.read_password` take no descriptors but these, which nobody in this process owns.
+pub fn allow_descriptors(numbers: &[i32]) {
+    module::allow_descriptors(numbers);
+}
+
 /// A plugin script in the interpreter of this process; there is at most one.
 #[derive(Debug)]
 pub struct Plugin {

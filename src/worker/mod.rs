@@ -40,7 +40,7 @@ pub fn process() -> ExitCode {
         logging::say("pydisk: worker-process is started by its agent\n");
         return ExitCode::from(2);
     };
-    crate::python::remember_descriptors();
+    crate::python::allow_descriptors(&job.passwords);
     logging::start(&job.name, job.verbose);
     // Before everything that this process has inherited is marked.
     let passing = Passing::inherited(&job.inherited);

@@ -16,7 +16,7 @@ mod password;
 
 pub(super) use connection::Connection;
 pub(super) use errors::{chosen_error, clear_error};
-pub(super) use password::remember_descriptors;
+pub(super) use password::{allow_descriptors, remember_descriptors};
 pub(super) use stop::{interrupt_sleeps, on_shutdown};
 
 /// What the server of a plugin offers it: errors to choose, parameters to read, its client to look at.

@@ -33,6 +33,11 @@ pub(in crate::python) fn remember_descriptors() {
     PASSED.get_or_init(|| passed.collect());
 }
 
+/// Let `-FD` take no descriptors but these.
+pub(in crate::python) fn allow_descriptors(numbers: &[i32]) {
+    PASSED.get_or_init(|| numbers.iter().copied().collect());
+}
+
 /// Whether a descriptor stays open when a program is started.
 fn is_passed(number: i32) -> bool {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
