@@ -491,6 +491,54 @@ fn with_serialize_connections_a_client_waits_its_turn() {
 }
 
 #[test]
+fn a_signal_ends_a_server_with_a_client_that_waits() {
+    if !available() {
+        return;
+    }
+    let serving = Serving::new();
+    let args = ["attach", "-f", &serving.plugin, "nbd+unix:", "model=0"];
+    let mut agent = serving.home.start(args);
+    let uri = first_line(&mut agent);
+    let _first = Client::connected(&uri);
+    let mut second = Client::new();
+    second.start(&format!("h.connect_uri({uri:?})"));
+    until("both are there", || serving.clients("disk") == 2);
+    signal(agent.id().cast_signed(), Signal::TERM);
+    assert_eq!(end(&mut agent).code(), Some(0));
+    // It may get in for a moment, when the first one has gone and it has not been told yet.
+    second.finish();
+    assert!(second.read().starts_with("error: "));
+    let calls = serving.calls();
+    let count = |what: &str| calls.iter().filter(|call| *call == what).count();
+    assert_eq!(count("open ''"), count("close ''"), "{calls:?}");
+    assert_eq!(calls.last().unwrap(), "cleanup");
+}
+
+#[test]
+fn a_client_that_does_not_read_or_speak_holds_up_no_other() {
+    if !available() {
+        return;
+    }
+    for model in ["1", "2", "3"] {
+        let serving = Serving::new();
+        let uri = serving.attach("nbd+unix:", &[&format!("model={model}")]);
+        let mut deaf = Client::connected(&uri);
+        deaf.eval("[h.aio_pread(nbd.Buffer(1 << 20), 0) for _ in range(20)] and None");
+        let socket = serving.home.state("disk").join("nbd.sock");
+        let _silent = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        let mut client = Client::connected(&uri);
+        assert_eq!(client.eval("h.pwrite(b'x', 0)"), "None", "{model}");
+        assert_eq!(client.eval("bytes(h.pread(1, 0))"), "b'x'", "{model}");
+        assert_eq!(client.eval("h.flush()"), "None", "{model}");
+        client.leave();
+        assert_eq!(serving.home.run(["detach", "--force", "disk"]).code, 0);
+        let calls = serving.calls();
+        assert_eq!(calls.iter().filter(|call| *call == "close ''").count(), 2);
+        assert_eq!(calls.last().unwrap(), "cleanup");
+    }
+}
+
+#[test]
 fn limits_are_kept_politely() {
     if !available() {
         return;
