@@ -208,3 +208,41 @@ fn a_password_comes_by_a_descriptor_of_the_shell() {
         "{said:?}"
     );
 }
+
+#[test]
+fn a_password_is_asked_for_at_the_terminal_and_not_shown() {
+    let home = Home::new();
+    let plugin = home.script("disk.py", PLUGIN);
+    // A terminal of its own for the command, with somebody at it who answers.
+    let program = "
+import os, pty, sys
+child, terminal = pty.fork()
+if child == 0: os.execv(sys.argv[1], sys.argv[1:])
+shown = b''
+while b'password: ' not in shown: shown += os.read(terminal, 1000)
+os.write(terminal, b's3cret\\n')
+try:
+    while piece := os.read(terminal, 1000): shown += piece
+except OSError: pass
+print(shown, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+";
+    let output = std::process::Command::new("python3")
+        .args(["-c", program, env!("CARGO_BIN_EXE_pydisk"), "attach"])
+        .arg(&plugin)
+        .args(["nbd+unix:///", "password=-"])
+        .envs(
+            home.command(["list"])
+                .get_envs()
+                .filter_map(|(key, value)| Some((key, value?))),
+        )
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        shown.contains("password: ") && shown.trim_end().ends_with(" 0"),
+        "{output:?}"
+    );
+    assert!(!shown.contains("s3cret"), "{shown}");
+    assert_eq!(log(&home), "b's3cret'\n");
+    assert_eq!(home.run(["detach", "--all"]).code, 0);
+}

@@ -44,17 +44,16 @@ pub(super) struct Wrong {
 impl Model {
     /// Of a disk of `size` bytes: all of it, or its start, its end and a part in between.
     pub(super) fn new(size: u64, unit: u64, random: &mut Rng) -> Self {
-        let ranges = if size <= WHOLE {
-            vec![0..size]
+        let starts = if size <= WHOLE {
+            vec![(0, size)]
         } else {
             let part = PART.next_multiple_of(unit);
             let between = random.u64(part..=size - 2 * part) / unit * unit;
-            vec![0..part, between..between + part, size - part..size]
+            vec![(0, part), (between, part), (size - part, part)]
         };
-        let parts = ranges.into_iter().map(|range| {
-            let len = usize::try_from(range.end - range.start)
-                .expect("a part is at most 16 MiB and a block");
-            (range.start, vec![UNKNOWN; len])
+        let parts = starts.into_iter().map(|(start, len)| {
+            let len = usize::try_from(len).expect("a part is at most 16 MiB and a block");
+            (start, vec![UNKNOWN; len])
         });
         Self {
             parts: parts.collect(),

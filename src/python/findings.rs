@@ -26,13 +26,14 @@ pub(super) struct Findings {
 impl Findings {
     /// Keep a finding and warn of it, unless that was done before.
     pub(super) fn add(&self, script: &str, finding: Finding) {
+        let said = finding.at(script).to_string();
         let mut list = self.list.lock();
         if list.contains(&finding) {
             return;
         }
-        list.push(finding.clone());
+        list.push(finding);
         drop(list);
-        log::warn!("{}", finding.at(script));
+        log::warn!("{said}");
     }
 
     pub(super) fn list(&self) -> Vec<Finding> {

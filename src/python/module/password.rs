@@ -54,7 +54,7 @@ fn is_passed(number: i32) -> bool {
 pub(super) fn read_password<'py>(py: Python<'py>, value: &str) -> PyResult<Bound<'py, PyBytes>> {
     let refused = |cause: String| unable("parse parameter as a password", cause);
     if value == "-" {
-        let line = py.detach(ask).map_err(|cause| refused(cause))?;
+        let line = py.detach(ask).map_err(&refused)?;
         return Ok(PyBytes::new(py, &line));
     }
     if let Some(number) = value.strip_prefix('-') {
