@@ -37,6 +37,7 @@ def pread(h, buf, offset, flags):
         if h == 'away': nbdkit.disconnect(True); time.sleep(0.2)
         if h == 'sleep': log('sleeps'); nbdkit.nanosleep(3600, 0); log('woke up')
         if h == 'who': log(nbdkit.peer_pid(), nbdkit.peer_uid(), nbdkit.peer_gid(), nbdkit.is_tls())
+        if h == 'dn': log(nbdkit.peer_tls_dn(), nbdkit.peer_tls_issuer_dn(), nbdkit.is_tls())
     buf[:] = b'x' * len(buf)
 def close(h): log('close')
 def cleanup(): log('cleanup')
@@ -166,6 +167,25 @@ fn a_plugin_knows_the_process_of_its_client() {
         log(&home),
         format!("{} {user} {group} False\n", client.pid())
     );
+    client.leave();
+    assert_eq!(home.run(["detach", "--all"]).code, 0);
+}
+
+#[test]
+fn a_plugin_knows_the_certificate_of_its_client() {
+    if !available() {
+        return;
+    }
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
+    let home = Home::new();
+    let options = ["--tls-certificates", folder, "--tls-verify-peer"];
+    let uri = attach(&home, &[&["nbds://localhost:0/dn"], &options[..]].concat());
+    let mut client = Client::new();
+    let trusts = format!("h.set_tls_certificates({folder:?})");
+    assert_eq!(client.eval(&trusts), "None");
+    assert_eq!(client.connect(&uri), "None");
+    assert_eq!(client.eval("bytes(h.pread(2, 512))"), "b'xx'");
+    assert_eq!(log(&home), "CN=alice CN=pydisk tests True\n");
     client.leave();
     assert_eq!(home.run(["detach", "--all"]).code, 0);
 }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::secure::Secure;
 use super::stream::Stream;
 use super::tls::Identity;
+use crate::disk::Certificate;
 
 /// A connection to a client, used by several threads: one reads at a time and one writes at a time,
 /// which is for them to arrange. Nothing is ever read that was not asked for.
@@ -64,6 +65,11 @@ impl Link {
         let secure = Secure::answer(identity, &self.stream, self.deadline())?;
         self.secure = Some(Box::new(secure));
         Ok(())
+    }
+
+    /// What the client showed of itself when encryption was started.
+    pub(super) fn certificate(&self) -> Option<Certificate> {
+        self.secure.as_ref()?.certificate()
     }
 
     /// Read what is there, at least one byte; 0 at the end of the stream, and once the server stops.

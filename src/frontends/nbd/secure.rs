@@ -10,9 +10,11 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustls::ServerConnection;
+use x509_cert::der::Decode;
 
 use super::stream::Stream;
 use super::tls::Identity;
+use crate::disk::Certificate;
 
 /// What a client sends is read in pieces of this many bytes: four records of the largest size.
 const PIECE: usize = 64 << 10;
@@ -80,6 +82,22 @@ impl Secure {
             incoming: Mutex::new(incoming),
             outgoing: Mutex::new(()),
         })
+    }
+
+    /// The names in the certificate that the client showed; it was verified, if one was asked for.
+    pub(super) fn certificate(&self) -> Option<Certificate> {
+        let session = self.session.lock();
+        let shown = session.peer_certificates()?.first()?;
+        match x509_cert::Certificate::from_der(shown) {
+            Ok(found) => Some(Certificate {
+                subject: found.tbs_certificate.subject.to_string(),
+                issuer: found.tbs_certificate.issuer.to_string(),
+            }),
+            Err(error) => {
+                log::warn!("the names in a client's certificate cannot be read: {error}");
+                None
+            }
+        }
     }
 
     /// Read what is there, at least one byte; 0 at the end of the stream.

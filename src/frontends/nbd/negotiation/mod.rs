@@ -226,6 +226,9 @@ impl Negotiation<'_> {
         let next = self.acknowledge(OPTION)?;
         self.link.start_tls(identity)?;
         self.tls = true;
+        if let Some(certificate) = self.link.certificate() {
+            self.client.set_certificate(certificate);
+        }
         self.standing.encrypted();
         // Who spoke in clear text may have been somebody else.
         self.chosen = Chosen::NOTHING;
