@@ -29,7 +29,6 @@ mod testing;
 mod tests;
 mod tls;
 mod transmission;
-#[expect(dead_code, reason = "its first user is being written")]
 mod unnegotiated;
 mod wire;
 
@@ -38,5 +37,4 @@ pub use bounds::Bounds;
 pub use registry::Connected;
 pub use server::{Server, Setup};
 pub use tls::{TlsMode, TlsSetup};
-#[expect(unused_imports, reason = "its first user is being written")]
 pub(super) use unnegotiated::Unnegotiated;

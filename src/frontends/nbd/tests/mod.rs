@@ -19,6 +19,7 @@ use super::wire::{Asked, OPTION_MAGIC, OPTION_REPLY_MAGIC, Shape};
 use crate::disk::memory::Memory;
 use crate::disk::{Check, Client, Disk, Errno, Peer, Result};
 
+mod cut;
 mod model;
 mod negotiating;
 mod requests;

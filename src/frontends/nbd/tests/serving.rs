@@ -478,8 +478,12 @@ fn tls_that_is_allowed_is_the_clients_choice() {
     let server = bench.start("nbd://localhost:0");
     let mut clear = Reader::go(tcp(&server)).unwrap();
     let mut start = Reader::greet(tcp(&server)).unwrap();
+    assert_eq!(start.option(8, b"").unwrap(), 1, "structured replies");
     assert_eq!(start.option(STARTTLS, b"").unwrap(), 1);
     let mut secret = Reader(encrypted(start.0));
+    // What was chosen in clear text is forgotten: contexts need structured replies.
+    assert_eq!(secret.option(10, b"\0\0\0\0\0\0\0\0").unwrap(), 0x8000_0003);
+    assert_eq!(secret.option(STARTTLS, b"").unwrap(), 0x8000_0003);
     assert_eq!(secret.option(7, b"\0\0\0\x04disk\0\0").unwrap(), 1);
     clear.read(0, 1 << 20).unwrap();
     // Many requests under way, and a client that reads late.
