@@ -2,8 +2,11 @@
 
 pub mod activation;
 mod elsewhere;
+mod first_read;
 pub mod loopdev;
 pub mod mounts;
+pub mod nbd;
+mod node;
 pub mod pages;
 pub mod peer;
 pub mod probe;

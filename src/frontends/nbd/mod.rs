@@ -28,7 +28,6 @@ mod testing;
 mod tests;
 mod tls;
 mod transmission;
-#[expect(dead_code, reason = "its first user is being written")]
 mod unnegotiated;
 mod wire;
 
@@ -36,5 +35,4 @@ pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
 pub use server::{Connected, Server, Setup};
 pub use tls::{TlsMode, TlsSetup};
-#[expect(unused_imports, reason = "its first user is being written")]
 pub(super) use unnegotiated::Unnegotiated;
