@@ -12,5 +12,6 @@ pub mod peer;
 pub mod probe;
 pub mod process;
 pub mod ublk;
+pub mod unforked;
 pub mod usage;
 pub mod vsock;
