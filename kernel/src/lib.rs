@@ -1,6 +1,7 @@
 //! The Linux interfaces that pydisk stands on, and nothing else: no `Disk`, no policy, no Python.
 
 mod elsewhere;
+pub mod fuse;
 pub mod loopdev;
 pub mod mounts;
 pub mod pages;

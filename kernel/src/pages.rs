@@ -30,8 +30,9 @@ impl Slot {
         Self { owner: None }
     }
 
-    /// Lend `len` bytes with their owner. What they hold is not defined, but it never is what an
-    /// earlier holder still looks at.
+    /// Lend `len` bytes with their owner. They hold what was last put there if nobody kept the memory
+    /// since; what they hold otherwise is not defined, but it never is what an earlier holder still
+    /// looks at.
     ///
     /// # Errors
     /// `ENOMEM`.
@@ -57,6 +58,22 @@ impl Slot {
         // keeps this slot from lending it a second time.
         let bytes = unsafe { std::slice::from_raw_parts_mut(pages.start.as_ptr().cast(), len) };
         Ok((bytes, owner))
+    }
+
+    /// The first `len` bytes of what was lent last, kept or not; fewer if it was shorter.
+    #[must_use]
+    pub fn lent(&self, len: usize) -> &[u8] {
+        let pages = self.owner.as_ref().and_then(|owner| {
+            let pages = owner.downcast_ref::<Pages>();
+            pages.filter(|_| len > 0)
+        });
+        let Some(pages) = pages else {
+            return &[];
+        };
+        // SAFETY: the mapping has at least so many bytes and lives as long as this slot is borrowed.
+        // Who was lent the memory and kept it may write to it meanwhile, as it may while the lent
+        // slice is used: then the bytes are torn, but they are those of its own request.
+        unsafe { std::slice::from_raw_parts(pages.start.as_ptr().cast(), len.min(pages.len)) }
     }
 }
 
