@@ -111,7 +111,12 @@ fn targets_that_nobody_serves_are_refused() {
         ),
         ("/dev/ublkb", "`/dev/ublkb` takes a number"),
         ("/dev/loop-1", "`/dev/loop` takes a number"),
-        ("nbd://localhost", "NBD is not served yet"),
+        ("nbd:localhost", "target `nbd:localhost`: `//` is missing"),
+        (
+            "nbd+tls://localhost",
+            "`nbd+tls:` is no kind of NBD address",
+        ),
+        ("nbd+systemd:", "systemd has passed no socket"),
         ("", "a path is needed"),
     ] {
         home.run(["attach", plugin, target]).refused(words);

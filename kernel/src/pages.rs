@@ -21,13 +21,18 @@ const SMALLEST: usize = 128 * 1024;
 #[derive(Debug, Default)]
 pub struct Slot {
     owner: Option<Owner>,
+    /// Bytes that were lent last.
+    lent: usize,
 }
 
 impl Slot {
     /// A slot that takes memory when it is first lent.
     #[must_use]
     pub const fn new() -> Self {
-        Self { owner: None }
+        Self {
+            owner: None,
+            lent: 0,
+        }
     }
 
     /// Lend `len` bytes with their owner. They hold what was last put there if nobody kept the memory
@@ -43,8 +48,10 @@ impl Slot {
                 .is_some_and(|pages| pages.len >= len)
         });
         if !fits {
+            self.lent = 0;
             self.owner = Some(Arc::new(Pages::map(len.next_power_of_two().max(SMALLEST))?));
         }
+        self.lent = len;
         let owner = self
             .owner
             .as_ref()
@@ -60,20 +67,25 @@ impl Slot {
         Ok((bytes, owner))
     }
 
-    /// The first `len` bytes of what was lent last, kept or not; fewer if it was shorter.
+    /// What was lent last, as whoever had it left it: for sending what a request was answered with.
     #[must_use]
-    pub fn lent(&self, len: usize) -> &[u8] {
-        let pages = self.owner.as_ref().and_then(|owner| {
-            let pages = owner.downcast_ref::<Pages>();
-            pages.filter(|_| len > 0)
-        });
-        let Some(pages) = pages else {
+    pub fn lent(&self) -> &[u8] {
+        let Some(owner) = &self.owner else {
             return &[];
         };
-        // SAFETY: the mapping has at least so many bytes and lives as long as this slot is borrowed.
-        // Who was lent the memory and kept it may write to it meanwhile, as it may while the lent
-        // slice is used: then the bytes are torn, but they are those of its own request.
-        unsafe { std::slice::from_raw_parts(pages.start.as_ptr().cast(), len.min(pages.len)) }
+        let pages = owner
+            .downcast_ref::<Pages>()
+            .expect("a slot owns nothing but pages");
+        // SAFETY: `lent` bytes of this mapping were lent by `lend`, which proved that they are there;
+        // the slice that it gave is gone, because it borrowed this slot exclusively, and the mapping
+        // lives as long as `owner`.
+        unsafe { std::slice::from_raw_parts(pages.start.as_ptr().cast(), self.lent) }
+    }
+
+    /// The owner of what was lent last.
+    #[must_use]
+    pub fn owner(&self) -> Option<&Owner> {
+        self.owner.as_ref()
     }
 }
 
@@ -127,6 +139,18 @@ mod tests {
         let kept = Arc::clone(owner);
         let (bytes, _) = slot.lend(4096).unwrap();
         assert_ne!(bytes.as_ptr() as usize, first);
+        drop(kept);
+    }
+
+    #[test]
+    fn what_was_lent_last_can_be_read_again_although_it_was_kept() {
+        let mut slot = Slot::new();
+        assert_eq!(slot.lent(), []);
+        slot.lend(4096).unwrap().0.fill(1);
+        let (bytes, owner) = slot.lend(8).unwrap();
+        bytes.fill(2);
+        let kept = Arc::clone(owner);
+        assert_eq!(slot.lent(), [2; 8]);
         drop(kept);
     }
 

@@ -1,5 +1,6 @@
 //! The user's command of `--run`.
 
+use std::ffi::OsString;
 use std::io;
 use std::process::Command;
 use std::sync::mpsc::Sender;
@@ -7,9 +8,10 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::state::Served;
+use super::state::{Served, Way};
 use super::supervise::Event;
 use super::worker_process::shell_status;
+use crate::frontends::nbd::{Address, Place};
 
 /// Run the user's command in a shell; its end arrives as an event.
 pub(super) fn run(
@@ -20,7 +22,7 @@ pub(super) fn run(
 ) -> io::Result<Pid> {
     let mut child = Command::new("sh")
         .args(["-c", command])
-        .env("device", &disk.device)
+        .envs(variables(&disk.at))
         .env("name", name)
         .spawn()?;
     let pid = Pid::from_child(&child);
@@ -32,6 +34,28 @@ pub(super) fn run(
             events.send(Event::CommandEnded(status)).unwrap_or_default();
         })?;
     Ok(pid)
+}
+
+/// What the command finds the disk by; for a server the names are nbdkit's.
+fn variables(at: &Way) -> Vec<(&'static str, OsString)> {
+    let (uri, unix_socket) = match at {
+        Way::Device(path) => return vec![("device", path.into())],
+        Way::Server { uri, unix_socket } => (uri, unix_socket),
+    };
+    let mut variables = vec![
+        ("uri", uri.into()),
+        ("unixsocket", unix_socket.clone().unwrap_or_default().into()),
+    ];
+    if let Ok(address) = uri.parse::<Address>() {
+        let port = match address.place {
+            Place::Tcp { port, .. } => port.to_string(),
+            Place::Vsock(port) => port.to_string(),
+            _ => String::new(),
+        };
+        variables.push(("port", port.into()));
+        variables.push(("exportname", address.export.into()));
+    }
+    variables
 }
 
 /// Tell the user's command to end.

@@ -20,12 +20,15 @@ use super::state::{Phase, State};
 use super::supervise::Event;
 use crate::Refusal;
 
+/// The name of the socket in the attachment's folder.
+pub(super) const SOCKET: &str = "control";
+
 /// How long the agent waits for a question once somebody has connected, and for an answer to leave.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Make the socket and answer on it until the process ends.
 pub(super) fn serve(folder: &Folder, events: &Sender<Event>) -> io::Result<()> {
-    let (_open, address) = address(folder)?;
+    let (_open, address) = address(folder, SOCKET)?;
     let listener = UnixListener::bind(address)?;
     fs::set_permissions(folder.control(), Permissions::from_mode(0o600))?;
     let (folder, events) = (folder.clone(), events.clone());
@@ -60,7 +63,7 @@ pub(super) fn serve(folder: &Folder, events: &Sender<Event>) -> io::Result<()> {
 /// `ConnectionRefused` or `NotFound` if there is no agent, `TimedOut` if it does not answer, others
 /// if it ends meanwhile.
 pub fn ask(folder: &Folder, ask: Ask, patience: Duration) -> io::Result<Answer> {
-    let (_open, address) = address(folder)?;
+    let (_open, address) = address(folder, SOCKET)?;
     let stream = UnixStream::connect(address)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(CLIENT_PATIENCE))?;
@@ -78,13 +81,13 @@ pub fn ask(folder: &Folder, ask: Ask, patience: Duration) -> io::Result<Answer> 
 /// Whether there is an agent behind the socket.
 #[must_use]
 pub fn listens(folder: &Folder) -> bool {
-    address(folder).is_ok_and(|(_open, address)| UnixStream::connect(address).is_ok())
+    address(folder, SOCKET).is_ok_and(|(_open, address)| UnixStream::connect(address).is_ok())
 }
 
-/// The socket by way of the open folder: as short as `/proc/self/fd/N/control`.
-fn address(folder: &Folder) -> io::Result<(File, PathBuf)> {
+/// A socket by way of the open folder: as short as `/proc/self/fd/N/control`.
+pub(super) fn address(folder: &Folder, socket: &str) -> io::Result<(File, PathBuf)> {
     let open = File::open(folder.path())?;
-    let address = format!("/proc/self/fd/{}/control", open.as_raw_fd()).into();
+    let address = format!("/proc/self/fd/{}/{socket}", open.as_raw_fd()).into();
     Ok((open, address))
 }
 
@@ -109,7 +112,7 @@ fn may_detach(folder: &Folder, force: bool) -> Result<(), Refusal> {
     let state = State::read(folder)
         .map_err(|error| Refusal::new(format!("{}: {error}", folder.state().display())))?;
     match state.phase {
-        Phase::Attached => inuse::clear(&state, force),
+        Phase::Attached => inuse::clear(&state, folder, force),
         Phase::Starting if !force => Err(Refusal::new(format!(
             "{}: it is still being attached",
             state.name

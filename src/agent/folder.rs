@@ -44,7 +44,7 @@ impl Folder {
     /// The control socket of the agent.
     #[must_use]
     pub fn control(&self) -> PathBuf {
-        self.0.join("control")
+        self.0.join(super::control::SOCKET)
     }
 
     /// The log of the agent and the worker.

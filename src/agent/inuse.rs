@@ -1,6 +1,8 @@
-//! Who uses a device that is to be removed, and saving what its users have not stored yet.
+//! Who uses a device or a server that is to be removed, and saving what the users of a device have
+//! not stored yet.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
@@ -10,7 +12,9 @@ use std::time::{Duration, Instant};
 use pydisk_kernel::mounts::{self, Device};
 use pydisk_kernel::usage;
 
-use super::state::State;
+use super::clients;
+use super::folder::Folder;
+use super::state::{Served, State, Way};
 use crate::Refusal;
 
 /// How long a user may take to go away: udev and friends open every device for a moment.
@@ -19,32 +23,35 @@ const RETRY_EVERY: Duration = Duration::from_millis(50);
 /// How long syncing may take, all in all.
 const SYNC_PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Make sure that the device of an attachment can be removed. With `force` it can, and what its users
+/// Make sure that the device or the server of an attachment can be removed. With `force` it can, and what its users
 /// wrote is synced as far as that is possible in a short time.
 ///
 /// # Errors
-/// One sentence that names who uses the device.
-pub(super) fn clear(state: &State, force: bool) -> Result<(), Refusal> {
+/// One sentence that names who uses it.
+pub(super) fn clear(state: &State, folder: &Folder, force: bool) -> Result<(), Refusal> {
     let Some(disk) = &state.disk else {
         return Ok(());
     };
     if force {
-        sync(&disk.device);
+        sync(disk);
         return Ok(());
     }
     let name = &state.name;
-    match users(state) {
+    let what = match &disk.at {
+        Way::Device(_) => "unmount or close it",
+        Way::Server { .. } => "disconnect them",
+    };
+    match users(state, folder) {
         None => Ok(()),
-        Some(users) => Err(Refusal::new(format!("{name}: {users}")).hint(format!(
-            "unmount or close it, or use `pydisk detach --force {name}`"
-        ))),
+        Some(users) => Err(Refusal::new(format!("{name}: {users}"))
+            .hint(format!("{what}, or use `pydisk detach --force {name}`"))),
     }
 }
 
 /// Who still uses the device after a moment of patience: a sentence, or `None` for nobody.
 #[must_use]
-pub(super) fn users(state: &State) -> Option<String> {
-    let device = &state.disk.as_ref()?.device;
+pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
+    let at = &state.disk.as_ref()?.at;
     // This process may have inherited it from whoever uses it, who is found as well.
     let ours: Vec<u32> = state
         .worker_pid
@@ -53,10 +60,14 @@ pub(super) fn users(state: &State) -> Option<String> {
         .collect();
     let patience = Instant::now() + RETRY_FOR;
     loop {
-        let found = match usage::users(device, &ours) {
+        let found = match at {
+            Way::Device(device) => words(usage::users(device, &ours)),
+            Way::Server { .. } => words(clients(folder)),
+        };
+        let found = match found {
             Ok(found) => found,
             Err(error) => {
-                log::warn!("{}: its users cannot be found: {error}", device.display());
+                log::warn!("{at}: its users cannot be found: {error}");
                 return None;
             }
         };
@@ -64,16 +75,34 @@ pub(super) fn users(state: &State) -> Option<String> {
             return None;
         }
         if Instant::now() >= patience {
-            let words: Vec<_> = found.iter().map(ToString::to_string).collect();
-            return Some(format!("{} {}", device.display(), words.join(", ")));
+            let verb = match at {
+                Way::Device(_) => "",
+                Way::Server { .. } => "is used by ",
+            };
+            return Some(format!("{at} {verb}{}", found.join(", ")));
         }
         thread::sleep(RETRY_EVERY);
     }
 }
 
+fn words<T: ToString>(found: io::Result<impl IntoIterator<Item = T>>) -> io::Result<Vec<String>> {
+    Ok(found?.into_iter().map(|one| one.to_string()).collect())
+}
+
+/// The clients that have an export open. Whoever only negotiates will be gone before long.
+fn clients(folder: &Folder) -> io::Result<Vec<clients::Connected>> {
+    let mut found = clients::connected(folder)?;
+    found.retain(|client| client.export.is_some());
+    Ok(found)
+}
+
 /// Write back what the file systems on the device and its own cache hold, as far as that succeeds
 /// within [`SYNC_PATIENCE`]: the plugin below may hang.
-pub(super) fn sync(device: &Path) {
+pub(super) fn sync(disk: &Served) {
+    let Way::Device(device) = &disk.at else {
+        // What a server's clients have not sent is not here.
+        return;
+    };
     let (done, finished) = channel();
     let mut under_way = 0_usize;
     for path in cached_by(device) {
@@ -154,7 +183,7 @@ fn read_number(folder: &Path) -> Option<Device> {
     Device::parse(&fs::read_to_string(folder.join("dev")).ok()?)
 }
 
-fn sync_one(path: &Path) -> std::io::Result<()> {
+fn sync_one(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     if file.metadata()?.rdev() != 0 {
         return file.sync_all();

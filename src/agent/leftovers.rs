@@ -3,13 +3,15 @@
 //! The agent does it for its own worker; `list`, `attach` and `detach` do it for attachments whose
 //! agent is gone, too. All of it can be repeated, and nothing there is no error.
 
+use std::fs;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use pydisk_kernel::mounts;
 
 use super::folder::{Folder, Held, keep_log};
-use super::state::State;
+use super::state::{State, Way};
 use crate::Refusal;
 use crate::frontends::{self, Target};
 
@@ -22,9 +24,31 @@ pub(super) fn remove(state: &State, folder: &Folder) -> Result<(), Refusal> {
     match &state.target {
         Target::Ublk(_) => frontends::remove_leftover_ublk(folder.path()),
         Target::Loop(_) => frontends::remove_leftover_loop(folder.path()),
-        Target::Nbd(_) | Target::Server(_) => Ok(()),
+        Target::Nbd(_) => Ok(()),
+        Target::Server(_) => remove_socket(state),
         Target::File(path) if is_of_another(path, &state.name) => Ok(()),
         Target::File(path) => frontends::remove_leftover_file(path, state.target_is_new),
+    }
+}
+
+/// Remove the Unix socket of a dead server, unless somebody else listens there by now.
+fn remove_socket(state: &State) -> Result<(), Refusal> {
+    let Some(Way::Server {
+        unix_socket: Some(path),
+        ..
+    }) = state.disk.as_ref().map(|disk| &disk.at)
+    else {
+        return Ok(());
+    };
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        _ => return Ok(()),
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Refusal::new(format!("`{}`: {error}", path.display())))
+        }
+        _ => Ok(()),
     }
 }
 

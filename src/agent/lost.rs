@@ -24,7 +24,7 @@ const FORCE_PATIENCE: Duration = Duration::from_secs(5);
 pub fn detach(folder: &Folder, force: bool) -> Result<(), Refusal> {
     let name = folder.name();
     if let Ok(state) = State::read(folder) {
-        inuse::clear(&state, force)?;
+        inuse::clear(&state, folder, force)?;
     }
     if force {
         // An agent that hangs would take the worker's end for a crash; it is out of the way first.

@@ -5,6 +5,7 @@
 //! arguments or the environment of a process, where anybody could read a password.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::state::Served;
 use crate::Refusal;
 use crate::frontends::Target;
+use crate::frontends::nbd::{Bounds, Place, TlsSetup};
 
 /// One disk to serve: all that the user asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,12 +34,34 @@ pub struct Job {
     pub read_only: bool,
     /// Threads that serve a parallel plugin.
     pub lanes: u16,
+    /// What a server is told besides its address.
+    pub server: ServerOptions,
+    /// Descriptors that the worker inherits for its server, by number: sockets that systemd listens
+    /// on, or the user's standard input and output.
+    pub inherited: Vec<RawFd>,
     /// The Python whose packages the plugin sees; none is for the interpreter to find.
     pub python: Option<PathBuf>,
     /// Log to standard error for good, not only until the disk can be used.
     pub foreground: bool,
     /// Log what only helps to find a fault.
     pub verbose: bool,
+}
+
+impl Job {
+    /// Whether standard output is for the user, to read there where the disk is.
+    #[must_use]
+    pub fn prints_its_place(&self) -> bool {
+        !matches!(&self.target, Target::Server(address) if address.place == Place::Stdio)
+    }
+}
+
+/// What a server is told besides its address.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ServerOptions {
+    /// What clients may ask for.
+    pub bounds: Bounds,
+    /// Whether they encrypt.
+    pub tls: TlsSetup,
 }
 
 /// What the worker tells the agent.

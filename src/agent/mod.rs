@@ -11,6 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::Sender;
 use std::thread;
 
+mod clients;
 mod command;
 mod control;
 mod folder;
@@ -18,17 +19,20 @@ mod inuse;
 mod leftovers;
 mod lost;
 mod messages;
+mod passing;
 mod root;
 mod state;
 mod supervise;
 mod worker_process;
 
+pub use clients::{Connected, connected, tell};
 pub use control::{ask, listens};
 pub use folder::{Folder, Held, Holder, Role, kept_log};
 pub use lost::detach as detach_without_agent;
-pub use messages::{Answer, Ask, FromWorker, Job, Receiver, ToWorker, Told, send};
+pub use messages::{Answer, Ask, FromWorker, Job, Receiver, ServerOptions, ToWorker, Told, send};
+pub use passing::Passing;
 pub use root::{Name, ROOT_VARIABLE, Root, check_name};
-pub use state::{Phase, Served, State};
+pub use state::{Phase, Served, State, Way, seconds};
 pub use supervise::{DETACH_PATIENCE, Outcome};
 pub use worker_process::{WORKER, ending};
 
@@ -52,11 +56,12 @@ pub fn sweep(root: &Root) -> Result<(), Refusal> {
 }
 
 /// Start an agent for `job` in the background and wait until the disk can be used. `tell` passes
-/// the news on to the user; if this process ends before that is done, the disk is given up.
+/// the news on to the user; if this process ends before that is done, the disk is given up. The
+/// worker gets the descriptors that the job names.
 ///
 /// # Errors
 /// One sentence; nothing is attached then.
-pub fn launch(job: &Job, tell: impl FnOnce(&Served)) -> Result<(), Refusal> {
+pub fn launch(job: &Job, passing: Passing, tell: impl FnOnce(&Served)) -> Result<(), Refusal> {
     let failed = |error: io::Error| Refusal::new(format!("the agent cannot be started: {error}"));
     // The agent lives on: it must not hold what the caller of this process left open.
     if let Err(error) = pydisk_kernel::process::keep_descriptors_from_children() {
@@ -64,12 +69,13 @@ pub fn launch(job: &Job, tell: impl FnOnce(&Served)) -> Result<(), Refusal> {
     }
     let (mine, theirs) = UnixStream::pair().map_err(failed)?;
     let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
-    let mut agent = Command::new(std::env::current_exe().map_err(failed)?)
+    let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+    command
         .arg(AGENT)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::from(stderr))
-        .spawn()
-        .map_err(failed)?;
+        .stdout(Stdio::from(stderr));
+    let mut agent = passing.to_child(|| command.spawn()).map_err(failed)?;
+    drop(command);
     let mut receiver = Receiver::of(&mine).map_err(failed)?;
     let answer = send(&mine, job).and_then(|()| receiver.receive());
     match answer {
@@ -94,10 +100,15 @@ pub fn launch(job: &Job, tell: impl FnOnce(&Served)) -> Result<(), Refusal> {
 /// Be the agent of `job` until the disk is gone. With `command`, run it when the disk can be used,
 /// and let go of the disk when it ends.
 #[must_use]
-pub fn in_foreground(job: Job, folder: Folder, command: Option<String>) -> Outcome {
+pub fn in_foreground(
+    job: Job,
+    passing: Passing,
+    folder: Folder,
+    command: Option<String>,
+) -> Outcome {
     logging::start(&job.name, job.verbose);
     match folder.hold(Role::Agent) {
-        Ok(held) => Agent::new(job, folder, held, Launcher::Myself(command)).run(),
+        Ok(held) => Agent::new(job, passing, folder, held, Launcher::Myself(command)).run(),
         Err(error) => Outcome::Refused(Refusal::new(format!(
             "folder `{}`: {error}",
             folder.path().display()
@@ -124,7 +135,14 @@ pub fn process() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let agent = Agent::new(job, folder, held, Launcher::Process(stream));
+    let passing = match Passing::inherited(&job.inherited) {
+        Ok(passing) => passing,
+        Err(error) => {
+            log::error!("the descriptors for the worker: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let agent = Agent::new(job, passing, folder, held, Launcher::Process(stream));
     if let Err(error) = watch_launcher(from, agent.sender().clone()) {
         log::error!("launcher: {error}");
         return ExitCode::FAILURE;

@@ -3,6 +3,7 @@
 //!
 //! The agent writes it; everybody reads it. Secrets are masked before they get here.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -55,16 +56,40 @@ pub struct State {
 /// A disk that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
-    /// What to open.
-    pub device: PathBuf,
-    /// How it got there: `ublk`, `loop` or `fuse`.
+    /// What its users open or connect to.
+    pub at: Way,
+    /// How it got there: `ublk`, `loop`, `fuse`, `nbd` or `nbd-kernel`.
     pub front_end: String,
-    /// Bytes.
-    pub size: u64,
-    /// Whether it can only be read.
-    pub read_only: bool,
+    /// Bytes; a server's clients each open a disk of their own.
+    pub size: Option<u64>,
+    /// Whether it can only be read; of a server's disks it is known only where it was asked for.
+    pub read_only: Option<bool>,
     /// Whether several threads call the plugin at the same time.
     pub parallel: bool,
+}
+
+/// How users reach a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// A block device or a file.
+    Device(PathBuf),
+    /// An NBD server.
+    Server {
+        /// What clients take; empty where there is nothing to connect to, as on standard input.
+        uri: String,
+        /// The Unix socket that it listens on, if it does on one.
+        unix_socket: Option<PathBuf>,
+    },
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(path) => path.display().fmt(f),
+            Self::Server { uri, .. } => f.write_str(uri),
+        }
+    }
 }
 
 impl State {
@@ -92,11 +117,16 @@ impl State {
 
 /// Seconds since 1970.
 #[must_use]
-pub(super) fn now() -> u64 {
+pub fn seconds(time: SystemTime) -> u64 {
     // A clock before 1970 is shown as 1970; nothing is decided by it.
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
+    time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+/// Seconds since 1970, by now.
+#[must_use]
+pub(super) fn now() -> u64 {
+    seconds(SystemTime::now())
 }
 
 /// What is shown instead of a secret.
@@ -160,10 +190,10 @@ mod tests {
             target: Target::Ublk(None),
             target_is_new: false,
             disk: Some(Served {
-                device: "/dev/ublkb0".into(),
+                at: Way::Device("/dev/ublkb0".into()),
                 front_end: "ublk".into(),
-                size: 1 << 30,
-                read_only: false,
+                size: Some(1 << 30),
+                read_only: Some(false),
                 parallel: true,
             }),
             agent_pid: 1,

@@ -11,6 +11,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::messages::{FromWorker, Job, Receiver, ToWorker, send};
+use super::passing::Passing;
 use super::supervise::Event;
 
 /// The hidden subcommand that is a worker.
@@ -24,9 +25,9 @@ pub(super) struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Start a worker in the folder of this process and hand it the job. What it says and that it
+    /// Start a worker in the folder of this process and hand it the job and what is passed on. What it says and that it
     /// ended arrives as events.
-    pub(super) fn start(job: &Job, events: &Sender<Event>) -> io::Result<Self> {
+    pub(super) fn start(job: &Job, passing: Passing, events: &Sender<Event>) -> io::Result<Self> {
         let (mine, theirs) = UnixStream::pair()?;
         let mut command = Command::new(std::env::current_exe()?);
         command
@@ -37,7 +38,7 @@ impl WorkerProcess {
         if let Some(python) = &job.python {
             command.env("PYTHONEXECUTABLE", python);
         }
-        let child = command.spawn()?;
+        let child = passing.to_child(|| command.spawn())?;
         let worker = Self {
             child,
             stream: mine,

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::{AttachArgs, Failure, choice, complain, interpreter, plugin, words};
-use crate::agent::{self, Folder, Job, Name, Outcome, Root};
+use super::{AttachArgs, Failure, choice, complain, interpreter, plugin, server, words};
+use crate::agent::{self, Folder, Job, Name, Outcome, Passing, Root};
 use crate::frontends::Target;
-use crate::logging;
+use crate::frontends::nbd::Place;
+use crate::{Refusal, logging};
 
 pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     let words = words::parse(&args.words).map_err(Failure::Usage)?;
@@ -13,11 +14,16 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         agent::check_name(name)?;
     }
     let script = plugin::find(&args.plugin)?;
-    let target = words
+    let mut target = words
         .target
         .as_deref()
         .map(str::parse::<Target>)
         .transpose()?;
+    let server = args.server.options(target.as_mut(), args.lanes)?;
+    if let Some(refusal) = unanswerable(target.as_ref(), args.run.as_deref()) {
+        return Err(refusal.into());
+    }
+    let passing = server::passing(target.as_ref())?;
     let python = interpreter::choose(args.python.as_deref(), &script)?;
     let root = Root::open()?;
     agent::sweep(&root)?;
@@ -39,6 +45,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     let target = target
         .or_else(|| choice?.target)
         .unwrap_or_else(|| Target::File(folder.disk_file()));
+    let foreground = args.foreground || args.run.is_some() || is_stdio(&target);
     let job = Job {
         name,
         folder: folder.path().to_owned(),
@@ -48,15 +55,17 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         read_only: args.read_only,
         lanes: args.lanes,
         python,
-        foreground: args.foreground || args.run.is_some(),
+        server,
+        inherited: passing.numbers(),
+        foreground,
         verbose: args.verbose,
     };
     if job.foreground {
-        return Ok(foreground(job, folder, args.run));
+        return Ok(in_foreground(job, passing, folder, args.run));
     }
-    let launched = agent::launch(&job, |disk| {
+    let launched = agent::launch(&job, passing, |disk| {
         // The disk is there, and `pydisk list` tells its path as well.
-        if let Err(refusal) = logging::print(&format!("{}\n", disk.device.display())) {
+        if let Err(refusal) = logging::print(&format!("{}\n", disk.at)) {
             log::error!("{refusal}");
         }
     });
@@ -70,8 +79,22 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn foreground(job: Job, folder: Folder, command: Option<String>) -> ExitCode {
-    match agent::in_foreground(job, folder, command) {
+/// The target that is a conversation with whoever started this process, on standard input and output.
+fn is_stdio(target: &Target) -> bool {
+    matches!(target, Target::Server(address) if address.place == Place::Stdio)
+}
+
+/// A client on standard input and output leaves no place for a command that uses the disk.
+fn unanswerable(target: Option<&Target>, command: Option<&str>) -> Option<Refusal> {
+    let target = target.filter(|target| is_stdio(target))?;
+    command?;
+    Some(Refusal::new(format!(
+        "--run: the target `{target}` has its one client on standard input and output"
+    )))
+}
+
+fn in_foreground(job: Job, passing: Passing, folder: Folder, command: Option<String>) -> ExitCode {
+    match agent::in_foreground(job, passing, folder, command) {
         Outcome::Stopped => ExitCode::SUCCESS,
         Outcome::Command(status) => ExitCode::from(status),
         Outcome::Refused(refusal) | Outcome::Failed(refusal) => {

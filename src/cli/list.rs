@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::agent::{self, Folder, Holder, Phase, Role, Root, State};
+use crate::agent::{self, Connected, Folder, Holder, Phase, Role, Root, State, Way};
+use crate::frontends::Target;
+use crate::frontends::nbd::Address;
 use crate::{Refusal, logging};
 
 /// An attachment as it is shown.
@@ -14,6 +16,8 @@ pub(super) struct Entry {
     pub(super) folder: Folder,
     state: Option<State>,
     condition: &'static str,
+    /// Those of a server; nothing where there is none, or where it does not tell.
+    clients: Option<Vec<Connected>>,
 }
 
 impl Entry {
@@ -21,10 +25,14 @@ impl Entry {
         // One that is being made or removed just now has none.
         let state = State::read(&folder).ok();
         let condition = condition(&folder, state.as_ref());
+        let disk = state.as_ref().and_then(|state| state.disk.as_ref());
+        let serves = disk.is_some_and(|disk| matches!(disk.at, Way::Server { .. }));
+        let clients = serves.then(|| agent::connected(&folder).ok()).flatten();
         Self {
             folder,
             state,
             condition,
+            clients,
         }
     }
 
@@ -41,16 +49,29 @@ impl Entry {
             return false;
         };
         let target = state.target.to_string();
-        let device = state
-            .disk
-            .as_ref()
-            .map_or(Path::new(&target), |disk| &disk.device);
+        let device = match state.disk.as_ref().map(|disk| &disk.at) {
+            Some(Way::Server { uri, .. }) => return is_server(which, uri),
+            Some(Way::Device(path)) => path,
+            None if matches!(state.target, Target::Server(_)) => {
+                return is_server(which, &target);
+            }
+            None => Path::new(&target),
+        };
         std::path::absolute(which).is_ok_and(|which| which == device)
+    }
+
+    fn clients(&self) -> Option<&[Connected]> {
+        self.clients.as_deref()
     }
 
     fn json(&self) -> serde_json::Value {
         let state = self.state.as_ref();
         let disk = state.and_then(|state| state.disk.as_ref());
+        let (device, uri, socket) = match disk.map(|disk| &disk.at) {
+            None => (None, None, None),
+            Some(Way::Device(path)) => (Some(path), None, None),
+            Some(Way::Server { uri, unix_socket }) => (None, Some(uri), unix_socket.as_ref()),
+        };
         let parameters: Vec<_> = state
             .map(|state| &state.parameters)
             .into_iter()
@@ -60,7 +81,10 @@ impl Entry {
         json!({
             "name": self.name(),
             "state": self.condition,
-            "device": disk.map(|disk| &disk.device),
+            "device": device,
+            "uri": uri,
+            "unix_socket": socket,
+            "clients": self.clients(),
             "size": disk.map(|disk| disk.size),
             "read_only": disk.map(|disk| disk.read_only),
             "parallel": disk.map(|disk| disk.parallel),
@@ -74,6 +98,12 @@ impl Entry {
             "log": state.and_then(|state| state.log.as_ref()),
         })
     }
+}
+
+/// Whether both are the address of one server, written the same way or not.
+fn is_server(which: &str, uri: &str) -> bool {
+    let address = |text: &str| text.parse::<Address>().ok();
+    which == uri || address(which).is_some_and(|which| Some(which) == address(uri))
 }
 
 /// What becomes of an attachment, in a word or two.
@@ -136,11 +166,15 @@ fn row(entry: &Entry) -> [String; 6] {
         .and_then(|state| state.plugin.file_name());
     [
         entry.name(),
-        disk.map_or_else(dash, |disk| disk.device.display().to_string()),
-        disk.map_or_else(dash, |disk| human(disk.size)),
+        disk.map_or_else(dash, |disk| disk.at.to_string()),
+        disk.and_then(|disk| disk.size).map_or_else(dash, human),
         plugin.map_or_else(dash, |name| name.to_string_lossy().into_owned()),
         disk.map_or_else(dash, |disk| disk.front_end.clone()),
-        entry.condition.to_owned(),
+        match entry.clients().map(<[Connected]>::len) {
+            None => entry.condition.to_owned(),
+            Some(1) => format!("{}, 1 client", entry.condition),
+            Some(count) => format!("{}, {count} clients", entry.condition),
+        },
     ]
 }
 
@@ -203,17 +237,20 @@ fn text(entry: &Entry) -> String {
         lines.push(("target", state.target.to_string()));
         if let Some(disk) = &state.disk {
             let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
-            lines.push(("device", disk.device.display().to_string()));
+            match &disk.at {
+                Way::Device(path) => lines.push(("device", path.display().to_string())),
+                Way::Server { uri, .. } => lines.push(("uri", uri.clone())),
+            }
             lines.push(("front end", disk.front_end.clone()));
-            lines.push(("size", format!("{} ({})", human(disk.size), disk.size)));
-            lines.push(("read-only", yes(disk.read_only)));
+            if let Some(size) = disk.size {
+                lines.push(("size", format!("{} ({size})", human(size))));
+            }
+            if let Some(read_only) = disk.read_only {
+                lines.push(("read-only", yes(read_only)));
+            }
             lines.push(("parallel", yes(disk.parallel)));
         }
-        let since = std::time::UNIX_EPOCH + std::time::Duration::from_secs(state.since);
-        lines.push((
-            "since",
-            humantime::format_rfc3339_seconds(since).to_string(),
-        ));
+        lines.push(("since", time(state.since)));
         lines.push(("agent", state.agent_pid.to_string()));
         if let Some(worker) = state.worker_pid {
             lines.push(("worker", worker.to_string()));
@@ -224,11 +261,25 @@ fn text(entry: &Entry) -> String {
             log.unwrap_or_else(|| "standard error of the agent".to_owned()),
         ));
     }
+    for client in entry.clients().into_iter().flatten() {
+        let tls = if client.tls { ", TLS" } else { "" };
+        let since = time(client.since);
+        lines.push((
+            "client",
+            format!("{}: {client}{tls}, since {since}", client.number),
+        ));
+    }
     let mut text = String::new();
     for (what, value) in lines {
         writeln!(text, "{what:<11}{value}").unwrap_or_default();
     }
     text
+}
+
+/// Seconds since 1970 for people.
+fn time(since: u64) -> String {
+    let since = std::time::UNIX_EPOCH + std::time::Duration::from_secs(since);
+    humantime::format_rfc3339_seconds(since).to_string()
 }
 
 #[cfg(test)]

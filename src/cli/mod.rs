@@ -16,6 +16,7 @@ mod interpreter;
 mod list;
 mod plugin;
 mod probe;
+mod server;
 mod words;
 
 use crate::{Refusal, agent, logging, worker};
@@ -25,6 +26,7 @@ Examples:
   pydisk attach memory /dev/ublkb0 size=1G    a disk in memory, from a plugin that ships with pydisk
   pydisk attach ./disk.py size=1G             the best kind of device that this host offers
   pydisk attach ./disk.py ./disk.img          a disk as a file, for programs that want one
+  pydisk attach ./disk.py nbd://localhost     an NBD server, a disk for each of its clients
   pydisk attach file --run 'fsck -n $device' file=/srv/disk.img
   pydisk list
   pydisk detach /dev/ublkb0
@@ -55,7 +57,7 @@ enum Command {
     },
     /// Show all that is known of an attachment
     Show {
-        /// Name or device
+        /// Name, device or URI
         #[arg(value_name = "NAME|DEVICE")]
         which: String,
         /// For programs
@@ -64,7 +66,7 @@ enum Command {
     },
     /// Remove a device: flush and close the disk, and end its processes
     Detach {
-        /// Names or devices
+        /// Names, devices or URIs
         #[arg(
             value_name = "NAME|DEVICE",
             required_unless_present = "all",
@@ -101,7 +103,8 @@ enum Command {
 struct AttachArgs {
     /// A Python file, or the name of a plugin that ships with pydisk (memory, file)
     plugin: String,
-    /// Where it appears (/dev/ublkbN, /dev/loopN or a path), then parameters of the plugin
+    /// Where it appears (/dev/ublkbN, /dev/loopN, a path or nbd://HOST:PORT), then parameters of
+    /// the plugin
     #[arg(value_name = "TARGET|KEY=VALUE")]
     words: Vec<String>,
     /// Open the disk for reading only
@@ -110,7 +113,8 @@ struct AttachArgs {
     /// Do not go to the background; Ctrl-C detaches
     #[arg(short, long)]
     foreground: bool,
-    /// Run a shell command with $device and $name set, then detach and exit with its status
+    /// Run a shell command with $device (or $uri and $unixsocket) and $name set, then detach and
+    /// exit with its status
     #[arg(long, value_name = "CMD")]
     run: Option<String>,
     /// Name of the attachment [default: the plugin's file name]
@@ -125,6 +129,8 @@ struct AttachArgs {
     /// Log what only helps to find a fault
     #[arg(short, long)]
     verbose: bool,
+    #[command(flatten)]
+    server: server::ServerArgs,
 }
 
 #[derive(Debug, Args)]

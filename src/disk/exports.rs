@@ -6,6 +6,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Disk, Result};
 
@@ -26,8 +27,15 @@ pub trait Guest: Debug {
     /// The cause is for the client as well.
     fn list(&mut self, tls: bool) -> Result<Vec<Listed>>;
 
+    /// Wait for `patience` until the disk may be opened, where it takes one client at a time; whether
+    /// it may. The place is then this client's, until what it opens is dropped. Who asks again and
+    /// again can look after the connection in between.
+    fn admit(&mut self, _patience: Duration) -> bool {
+        true
+    }
+
     /// Open an export. An empty name stands for the default one. Waits until the disk may be opened,
-    /// where it takes one client at a time.
+    /// unless [`Guest::admit`] has.
     ///
     /// # Errors
     /// The cause is for the client as well.

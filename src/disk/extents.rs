@@ -32,6 +32,7 @@ pub struct Extent {
 pub struct Extents {
     list: Vec<Extent>,
     next: u64,
+    first_only: bool,
 }
 
 impl Extents {
@@ -41,7 +42,24 @@ impl Extents {
         Self {
             list: Vec::new(),
             next: at,
+            first_only: false,
         }
+    }
+
+    /// Whoever asks wants to know about the first extent only; a disk that finds it cheaper stops
+    /// there. More is no mistake.
+    #[must_use]
+    pub fn first_only(self) -> Self {
+        Self {
+            first_only: true,
+            ..self
+        }
+    }
+
+    /// See [`Extents::first_only`].
+    #[must_use]
+    pub fn is_first_only(&self) -> bool {
+        self.first_only
     }
 
     /// Add `len` bytes of `kind` after what is there. A length past `u64::MAX` saturates, and is

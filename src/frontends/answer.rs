@@ -1,12 +1,13 @@
 //! Serve one request and say what to answer: the one place where a failure is logged.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, Errno, OpKind, Request};
+use crate::disk::{Disk, Errno, Extents, Request, Result as Served};
 
 /// Serve `request` and give the errno to answer, if it failed.
 ///
@@ -16,20 +17,39 @@ use crate::disk::{Disk, Errno, OpKind, Request};
 /// # Errors
 /// The errno for the kernel or the client; the memory of a read must then not be handed out.
 pub fn answer(disk: &dyn Disk, request: Request<'_>) -> Result<(), Errno> {
-    let (kind, at, len) = (request.op.kind(), request.at, request.op.len());
-    match catch_unwind(AssertUnwindSafe(|| disk.serve(request))) {
+    let (word, at, len) = (request.op.kind().word(), request.at, request.op.len());
+    outcome(word, at, len, || disk.serve(request))
+}
+
+/// Ask for the extents of `range` and give the errno to answer, if that failed; as [`answer`].
+///
+/// # Errors
+/// The errno for the client; what was found must then not be told.
+pub fn answer_extents(
+    disk: &dyn Disk,
+    range: Range<u64>,
+    found: &mut Extents,
+) -> Result<(), Errno> {
+    let len = range.end.saturating_sub(range.start);
+    outcome("extents", range.start, len, || disk.extents(range, found))
+}
+
+fn outcome(
+    word: &'static str,
+    at: u64,
+    len: u64,
+    ask: impl FnOnce() -> Served,
+) -> Result<(), Errno> {
+    match catch_unwind(AssertUnwindSafe(ask)) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
-            log_failure(kind, error.errno, || {
-                format!("{} at {at}+{len}: {error}", kind.word())
+            log_failure(word, error.errno, || {
+                format!("{word} at {at}+{len}: {error}")
             });
             Err(error.errno)
         }
         Err(_panic) => {
-            log::error!(
-                "{} at {at}+{len}: internal error, answered with EIO",
-                kind.word()
-            );
+            log::error!("{word} at {at}+{len}: internal error, answered with EIO");
             Err(Errno::IO)
         }
     }
@@ -41,7 +61,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 /// How often each kind of failure was logged of late, so that a plugin that fails every request does
 /// not fill the disk that holds the log. Held only while counting.
-static LOGGED: Mutex<Option<HashMap<(OpKind, Errno), Count>>> = Mutex::new(None);
+static LOGGED: Mutex<Option<HashMap<(&'static str, Errno), Count>>> = Mutex::new(None);
 
 struct Count {
     since: Instant,
@@ -49,12 +69,12 @@ struct Count {
     hidden: u64,
 }
 
-fn log_failure(kind: OpKind, errno: Errno, text: impl FnOnce() -> String) {
+fn log_failure(word: &'static str, errno: Errno, text: impl FnOnce() -> String) {
     let hidden = {
         let mut logged = LOGGED.lock();
         let count = logged
             .get_or_insert_default()
-            .entry((kind, errno))
+            .entry((word, errno))
             .or_insert_with(|| Count {
                 since: Instant::now(),
                 logged: 0,
@@ -72,10 +92,7 @@ fn log_failure(kind: OpKind, errno: Errno, text: impl FnOnce() -> String) {
         std::mem::take(&mut count.hidden)
     };
     if hidden > 0 {
-        log::error!(
-            "{}: {hidden} more failures with {errno} were not logged",
-            kind.word()
-        );
+        log::error!("{word}: {hidden} more failures with {errno} were not logged");
     }
     log::error!("{}", text());
 }

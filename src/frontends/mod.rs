@@ -19,7 +19,7 @@ mod target;
 mod testing;
 mod ublk;
 
-pub use answer::answer;
+pub use answer::{answer, answer_extents};
 pub use fuse::{remove_leftover as remove_leftover_file, start_file};
 pub use loopback::{remove_leftover as remove_leftover_loop, start_loop};
 pub use target::Target;

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyList, PyString, PyTuple};
 
+use super::ThreadModel;
 use super::exceptions;
 use super::script::{Api, Script};
 use crate::Refusal;
@@ -21,9 +22,9 @@ pub(super) struct Question<'py, 'a> {
 impl<'py> Question<'py, '_> {
     /// All capabilities of the handle. Where nothing can be written, the callbacks about writing are
     /// not called.
-    pub(super) fn limits(&self, read_only: bool, parallel: bool) -> Result<Limits, Refusal> {
+    pub(super) fn limits(&self, read_only: bool, model: ThreadModel) -> Result<Limits, Refusal> {
         let mut limits = Limits::read_only(self.size()?);
-        limits.parallel = parallel;
+        limits.parallel = model == ThreadModel::Parallel;
         limits.read_only = read_only || !self.can("can_write", self.has("pwrite"))?;
         if !limits.read_only {
             limits.zero = self.can("can_zero", self.has("zero"))?;
@@ -33,7 +34,9 @@ impl<'py> Question<'py, '_> {
         }
         limits.flush = self.can("can_flush", self.has("flush"))?;
         limits.rotational = self.can("is_rotational", false)?;
-        limits.multi_conn = self.can("can_multi_conn", false)?;
+        // A second connection would wait for the first one to end.
+        limits.multi_conn =
+            self.can("can_multi_conn", false)? && model != ThreadModel::SerializeConnections;
         limits.cache = self.cache()?;
         limits.extents = self.can("can_extents", self.has("extents"))?;
         limits.block = self.block_sizes()?;

@@ -12,8 +12,10 @@ use pyo3::types::{PyMemoryView, PyString};
 
 use super::buffer::{self, After};
 use super::capabilities::Question;
+use super::module::Connection;
 use super::script::{Api, Script};
-use super::{Plugin, ThreadModel, exceptions, extents, module};
+use super::turns::Place;
+use super::{Plugin, exceptions, exports, extents, module};
 use crate::Refusal;
 use crate::disk::{
     Disk, Errno, Error, ExtentKind, Extents, Flags, Limits, Op, Owner, Request, Result,
@@ -22,6 +24,9 @@ use crate::disk::{
 /// `count` is an unsigned 32-bit number to a plugin; longer trims and zeroes are cut into pieces of
 /// this size, which every minimum block size divides.
 const MAX_COUNT: u64 = (1 << 32) - (1 << 16);
+
+/// Tells `extents` that only the first extent is wanted; nbdkit's.
+const FLAG_REQ_ONE: u32 = 4;
 
 /// How often `extents` is called for one question. What is then left of it has to be asked for anew:
 /// in a disk of exabytes, 4 GiB at a time take minutes, in which a serial plugin serves nobody else.
@@ -34,6 +39,9 @@ pub(super) struct Handle {
     limits: Limits,
     /// Whether the log already says that this plugin keeps buffers.
     told_of_leak: AtomicBool,
+    connection: Connection,
+    /// Given back when the handle is closed.
+    _place: Place,
 }
 
 impl fmt::Debug for Handle {
@@ -46,12 +54,17 @@ impl fmt::Debug for Handle {
 
 impl Handle {
     /// Call `open` and ask for the capabilities; `close` is called if that fails.
+    ///
+    /// The caller has the right to run callbacks.
     pub(super) fn open(
         py: Python<'_>,
         plugin: Arc<Plugin>,
+        connection: Connection,
+        place: Place,
         read_only: bool,
     ) -> std::result::Result<Self, Refusal> {
-        let parallel = plugin.thread_model() == ThreadModel::Parallel;
+        let entered = connection.enter();
+        module::clear_error();
         let opened = plugin.script.call(py, intern!(py, "open"), (read_only,))?;
         let opened = opened.ok_or_else(|| plugin.script.refuse("open", "is gone"))?;
         let question = Question {
@@ -59,16 +72,47 @@ impl Handle {
             script: &plugin.script,
             handle: &opened,
         };
-        let limits = question.limits(read_only, parallel);
+        let limits = question.limits(read_only, plugin.thread_model());
+        drop(entered);
         let mut handle = Self {
             plugin,
             handle: opened.unbind(),
             limits: Limits::read_only(0),
             told_of_leak: AtomicBool::new(false),
+            connection,
+            _place: place,
         };
         // An early return drops the handle, and dropping closes it.
         handle.limits = limits?;
         Ok(handle)
+    }
+
+    /// The name of the export that it is open on.
+    pub(super) fn export_name(&self) -> &str {
+        self.connection.export()
+    }
+
+    /// What `export_description` says, if there is one.
+    pub(super) fn description(&self) -> std::result::Result<Option<String>, Refusal> {
+        self.turn(|py| {
+            let name = intern!(py, "export_description");
+            let answer = self.script().call(py, name, (self.handle.bind(py),))?;
+            answer
+                .map(|answer| exports::text(&answer))
+                .transpose()
+                .map_err(|what| self.script().refuse("export_description", what))
+        })
+    }
+
+    /// Run callbacks when it is this handle's turn. The turn is waited for outside of Python, because
+    /// whoever has it may be about to enter.
+    fn turn<T>(&self, work: impl FnOnce(Python<'_>) -> T) -> T {
+        let _turn = self.plugin.turns().callback();
+        let _entered = self.connection.enter();
+        Python::attach(|py| {
+            module::clear_error();
+            work(py)
+        })
     }
 
     fn script(&self) -> &Script {
@@ -303,16 +347,13 @@ impl Disk for Handle {
             flags,
             owner,
         } = request;
-        Python::attach(|py| {
-            module::clear_error();
-            match op {
-                Op::Read(data) => self.read(py, data, at, owner),
-                Op::Write(data) => self.write(py, data, at, Rest { flags, owner }),
-                Op::Zero(count) => self.zero(py, count, at, flags),
-                Op::Trim(count) => self.trim(py, count, at, flags),
-                Op::Cache(count) => self.cache(py, count, at),
-                Op::Flush => self.flush(py),
-            }
+        self.turn(|py| match op {
+            Op::Read(data) => self.read(py, data, at, owner),
+            Op::Write(data) => self.write(py, data, at, Rest { flags, owner }),
+            Op::Zero(count) => self.zero(py, count, at, flags),
+            Op::Trim(count) => self.trim(py, count, at, flags),
+            Op::Cache(count) => self.cache(py, count, at),
+            Op::Flush => self.flush(py),
         })
     }
 
@@ -321,18 +362,20 @@ impl Disk for Handle {
             found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
             return Ok(());
         }
-        Python::attach(|py| {
-            module::clear_error();
+        self.turn(|py| {
             let name = intern!(py, "extents");
             let callback = self.find(py, name)?;
+            let first_only = found.is_first_only();
+            let flags = if first_only { FLAG_REQ_ONE } else { 0 };
             for _ in 0..MOST_EXTENTS_CALLS {
-                if found.end() >= range.end {
+                let told = first_only && !found.list().is_empty();
+                if told || found.end() >= range.end {
                     break;
                 }
                 let at = found.end();
                 let count = (range.end - at).min(MAX_COUNT);
                 let answer = callback
-                    .call1((self.handle.bind(py), count, at, 0_u32))
+                    .call1((self.handle.bind(py), count, at, flags))
                     .map_err(|e| self.error(name, chosen_errno(), exceptions::describe(py, e)))?;
                 extents::add(&answer, at..range.end, found)
                     .map_err(|what| self.error(name, chosen_errno(), what))?;
@@ -343,7 +386,9 @@ impl Disk for Handle {
         })
     }
 
+    /// Others who must not overlap wait until the batch is done; it waits for nothing itself.
     fn batch(&self, work: &mut dyn FnMut()) {
+        let _turn = self.plugin.turns().callback();
         Python::attach(|_py| work());
     }
 
@@ -356,12 +401,17 @@ impl Disk for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        Python::attach(|py| {
+        let nothing = Python::attach(|py| py.None());
+        let handle = std::mem::replace(&mut self.handle, nothing);
+        self.turn(|py| {
+            if self.plugin.is_cleaned() {
+                log::warn!("a handle was left open until after `cleanup`: it is not closed");
+                return;
+            }
             let name = intern!(py, "close");
-            if let Err(refusal) = self.script().call(py, name, (self.handle.bind(py),)) {
+            if let Err(refusal) = self.script().call(py, name, (handle,)) {
                 log::error!("{refusal}");
             }
-            self.handle = py.None();
         });
     }
 }

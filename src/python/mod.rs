@@ -1,8 +1,9 @@
 //! The Python host: loads a plugin into this process's interpreter and opens disks on it.
 //!
 //! Called by the worker, in this order: [`Plugin::load`], [`Plugin::configure`],
-//! [`Plugin::get_ready`], [`Plugin::after_fork`], [`Plugin::open`], dropping the disk (closes it),
-//! [`Plugin::cleanup`]. `docs/nbdkit.md` says what each callback gets and may return.
+//! [`Plugin::get_ready`], [`Plugin::after_fork`], [`Plugin::open`] for one disk or
+//! [`Plugin::exports`] for a server, dropping what was opened (closes it), [`Plugin::cleanup`].
+//! `docs/nbdkit.md` says what each callback gets and may return.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,29 +11,31 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
 
 use crate::Refusal;
-use crate::disk::Disk;
+use crate::disk::{Disk, Exports};
 
 mod buffer;
 mod capabilities;
 mod exceptions;
+mod exports;
 mod extents;
 mod handle;
 mod interpreter;
 mod lint;
 mod module;
 mod script;
+mod turns;
 
-use handle::Handle;
+use exports::{Offered, Visitor};
 use script::{Api, Script};
+use turns::Turns;
 
 /// A plugin script in the interpreter of this process; there is at most one.
 #[derive(Debug)]
 pub struct Plugin {
     script: Script,
-    model: OnceLock<ThreadModel>,
+    turns: OnceLock<Arc<Turns>>,
     cleaned: AtomicBool,
 }
 
@@ -74,7 +77,7 @@ impl Plugin {
             let script = Script::run(py, script)?;
             Ok(Arc::new(Self {
                 script,
-                model: OnceLock::new(),
+                turns: OnceLock::new(),
                 cleaned: AtomicBool::new(false),
             }))
         })
@@ -89,7 +92,7 @@ impl Plugin {
             self.config(py, params)?;
             self.script.call(py, intern!(py, "config_complete"), ())?;
             let model = self.ask_thread_model(py)?;
-            if self.model.set(model).is_err() {
+            if self.turns.set(Turns::new(model)).is_err() {
                 log::debug!("thread_model: asked twice, the first answer stands");
             }
             Ok(())
@@ -131,10 +134,13 @@ impl Plugin {
     /// Which callbacks may overlap; the default until [`Plugin::configure`] asked.
     #[must_use]
     pub fn thread_model(&self) -> ThreadModel {
-        self.model
+        self.turns
             .get()
-            .copied()
-            .unwrap_or(ThreadModel::SerializeAllRequests)
+            .map_or(ThreadModel::SerializeAllRequests, |turns| turns.model())
+    }
+
+    fn turns(&self) -> &Arc<Turns> {
+        self.turns.get_or_init(|| Turns::new(self.thread_model()))
     }
 
     /// Call `get_ready`: the last callback in the folder where the user started pydisk.
@@ -157,38 +163,23 @@ impl Plugin {
         })
     }
 
-    /// Call `preconnect`, `default_export` and `open`, and ask the handle what it can do. The disk
-    /// closes the handle when dropped.
+    /// Call `preconnect`, `default_export` and `open`, and ask the handle what it can do: the life of
+    /// a client that asks for the default export. The disk closes the handle when dropped.
     ///
     /// # Errors
     /// One sentence: an exception, a size that is none, a capability of a wrong type.
     pub fn open(self: &Arc<Self>, read_only: bool) -> Result<Arc<dyn Disk>, Refusal> {
-        Python::attach(|py| {
-            self.script
-                .call(py, intern!(py, "preconnect"), (read_only,))?;
-            let export = self.default_export(py, read_only)?;
-            if module::EXPORT_NAME.set(export).is_err() {
-                log::debug!("export_name: opened before under a name that stands");
-            }
-            Handle::open(py, Arc::clone(self), read_only).map(|handle| Arc::new(handle) as _)
-        })
+        let handle = Visitor::welcome(Arc::clone(self), read_only)?.open("", false)?;
+        Ok(Arc::new(handle))
     }
 
-    /// The name that a client gets who asks for none, as a block device does.
-    fn default_export(&self, py: Python<'_>, read_only: bool) -> Result<String, Refusal> {
-        let name = intern!(py, "default_export");
-        let Some(answer) = self.script.call(py, name, (read_only, false))? else {
-            return Ok(String::new());
-        };
-        if let Ok(text) = answer.cast::<PyString>() {
-            return Ok(exceptions::lossy(text));
-        }
-        match answer.cast::<PyBytes>() {
-            Ok(bytes) => Ok(String::from_utf8_lossy(bytes.as_bytes()).into_owned()),
-            Err(_) => Err(self
-                .script
-                .refuse("default_export", "did not return a string")),
-        }
+    /// The plugin as a server offers it: each client gets a handle of its own.
+    #[must_use]
+    pub fn exports(self: &Arc<Self>, read_only: bool) -> Arc<dyn Exports> {
+        Arc::new(Offered {
+            plugin: Arc::clone(self),
+            read_only,
+        })
     }
 
     /// What `pydisk info` shows: facts by name, and at the end the lines that the plugin's own
@@ -253,12 +244,17 @@ impl Plugin {
             .collect())
     }
 
+    fn is_cleaned(&self) -> bool {
+        self.cleaned.load(Ordering::Acquire)
+    }
+
     /// Call `cleanup` and Python's own exit functions, once. Nothing of the plugin is called
     /// afterwards, but threads that it started may still run until the process ends.
     pub fn cleanup(&self) {
         if self.cleaned.swap(true, Ordering::AcqRel) {
             return;
         }
+        let _turn = self.turns().callback();
         Python::attach(|py| {
             if let Err(refusal) = self.script.call(py, intern!(py, "cleanup"), ()) {
                 log::error!("{refusal}");

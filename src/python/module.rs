@@ -1,14 +1,20 @@
 //! The `nbdkit` module that plugins import.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 thread_local! {
     /// What `nbdkit.set_error` said in the callback that runs on this thread; 0 for nothing.
     static ERROR: Cell<i32> = const { Cell::new(0) };
+
+    /// The number of the [`Connection`] that the callback on this thread is called for; 0 for none.
+    static CURRENT: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Forget what an earlier callback said.
@@ -21,13 +27,62 @@ pub(super) fn chosen_error() -> i32 {
     ERROR.get()
 }
 
-/// The name of the export that the one connection of this process is open on.
-pub(super) static EXPORT_NAME: OnceLock<String> = OnceLock::new();
+/// The connections that are open, by number, with the names of their exports. Held only while looked
+/// at, so that it may be waited for inside Python.
+static OPEN: Mutex<BTreeMap<u64, Arc<str>>> = Mutex::new(BTreeMap::new());
+
+/// What the functions of the module know about the client whose callback runs.
+#[derive(Debug)]
+pub(super) struct Connection {
+    number: u64,
+    export: Arc<str>,
+}
+
+impl Connection {
+    /// A connection with this export open.
+    pub(super) fn new(export: String) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let export: Arc<str> = export.into();
+        OPEN.lock().insert(number, Arc::clone(&export));
+        Self { number, export }
+    }
+
+    pub(super) fn export(&self) -> &str {
+        &self.export
+    }
+
+    /// Until the result is dropped, callbacks on this thread are called for this connection. A
+    /// number, not the connection itself, because this happens with each request.
+    pub(super) fn enter(&self) -> Entered {
+        Entered(CURRENT.replace(self.number))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        OPEN.lock().remove(&self.number);
+    }
+}
+
+/// Goes back to the connection, if any, that was the current one before.
+#[derive(Debug)]
+pub(super) struct Entered(u64);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
+    }
+}
+
+fn current_export() -> Option<Arc<str>> {
+    OPEN.lock().get(&CURRENT.get()).cloned()
+}
 
 /// Lets a plugin choose errors and read parameters; the constants are nbdkit's.
 #[pymodule(gil_used = true)]
 pub(super) mod nbdkit {
-    use super::{EXPORT_NAME, PyRuntimeError, PyValueError};
+    use super::{PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
 
     /// Choose the errno that the failing callback reports. Errors: TypeError unless an int.
@@ -49,12 +104,12 @@ pub(super) mod nbdkit {
         Ok(())
     }
 
-    /// The name of the export that the client asked for. Errors: RuntimeError before open.
+    /// The name of the export that this client has open, with the default one filled in. Errors:
+    /// RuntimeError outside of the callbacks from open to close.
     #[pyfunction]
-    fn export_name() -> PyResult<&'static str> {
-        EXPORT_NAME
-            .get()
-            .map(String::as_str)
+    fn export_name() -> PyResult<String> {
+        super::current_export()
+            .map(|name| name.as_ref().to_owned())
             .ok_or_else(|| PyRuntimeError::new_err("nbdkit.export_name failed"))
     }
 

@@ -13,17 +13,23 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 mod sectors;
+mod served;
 mod surroundings;
 
-use crate::agent::{self, Folder, FromWorker, Job, Role, Served, ToWorker, send};
+use crate::agent::{
+    self, Connected, Folder, FromWorker, Job, Passing, Role, Served, ToWorker, Way, send,
+};
 use crate::disk::{Check, Disk, Emulate, Op, Request};
+use crate::frontends::nbd::{Address, Server, Setup};
 use crate::frontends::{self, Attached, Target};
-use crate::python::Plugin;
+use crate::python::{Plugin, ThreadModel};
 use crate::{Refusal, logging};
 use sectors::WholeSectors;
+use served::Layered;
 
 /// The hidden subcommand: serve one disk for the agent at standard input.
 #[must_use]
@@ -33,12 +39,16 @@ pub fn process() -> ExitCode {
         return ExitCode::from(2);
     };
     logging::start(&job.name, job.verbose);
+    // Before everything that this process has inherited is marked.
+    let passing = Passing::inherited(&job.inherited);
     surroundings::settle(&job.target);
     let folder = Folder::at(job.folder.clone());
     // Held until the process ends, however that happens.
     let held = folder.hold(Role::Worker);
     let ended = match &held {
-        Ok(_) => serve(&job, &folder, &stream, receiver),
+        Ok(_) => passing
+            .map_err(|error| Refusal::new(format!("descriptors for the server: {error}")))
+            .and_then(|passing| serve(&job, &folder, passing, &stream, receiver)),
         Err(error) => Err(Refusal::new(format!(
             "folder `{}`: {error}",
             folder.path().display()
@@ -60,6 +70,7 @@ pub fn process() -> ExitCode {
 fn serve(
     job: &Job,
     folder: &Folder,
+    passing: Passing,
     stream: &UnixStream,
     receiver: agent::Receiver,
 ) -> Result<Option<Refusal>, Refusal> {
@@ -69,11 +80,25 @@ fn serve(
     std::env::set_current_dir("/").map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
     // As in nbdkit, `cleanup` undoes what `after_fork` did, so it follows only where that succeeded.
     plugin.after_fork()?;
-    let served = open(job, &plugin).and_then(|disk| attach(job, folder, stream, receiver, disk));
-    let ended = served.map(|(attached, disk, events)| {
-        wait(&events);
-        stop(job, attached, disk)
-    });
+    let place = Place {
+        job,
+        folder,
+        stream,
+    };
+    let ended = match &job.target {
+        Target::Server(address) => {
+            let setup = setup(address, job, folder, passing);
+            let exports = Arc::new(Layered(plugin.exports(job.read_only)));
+            let parallel = plugin.thread_model() == ThreadModel::Parallel;
+            place
+                .events(receiver)
+                .and_then(|events| place.listen(setup, exports, parallel, events))
+        }
+        _ => open(job, &plugin).and_then(|disk| {
+            let events = place.events(receiver)?;
+            place.attach(disk, events)
+        }),
+    };
     plugin.cleanup();
     ended
 }
@@ -92,55 +117,125 @@ fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
     Ok(Arc::new(Check::new(disk)))
 }
 
-type Serving = (Box<dyn Attached>, Arc<dyn Disk>, Receiver<Event>);
-
-/// Start the front end and say so.
-fn attach(
-    job: &Job,
-    folder: &Folder,
-    stream: &UnixStream,
-    receiver: agent::Receiver,
-    disk: Arc<dyn Disk>,
-) -> Result<Serving, Refusal> {
-    let failed = |error: io::Error| Refusal::new(format!("{}: {error}", job.name));
-    let (sender, events) = channel();
-    listen(receiver, &sender).map_err(failed)?;
-    send(stream, &FromWorker::Starting).map_err(failed)?;
-    let (ended, end) = channel();
-    let options = frontends::Options {
-        name: job.name.clone(),
+fn setup(address: &Address, job: &Job, folder: &Folder, passing: Passing) -> Setup {
+    Setup {
+        address: address.clone(),
         folder: folder.path().to_owned(),
-        lanes: job.lanes,
-    };
-    let attached = frontends::start(&job.target, Arc::clone(&disk), &options, ended)?;
-    let announced = forward("front-end-ends", &sender, end)
-        .and_then(|()| {
-            if job.foreground {
-                Ok(())
-            } else {
-                logging::to_file(&folder.log())
-            }
-        })
-        .and_then(|()| {
-            let limits = disk.limits();
-            send(
-                stream,
-                &FromWorker::Ready(Served {
-                    device: attached.path().to_owned(),
-                    front_end: front_end(&job.target).to_owned(),
-                    size: limits.size,
-                    read_only: limits.read_only,
-                    parallel: limits.parallel,
-                }),
-            )
-        });
-    if let Err(error) = announced {
-        if let Err(refusal) = remove(&job.target, attached) {
-            log::error!("{refusal}");
-        }
-        return Err(failed(error));
+        bounds: job.server.bounds.clone(),
+        tls: job.server.tls.clone(),
+        passed: passing.into_descriptors(),
     }
-    Ok((attached, disk, events))
+}
+
+/// Where a disk is served: for whom, and in which folder.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    job: &'a Job,
+    folder: &'a Folder,
+    stream: &'a UnixStream,
+}
+
+impl Place<'_> {
+    fn failed(&self, error: &io::Error) -> Refusal {
+        Refusal::new(format!("{}: {error}", self.job.name))
+    }
+
+    /// From here on the agent and signals are heard, and there may be something to remove.
+    fn events(&self, receiver: agent::Receiver) -> Result<Events, Refusal> {
+        let (sender, events) = channel();
+        listen(receiver, &sender)
+            .and_then(|()| send(self.stream, &FromWorker::Starting))
+            .map_err(|error| self.failed(&error))?;
+        Ok(Events { sender, events })
+    }
+
+    /// Start the front end of a device, say so, and stop it when it is time.
+    fn attach(&self, disk: Arc<dyn Disk>, events: Events) -> Result<Option<Refusal>, Refusal> {
+        let (ended, end) = channel();
+        let options = frontends::Options {
+            name: self.job.name.clone(),
+            folder: self.folder.path().to_owned(),
+            lanes: self.job.lanes,
+        };
+        let attached = frontends::start(&self.job.target, Arc::clone(&disk), &options, ended)?;
+        let limits = disk.limits();
+        let served = Served {
+            at: Way::Device(attached.path().to_owned()),
+            front_end: front_end(&self.job.target).to_owned(),
+            size: Some(limits.size),
+            read_only: Some(limits.read_only),
+            parallel: limits.parallel,
+        };
+        if let Err(error) = self.announce(served, &events, end) {
+            if let Err(refusal) = remove(&self.job.target, attached) {
+                log::error!("{refusal}");
+            }
+            return Err(self.failed(&error));
+        }
+        events.wait();
+        Ok(stop(self.job, attached, disk))
+    }
+
+    /// Start a server, say so, and stop it when it is time.
+    fn listen(
+        &self,
+        setup: Setup,
+        exports: Arc<Layered>,
+        parallel: bool,
+        events: Events,
+    ) -> Result<Option<Refusal>, Refusal> {
+        let (ended, end) = channel();
+        let server = Server::start(setup, exports, ended)?;
+        let served = Served {
+            at: Way::Server {
+                uri: server.uri(),
+                unix_socket: server.unix_socket().map(Path::to_owned),
+            },
+            front_end: front_end(&self.job.target).to_owned(),
+            size: None,
+            read_only: self.job.read_only.then_some(true),
+            parallel,
+        };
+        // Whoever asks for the clients finds none once the server is about to be stopped.
+        let server = Arc::new(Mutex::new(Some(server)));
+        let asked = Arc::clone(&server);
+        let announced = agent::tell(self.folder, move || {
+            asked.lock().as_ref().map(connected).unwrap_or_default()
+        })
+        .and_then(|()| self.announce(served, &events, end));
+        if announced.is_ok() {
+            events.wait();
+        }
+        let server = server.lock().take();
+        server.into_iter().for_each(Server::stop);
+        announced
+            .map(|()| None)
+            .map_err(|error| self.failed(&error))
+    }
+
+    /// Tell the agent that the disk can be used, and log to a file from here on.
+    fn announce(&self, served: Served, events: &Events, end: Receiver<String>) -> io::Result<()> {
+        forward("front-end-ends", &events.sender, end)?;
+        if !self.job.foreground {
+            logging::to_file(&self.folder.log())?;
+        }
+        send(self.stream, &FromWorker::Ready(served))
+    }
+}
+
+/// The clients of a server, as others are told of them.
+fn connected(server: &Server) -> Vec<Connected> {
+    server
+        .clients()
+        .into_iter()
+        .map(|found| Connected {
+            number: found.client.number,
+            peer: found.client.peer.to_string(),
+            export: found.export,
+            tls: found.tls,
+            since: agent::seconds(found.since),
+        })
+        .collect()
 }
 
 /// What scripts see as the front end of a target.
@@ -208,20 +303,28 @@ fn forward(name: &str, events: &Sender<Event>, end: Receiver<String>) -> io::Res
     Ok(())
 }
 
-/// Until there is a reason to stop.
-fn wait(events: &Receiver<Event>) {
-    loop {
-        match events.recv() {
-            Ok(Event::Orphaned) => {
-                log::warn!(
-                    "the agent is gone: this worker goes on until a signal or `pydisk detach`"
-                );
+/// What happens to a worker that serves, and where to tell it.
+struct Events {
+    sender: Sender<Event>,
+    events: Receiver<Event>,
+}
+
+impl Events {
+    /// Until there is a reason to stop.
+    fn wait(&self) {
+        loop {
+            match self.events.recv() {
+                Ok(Event::Orphaned) => {
+                    log::warn!(
+                        "the agent is gone: this worker goes on until a signal or `pydisk detach`"
+                    );
+                }
+                Ok(Event::Gone(why)) => {
+                    log::warn!("ended from outside: {why}");
+                    return;
+                }
+                Ok(Event::Stop) | Err(_) => return,
             }
-            Ok(Event::Gone(why)) => {
-                log::warn!("ended from outside: {why}");
-                return;
-            }
-            Ok(Event::Stop) | Err(_) => return,
         }
     }
 }

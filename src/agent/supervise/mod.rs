@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::folder::{Folder, Held};
 use super::messages::{Answer, FromAgent, FromWorker, Job, send};
+use super::passing::Passing;
 use super::state::{Phase, Served, State, masked, now};
 use super::worker_process::WorkerProcess;
 use super::{command, control, inuse};
@@ -76,6 +77,8 @@ pub(super) enum Launcher {
 /// One attachment, from the start of its worker to the end.
 pub(super) struct Agent {
     job: Job,
+    /// Until there is a worker.
+    passing: Passing,
     folder: Folder,
     held: Held,
     launcher: Launcher,
@@ -132,7 +135,13 @@ struct Waiting {
 
 impl Agent {
     /// An agent for `job` in a folder whose agent lock is held.
-    pub(super) fn new(job: Job, folder: Folder, held: Held, launcher: Launcher) -> Self {
+    pub(super) fn new(
+        job: Job,
+        passing: Passing,
+        folder: Folder,
+        held: Held,
+        launcher: Launcher,
+    ) -> Self {
         let (sender, events) = channel();
         let state = State {
             name: job.name.clone(),
@@ -149,6 +158,7 @@ impl Agent {
         };
         Self {
             job,
+            passing,
             folder,
             held,
             launcher,
@@ -192,7 +202,8 @@ impl Agent {
         signals(&self.sender).map_err(|error| failed("signal handlers", error))?;
         control::serve(&self.folder, &self.sender)
             .map_err(|error| failed("control socket", error))?;
-        let worker = WorkerProcess::start(&self.job, &self.sender)
+        let passing = std::mem::take(&mut self.passing);
+        let worker = WorkerProcess::start(&self.job, passing, &self.sender)
             .map_err(|error| failed("the worker cannot be started", error))?;
         if !self.job.foreground
             && let Err(error) = std::env::set_current_dir("/")
@@ -308,7 +319,10 @@ impl Agent {
             }
             Launcher::Myself(None) => {
                 self.taken = true;
-                if let Err(refusal) = logging::print(&format!("{}\n", served.device.display())) {
+                // Standard output may be the client's.
+                if self.job.prints_its_place()
+                    && let Err(refusal) = logging::print(&format!("{}\n", served.at))
+                {
                     log::error!("{refusal}");
                 }
                 Ok(())
@@ -323,7 +337,7 @@ impl Agent {
         match told {
             Ok(()) => {
                 self.told = true;
-                log::info!("attached as {}", served.device.display());
+                log::info!("attached as {}", served.at);
             }
             Err(error) => {
                 log::error!("the disk is given up: {error}");
@@ -355,7 +369,7 @@ impl Agent {
             return;
         };
         self.stopping = Some(Stopping::new(Some(kill_at)));
-        self.before_stop(move || inuse::sync(&disk.device));
+        self.before_stop(move || inuse::sync(&disk));
     }
 
     /// The user's command has ended: let go of the disk, also if something still uses it.
@@ -363,12 +377,12 @@ impl Agent {
         if self.stopping.is_some() {
             return;
         }
-        let state = self.state.clone();
+        let (state, folder) = (self.state.clone(), self.folder.clone());
         self.stopping = Some(Stopping::new(None));
         self.before_stop(move || {
-            if let Some(users) = inuse::users(&state) {
+            if let Some(users) = inuse::users(&state, &folder) {
                 log::warn!("{users}; it is synced and removed all the same");
-                inuse::clear(&state, true).unwrap_or_default();
+                inuse::clear(&state, &folder, true).unwrap_or_default();
             }
         });
     }

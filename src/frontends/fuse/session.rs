@@ -135,7 +135,8 @@ impl Seat {
         let Some(Answer { reply, data }) = self.answer.take() else {
             return self.head.answer(device, &failed(Errno::IO), &[]);
         };
-        self.head.answer(device, &reply, self.memory.lent(data))
+        self.head
+            .answer(device, &reply, &self.memory.lent()[..data])
     }
 }
 

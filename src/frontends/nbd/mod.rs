@@ -1,21 +1,38 @@
 //! The NBD server: exports for any NBD client, on sockets, and the transmission loop of `/dev/nbdN`.
 //!
 //! One idea a file: `address` says where the server listens, `listening` accepts clients there,
-//! `link` is the connection to one client (`tls` when it is encrypted), `negotiation` is the first
+//! `server` has a thread for each of them, `link` is the connection to one client over a `stream`
+//! (`secure` when it is encrypted, with the certificates of `tls`), `negotiation` is the first
 //! phase of the conversation and `transmission` the second, `wire` has the numbers and layouts of
 //! both. The protocol is <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>.
 
 mod address;
 mod bounds;
-#[expect(dead_code, reason = "its first user is being written")]
+mod conversation;
+mod ending;
 mod link;
+mod listening;
+mod negotiation;
+mod secure;
+mod server;
+mod service;
+mod stream;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod transmission;
 #[cfg_attr(
     not(test),
     expect(dead_code, reason = "its first user is being written")
 )]
-mod service;
-#[expect(dead_code, reason = "its first user is being written")]
-mod tls;
+mod unnegotiated;
+mod wire;
 
-pub use address::{Address, Place};
+pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
+pub use server::{Connected, Server, Setup};
+pub use tls::{TlsMode, TlsSetup};
+#[expect(unused_imports, reason = "its first user is being written")]
+pub(super) use unnegotiated::Unnegotiated;

@@ -1,20 +1,49 @@
 //! What every conversation of one server has in common.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use parking_lot::Mutex;
 
 use super::bounds::Bounds;
 use super::tls::Tls;
 use crate::disk::Exports;
 
 /// What every conversation of one server has in common.
-#[cfg_attr(test, expect(dead_code, reason = "its first user is being written"))]
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) exports: Arc<dyn Exports>,
     pub(super) bounds: Bounds,
     pub(super) tls: Tls,
     pub(super) seats: Seats,
+}
+
+/// How far a client has come, for whoever shows it.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    tls: AtomicBool,
+    /// Held only while looked at.
+    export: Mutex<Option<String>>,
+}
+
+impl Standing {
+    /// The export that the client has open.
+    pub(super) fn export(&self) -> Option<String> {
+        self.export.lock().clone()
+    }
+
+    /// Whether the connection is encrypted.
+    pub(super) fn tls(&self) -> bool {
+        self.tls.load(Ordering::Acquire)
+    }
+
+    pub(super) fn opened(&self, export: &str) {
+        *self.export.lock() = Some(export.to_owned());
+    }
+
+    pub(super) fn encrypted(&self) {
+        self.tls.store(true, Ordering::Release);
+    }
 }
 
 /// Counts the clients that have an export open.
@@ -37,6 +66,12 @@ impl Seats {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less)
             .ok()?;
         Some(Seat(self.clone()))
+    }
+
+    /// Seats that nobody has taken.
+    #[cfg(test)]
+    pub(super) fn free(&self) -> u32 {
+        self.free.load(Ordering::Acquire)
     }
 }
 

@@ -1,5 +1,43 @@
 //! Whether clients may or must encrypt, and who the server says it is.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use serde::{Deserialize, Serialize};
+
+use crate::Refusal;
+
+/// What the user wants of TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsSetup {
+    /// Whether clients may or must encrypt.
+    pub mode: TlsMode,
+    /// The folder with `server-cert.pem`, `server-key.pem` and `ca-cert.pem`, as other NBD servers
+    /// have it; a `ca-crl.pem` there names certificates of clients that are not valid any more.
+    pub certificates: Option<PathBuf>,
+    /// Whether clients have to show a certificate that `ca-cert.pem` has signed.
+    pub verify_peer: bool,
+}
+
+/// Whether clients may or must encrypt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// They cannot.
+    #[default]
+    Off,
+    /// They may.
+    Allowed,
+    /// They must.
+    Required,
+}
+
 /// Whether a connection is encrypted.
 #[derive(Debug)]
 pub(super) enum Tls {
@@ -11,6 +49,159 @@ pub(super) enum Tls {
     Required(Identity),
 }
 
+impl Tls {
+    /// What the user wants, with certificates read.
+    ///
+    /// # Errors
+    /// One sentence that names the file.
+    pub(super) fn load(setup: &TlsSetup) -> Result<Self, Refusal> {
+        if setup.mode == TlsMode::Off {
+            return Ok(Self::Off);
+        }
+        let Some(folder) = &setup.certificates else {
+            return Err(Refusal::new("TLS: no folder with certificates is named")
+                .hint("--tls-certificates FOLDER, with server-cert.pem and server-key.pem in it"));
+        };
+        let identity = Identity::load(folder, setup.verify_peer)?;
+        Ok(match setup.mode {
+            TlsMode::Required => Self::Required(identity),
+            TlsMode::Off | TlsMode::Allowed => Self::Allowed(identity),
+        })
+    }
+}
+
 /// The certificate of the server, its key, and whose certificates it accepts from clients.
-#[derive(Debug)]
-pub(super) struct Identity;
+#[derive(Clone, Debug)]
+pub(super) struct Identity(Arc<ServerConfig>);
+
+impl Identity {
+    fn load(folder: &Path, verify_peer: bool) -> Result<Self, Refusal> {
+        let certificate = folder.join("server-cert.pem");
+        let key = folder.join("server-key.pem");
+        let chain: Vec<CertificateDer<'static>> = all(&certificate)?;
+        let secret = PrivateKeyDer::from_pem_file(&key).map_err(|error| unread(&key, &error))?;
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Refusal::new(format!("TLS: {error}")))?;
+        let builder = if verify_peer {
+            builder.with_client_cert_verifier(verifier(folder)?)
+        } else {
+            builder.with_no_client_auth()
+        };
+        let mut config = builder
+            .with_single_cert(chain, secret)
+            .map_err(|error| refused(&certificate, &error))?;
+        // Connections are few and long: nobody resumes one.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// The server's side of one connection.
+    pub(super) fn session(&self) -> Result<ServerConnection, rustls::Error> {
+        ServerConnection::new(Arc::clone(&self.0))
+    }
+}
+
+/// Accepts the clients whose certificate the authority in the folder has signed.
+fn verifier(folder: &Path) -> Result<Arc<dyn ClientCertVerifier>, Refusal> {
+    let authority = folder.join("ca-cert.pem");
+    let mut roots = RootCertStore::empty();
+    for certificate in all(&authority)? {
+        roots
+            .add(certificate)
+            .map_err(|error| refused(&authority, &error))?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let revoked = folder.join("ca-crl.pem");
+    let builder = if revoked.exists() {
+        let lists: Vec<CertificateRevocationListDer<'static>> = all(&revoked)?;
+        builder.with_crls(lists)
+    } else {
+        builder
+    };
+    builder.build().map_err(|error| refused(&authority, &error))
+}
+
+/// All that a file has of one kind, which is at least one.
+fn all<T: PemObject>(file: &Path) -> Result<Vec<T>, Refusal> {
+    let found: Result<Vec<T>, pem::Error> = T::pem_file_iter(file).and_then(Iterator::collect);
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(unread(file, &pem::Error::NoItemsFound)),
+        Err(error) => Err(unread(file, &error)),
+    }
+}
+
+fn unread(file: &Path, error: &pem::Error) -> Refusal {
+    match error {
+        pem::Error::Io(error) => refused(file, error),
+        pem::Error::NoItemsFound => refused(file, &"what is needed is not in this file"),
+        other => refused(file, other),
+    }
+}
+
+fn refused(file: &Path, error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(format!("TLS: `{}`: {error}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    use crate::frontends::nbd::testing::certificates;
+
+    fn refusal(folder: Option<&Path>, verify_peer: bool) -> String {
+        let setup = TlsSetup {
+            mode: TlsMode::Allowed,
+            certificates: folder.map(Path::to_owned),
+            verify_peer,
+        };
+        Tls::load(&setup).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let put = |name: &str, from: &str| {
+            fs::copy(certificates().join(from), path.join(name)).unwrap();
+        };
+        assert!(refusal(None, false).contains("--tls-certificates"));
+        let why = refusal(Some(path), false);
+        assert!(why.contains("server-cert.pem`: No such file"), "{why}");
+        fs::write(path.join("server-cert.pem"), "nothing").unwrap();
+        let why = refusal(Some(path), false);
+        assert!(why.contains("server-cert.pem`: what is needed"), "{why}");
+        put("server-cert.pem", "server-cert.pem");
+        let why = refusal(Some(path), false);
+        assert!(why.contains("server-key.pem`: No such file"), "{why}");
+        put("server-key.pem", "client-key.pem");
+        let why = refusal(Some(path), false);
+        assert!(why.contains("server-cert.pem`:"), "{why}");
+        put("server-key.pem", "server-key.pem");
+        let why = refusal(Some(path), true);
+        assert!(why.contains("ca-cert.pem`: No such file"), "{why}");
+        put("ca-cert.pem", "server-key.pem");
+        let why = refusal(Some(path), true);
+        assert!(why.contains("ca-cert.pem`: what is needed"), "{why}");
+    }
+
+    #[test]
+    fn the_mode_decides() {
+        let load = |mode| {
+            let setup = TlsSetup {
+                mode,
+                certificates: Some(certificates()),
+                verify_peer: true,
+            };
+            Tls::load(&setup).unwrap()
+        };
+        assert!(matches!(load(TlsMode::Off), Tls::Off));
+        assert!(matches!(load(TlsMode::Allowed), Tls::Allowed(_)));
+        assert!(matches!(load(TlsMode::Required), Tls::Required(_)));
+        assert!(matches!(Tls::load(&TlsSetup::default()), Ok(Tls::Off)));
+    }
+}

@@ -1,0 +1,422 @@
+//! The sockets that a server listens on: made, found in systemd's hands, or none at all but one
+//! client that is there already.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pydisk_kernel::{peer, vsock};
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
+    socket_with, sockopt,
+};
+
+use super::address::{Address, Place};
+use crate::Refusal;
+use crate::disk::Peer;
+
+/// Clients that wait to be accepted; the kernel has its own limit as well (`net.core.somaxconn`).
+const BACKLOG: i32 = 1024;
+
+/// Where a server is found.
+#[derive(Debug)]
+pub(super) struct Listening {
+    /// Not blocking, because a client may be gone before it is accepted.
+    pub(super) sockets: Vec<OwnedFd>,
+    /// The one client that needs no accepting.
+    pub(super) given: Option<Given>,
+    /// What clients are told.
+    pub(super) address: Address,
+    /// The Unix socket that is removed at the end.
+    made: Option<Made>,
+}
+
+/// A client that is there already.
+#[derive(Debug)]
+pub(super) enum Given {
+    /// One socket for both directions.
+    Socket(OwnedFd),
+    /// A pipe for each.
+    Pipes(OwnedFd, OwnedFd),
+}
+
+/// A Unix socket in the file system.
+#[derive(Debug)]
+struct Made {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Listening {
+    /// Listen at `address`; `folder` is for a Unix socket without a path, `passed` are the
+    /// descriptors that the places of that kind need.
+    ///
+    /// # Errors
+    /// One sentence, and nothing is left behind.
+    pub(super) fn at(
+        address: &Address,
+        folder: &Path,
+        passed: Vec<OwnedFd>,
+    ) -> Result<Self, Refusal> {
+        let refused =
+            |what: &dyn std::fmt::Display| Refusal::new(format!("target `{address}`: {what}"));
+        match &address.place {
+            Place::Tcp { host, port } => {
+                let sockets = tcp(host.as_deref(), *port).map_err(|what| refused(&what))?;
+                Self::of(sockets, address)
+            }
+            Place::Unix(path) => {
+                let path = path.clone().unwrap_or_else(|| folder.join("nbd.sock"));
+                let (socket, made) = unix(&path).map_err(|what| refused(&what))?;
+                let mut listening = Self::of(vec![socket], address)?;
+                listening.made = Some(made);
+                Ok(listening)
+            }
+            Place::Vsock(port) => {
+                let socket = vsock::listen(*port, BACKLOG).map_err(|error| refused(&error))?;
+                Self::of(vec![socket], address)
+            }
+            Place::Activation => {
+                if passed.is_empty() {
+                    return Err(refused(&"systemd passed no socket to this process").hint(
+                        "a socket unit passes them; `systemd-socket-activate` does for a try",
+                    ));
+                }
+                for socket in &passed {
+                    check_passed(socket)
+                        .map_err(|what| refused(&what).hint("the socket unit needs Accept=no"))?;
+                }
+                Self::of(passed, address)
+            }
+            Place::Stdio => Ok(Self {
+                sockets: Vec::new(),
+                given: Some(given(passed).map_err(|what| refused(&what))?),
+                address: address.clone(),
+                made: None,
+            }),
+        }
+    }
+
+    fn of(sockets: Vec<OwnedFd>, address: &Address) -> Result<Self, Refusal> {
+        let failed = |error: io::Error| Refusal::new(format!("target `{address}`: {error}"));
+        for socket in &sockets {
+            rustix::io::ioctl_fionbio(socket, true).map_err(|error| failed(error.into()))?;
+        }
+        let place = place_of(&sockets[0], &address.place).map_err(failed)?;
+        Ok(Self {
+            sockets,
+            given: None,
+            address: Address {
+                place,
+                ..address.clone()
+            },
+            made: None,
+        })
+    }
+
+    /// The Unix socket that clients find, if it is one.
+    pub(super) fn unix_socket(&self) -> Option<&Path> {
+        match &self.address.place {
+            Place::Unix(path) => path.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(made) = &self.made
+            && made.is_still_there()
+            && let Err(error) = fs::remove_file(&made.path)
+        {
+            log::warn!("`{}` cannot be removed: {error}", made.path.display());
+        }
+    }
+}
+
+impl Made {
+    fn is_still_there(&self) -> bool {
+        let same = |found: fs::Metadata| (found.dev(), found.ino()) == (self.device, self.inode);
+        fs::symlink_metadata(&self.path).is_ok_and(same)
+    }
+}
+
+/// Take a client off a listening socket, and tell who it is. The socket blocks.
+pub(super) fn accept(listener: &OwnedFd) -> Result<(OwnedFd, Peer), Errno> {
+    let socket = accept_with(listener, SocketFlags::CLOEXEC)?;
+    match peer_of(&socket) {
+        Ok(peer) => Ok((socket, peer)),
+        Err(error) => {
+            log::debug!("a client is gone already: {error}");
+            Err(Errno::CONNABORTED)
+        }
+    }
+}
+
+fn peer_of(socket: &OwnedFd) -> io::Result<Peer> {
+    match sockopt::socket_domain(socket)? {
+        AddressFamily::UNIX => {
+            let peer::Credentials { pid, uid, gid } = peer::credentials(socket)?;
+            Ok(Peer::Unix { pid, uid, gid })
+        }
+        AddressFamily::VSOCK => {
+            let vsock::End { cid, port } = vsock::peer(socket)?;
+            Ok(Peer::Vsock { cid, port })
+        }
+        _ => {
+            // Replies are whole when they are written, and a client that is gone without a word must
+            // not keep its seat for long.
+            sockopt::set_tcp_nodelay(socket, true)?;
+            sockopt::set_socket_keepalive(socket, true)?;
+            sockopt::set_tcp_keepidle(socket, Duration::from_secs(60))?;
+            sockopt::set_tcp_keepintvl(socket, Duration::from_secs(10))?;
+            sockopt::set_tcp_keepcnt(socket, 6)?;
+            let address = rustix::net::getpeername(socket)?.ok_or(Errno::NOTCONN)?;
+            Ok(Peer::Tcp(canonical(SocketAddr::try_from(address)?)))
+        }
+    }
+}
+
+/// An IPv4 client of a socket for both is an IPv4 client.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Where a socket listens, in the words of an address. What the user named is kept as it was named.
+fn place_of(socket: &OwnedFd, named: &Place) -> io::Result<Place> {
+    match sockopt::socket_domain(socket)? {
+        AddressFamily::VSOCK => Ok(Place::Vsock(vsock::local(socket)?.port)),
+        AddressFamily::UNIX => {
+            let address = SocketAddrUnix::try_from(rustix::net::getsockname(socket)?)?;
+            let path = address.path_bytes().map(std::ffi::OsStr::from_bytes);
+            Ok(Place::Unix(path.map(PathBuf::from)))
+        }
+        _ => {
+            let bound = SocketAddr::try_from(rustix::net::getsockname(socket)?)?;
+            let host = match named {
+                Place::Tcp { host, .. } => host.clone(),
+                _ => Some(bound.ip().to_string()),
+            };
+            Ok(Place::Tcp {
+                host,
+                port: bound.port(),
+            })
+        }
+    }
+}
+
+/// Sockets for all addresses of a host, at the same port.
+fn tcp(host: Option<&str>, port: u16) -> Result<Vec<OwnedFd>, String> {
+    // A port that is free for one address may be taken for the next one.
+    let mut tries = if port == 0 { 16 } else { 1 };
+    loop {
+        tries -= 1;
+        let bound = match host {
+            Some(host) => named(host, port),
+            None => loopback(port),
+        };
+        match bound {
+            Err((Errno::ADDRINUSE, _)) if tries > 0 => {}
+            Err((_, what)) => return Err(what),
+            Ok(sockets) => return Ok(sockets),
+        }
+    }
+}
+
+type Failed = (Errno, String);
+
+/// Both loopback addresses, or the one that this machine has.
+fn loopback(port: u16) -> Result<Vec<OwnedFd>, Failed> {
+    let first = tcp_socket(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    let port = match &first {
+        Ok(socket) => port_of(socket)?,
+        Err((error, _)) if is_missing(*error) => port,
+        Err(failed) => return Err(failed.clone()),
+    };
+    match (
+        first,
+        tcp_socket(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port)),
+    ) {
+        (Ok(first), Ok(second)) => Ok(vec![first, second]),
+        (Ok(only), Err((error, _))) if is_missing(error) => Ok(vec![only]),
+        (Err(_), Ok(only)) => Ok(vec![only]),
+        (_, Err(failed)) => Err(failed),
+    }
+}
+
+/// Whether it is the address family or the address that this machine does not have.
+fn is_missing(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT
+    )
+}
+
+/// Every address that a name stands for.
+fn named(host: &str, port: u16) -> Result<Vec<OwnedFd>, Failed> {
+    let found = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| (Errno::ADDRNOTAVAIL, format!("host `{host}`: {error}")))?;
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for address in found {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    let mut sockets = Vec::new();
+    let mut port = port;
+    for mut address in addresses {
+        address.set_port(port);
+        let socket = tcp_socket(address)?;
+        port = port_of(&socket)?;
+        sockets.push(socket);
+    }
+    if sockets.is_empty() {
+        return Err((Errno::ADDRNOTAVAIL, format!("host `{host}` has no address")));
+    }
+    Ok(sockets)
+}
+
+fn tcp_socket(address: SocketAddr) -> Result<OwnedFd, Failed> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let open = || {
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // Connections that end now must not keep the next server from this port.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &address)?;
+        listen(&socket, BACKLOG)?;
+        Ok(socket)
+    };
+    open().map_err(|error: Errno| (error, format!("{address}: {error}")))
+}
+
+fn port_of(socket: &OwnedFd) -> Result<u16, Failed> {
+    rustix::net::getsockname(socket)
+        .and_then(SocketAddr::try_from)
+        .map(|address| address.port())
+        .map_err(|error| (error, error.to_string()))
+}
+
+/// How long another server may take that makes or removes a socket in the same folder.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A socket at `path` for its owner alone. A socket that nobody listens on gives way.
+fn unix(path: &Path) -> Result<(OwnedFd, Made), String> {
+    let address = SocketAddrUnix::new(path).map_err(|error| match error {
+        Errno::NAMETOOLONG => "the path of a Unix socket has at most 107 bytes".to_owned(),
+        other => other.to_string(),
+    })?;
+    // Between the question whether somebody listens and the removal, nobody else may begin to.
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let _alone = lock(folder).map_err(|error| format!("folder `{}`: {error}", folder.display()))?;
+    let open = || {
+        let kind = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, kind, None)?;
+        // The file gets these rights when it is made.
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        bind(&socket, &address)?;
+        listen(&socket, BACKLOG)?;
+        Ok(socket)
+    };
+    let socket = match open() {
+        Err(Errno::ADDRINUSE) => {
+            make_way(path, &address)?;
+            open()
+        }
+        done => done,
+    };
+    let socket = socket.map_err(|error: Errno| error.to_string())?;
+    let found = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    let made = Made {
+        path: path.to_owned(),
+        device: found.dev(),
+        inode: found.ino(),
+    };
+    Ok((socket, made))
+}
+
+/// The folder's lock; another server has it only for a moment.
+fn lock(folder: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(folder, flags, Mode::empty())?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            done => return done.map(|()| opened).map_err(io::Error::from),
+        }
+    }
+}
+
+/// Remove what lies at `path` if it is a socket that nobody listens on.
+fn make_way(path: &Path, address: &SocketAddrUnix) -> Result<(), String> {
+    let found = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    if !found.file_type().is_socket() {
+        return Err("there is a file of this name already".into());
+    }
+    let kind = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, kind, None)
+        .and_then(|socket| connect(&socket, address));
+    match probe {
+        Err(Errno::CONNREFUSED) => {
+            log::info!("`{}` is left from a server that is gone", path.display());
+            fs::remove_file(path).map_err(|error| error.to_string())
+        }
+        // A full backlog is somebody's, too.
+        Ok(()) | Err(Errno::AGAIN) => Err("another process listens on this socket".into()),
+        Err(error) => Err(format!("the socket that is there already: {error}")),
+    }
+}
+
+/// Whether clients can be accepted from a socket that was passed.
+fn check_passed(socket: &OwnedFd) -> Result<(), String> {
+    let listens = sockopt::socket_type(socket)
+        .and_then(|kind| Ok(kind == SocketType::STREAM && sockopt::socket_acceptconn(socket)?));
+    let family = sockopt::socket_domain(socket);
+    match (listens, family) {
+        (
+            Ok(true),
+            Ok(
+                AddressFamily::INET
+                | AddressFamily::INET6
+                | AddressFamily::UNIX
+                | AddressFamily::VSOCK,
+            ),
+        ) => Ok(()),
+        (Ok(_), Ok(_)) => Err("a socket that was passed is no listening stream socket".into()),
+        (Err(error), _) | (_, Err(error)) => Err(format!("what was passed is no socket: {error}")),
+    }
+}
+
+/// The client behind standard input and output.
+fn given(mut passed: Vec<OwnedFd>) -> Result<Given, String> {
+    let (Some(output), Some(input)) = (passed.pop(), passed.pop()) else {
+        return Err("standard input and output were not passed".into());
+    };
+    let kind = |end: &OwnedFd| {
+        let found = rustix::fs::fstat(end).map_err(|error| error.to_string())?;
+        let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);
+        Ok::<_, String>((kind, (found.st_dev, found.st_ino)))
+    };
+    use rustix::fs::FileType;
+    let ((one, here), (other, there)) = (kind(&input)?, kind(&output)?);
+    match (one, other) {
+        (FileType::Socket, FileType::Socket) if here == there => Ok(Given::Socket(input)),
+        (FileType::Fifo, FileType::Fifo) => Ok(Given::Pipes(input, output)),
+        _ => Err("standard input and output have to be one socket or two pipes".into()),
+    }
+}

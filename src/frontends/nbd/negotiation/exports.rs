@@ -1,0 +1,243 @@
+//! The options that name exports: which ones there are, what they are like, and the choice of one.
+
+use std::io::IoSlice;
+use std::time::{Duration, Instant};
+
+use super::{Negotiation, Next};
+use crate::disk::{Export, Limits};
+use crate::frontends::nbd::ending::End;
+use crate::frontends::nbd::negotiation::Agreed;
+use crate::frontends::nbd::service::Seat;
+use crate::frontends::nbd::transmission::flags;
+use crate::frontends::nbd::wire::option::{Kind, Wanted, info, number, text};
+use crate::frontends::nbd::wire::{Handshake, LONGEST_STRING};
+
+/// How often a client that waits for a disk is looked after.
+const STEP: Duration = Duration::from_millis(50);
+
+/// How long a client that has waited in vain may take to say what it does now.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Zeroes that follow an export for clients of old.
+const ZEROES: [u8; 124] = [0; 124];
+
+/// Why an export was not opened: what to answer.
+struct Closed {
+    kind: Kind,
+    why: String,
+}
+
+impl Negotiation<'_> {
+    pub(super) fn list(&mut self, data: &[u8]) -> Result<Next, End> {
+        const OPTION: u32 = number::LIST;
+        if !data.is_empty() {
+            return self.malformed(OPTION, "this option has no data");
+        }
+        let listed = match self.ask(|guest, tls| guest.list(tls))? {
+            Ok(listed) => listed,
+            Err(error) => {
+                log::error!("client {}: list of exports: {error}", self.client.number);
+                return self.refuse(OPTION, Kind::ErrPlatform, &error.to_string());
+            }
+        };
+        for export in &listed {
+            if export.name.len() > LONGEST_STRING {
+                log::warn!("an export was not listed: its name has more than 4096 bytes");
+                continue;
+            }
+            let len = u32::try_from(export.name.len()).expect("at most 4096");
+            let description = cut_bytes(export.description.as_deref().unwrap_or_default());
+            let parts = [&len.to_be_bytes(), export.name.as_bytes(), description];
+            self.reply(OPTION, Kind::Server, &parts);
+        }
+        self.acknowledge(OPTION)
+    }
+
+    pub(super) fn info(&mut self, data: &[u8]) -> Result<Next, End> {
+        Ok(match self.look(number::INFO, data)? {
+            Some(_opened_to_look_at) => self.acknowledge(number::INFO)?,
+            None => Next::Option,
+        })
+    }
+
+    pub(super) fn go(&mut self, data: &[u8]) -> Result<Next, End> {
+        let Some((export, seat)) = self.look(number::GO, data)? else {
+            return Ok(Next::Option);
+        };
+        let wanted = Wanted::decode(data).map_err(End::Broken)?;
+        let agreed = self.agree(wanted.export, export, seat);
+        self.acknowledge(number::GO)?;
+        Ok(Next::Transmission(agreed))
+    }
+
+    /// Open the export that the client wants and collect what it wants to know; none if that was
+    /// refused.
+    fn look(&mut self, option: u32, data: &[u8]) -> Result<Option<(Box<dyn Export>, Seat)>, End> {
+        let wanted = match Wanted::decode(data) {
+            Ok(wanted) => wanted,
+            Err(why) => {
+                self.malformed(option, why)?;
+                return Ok(None);
+            }
+        };
+        match self.open(wanted.export)? {
+            Ok((export, seat)) => {
+                self.inform(option, &wanted, &*export)?;
+                Ok(Some((export, seat)))
+            }
+            Err(Closed { kind, why }) => {
+                self.refuse(option, kind, &why)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Choose an export in the way of old: there is no reply but the export, or the end.
+    pub(super) fn export_name(&mut self, data: &[u8]) -> Result<Next, End> {
+        let name = text(data).map_err(End::Broken)?;
+        let (export, seat) = match self.open(name)? {
+            Ok(opened) => opened,
+            Err(Closed { why, .. }) => return Err(End::Refused(why)),
+        };
+        let limits = export.disk().limits();
+        let size = limits.size.to_be_bytes();
+        let flags = flags(limits, self.chosen.shape).bits().to_be_bytes();
+        let zeroes: &[u8] = match self.handshake.contains(Handshake::NO_ZEROES) {
+            true => &[],
+            false => &ZEROES,
+        };
+        let agreed = self.agree(name, export, seat);
+        let parts = [&size[..], &flags, zeroes];
+        self.link.write_all(&mut parts.map(IoSlice::new))?;
+        Ok(Next::Transmission(agreed))
+    }
+
+    fn open(&mut self, name: &str) -> Result<Result<(Box<dyn Export>, Seat), Closed>, End> {
+        let Some(seat) = self.service.seats.take() else {
+            return Ok(Err(Closed {
+                kind: Kind::ErrPolicy,
+                why: format!(
+                    "{} clients are served already, which is the limit",
+                    self.service.bounds.clients
+                ),
+            }));
+        };
+        if !self.wait_for_admission()? {
+            return Ok(Err(Closed {
+                kind: Kind::ErrPolicy,
+                why: "another client has it open, and this disk takes one at a time".into(),
+            }));
+        }
+        match self.ask(|guest, tls| guest.open(name, tls))? {
+            Ok(export) => Ok(Ok((export, seat))),
+            Err(error) => {
+                log::error!("client {}: export `{name}`: {error}", self.client.number);
+                Ok(Err(Closed {
+                    kind: Kind::ErrUnknown,
+                    why: error.to_string(),
+                }))
+            }
+        }
+    }
+
+    /// Wait until a disk that takes one client at a time is free, or the time to negotiate is over, or
+    /// the client is gone; whether it is free. That the disk is taken is not the plugin's doing, so
+    /// the time counts.
+    fn wait_for_admission(&mut self) -> Result<bool, End> {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        while !self.guest.admit(STEP.min(left(self.deadline))) {
+            if self.link.is_gone() {
+                return Err(End::Vanished);
+            }
+            if left(self.deadline).is_zero() {
+                // Enough for the answer to be read, and for the end.
+                self.deadline = Instant::now() + FAREWELL;
+                self.link.set_deadline(Some(self.deadline))?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn agree(&mut self, asked_for: &str, export: Box<dyn Export>, seat: Seat) -> Agreed {
+        self.standing.opened(export.name());
+        let chosen_for = self.chosen.allocation_of.as_deref();
+        Agreed {
+            allocation: chosen_for == Some(asked_for),
+            shape: self.chosen.shape,
+            export,
+            seat,
+        }
+    }
+
+    /// Tell about an export what the client must know, and what it asked for.
+    fn inform(&mut self, option: u32, wanted: &Wanted<'_>, export: &dyn Export) -> Result<(), End> {
+        let limits = export.disk().limits();
+        let flags = flags(limits, self.chosen.shape).bits().to_be_bytes();
+        let size = limits.size.to_be_bytes();
+        self.inform_of(option, info::EXPORT, &[&size, &flags]);
+        if wanted.asks_for(info::NAME) {
+            self.inform_of(option, info::NAME, &[cut_bytes(export.name())]);
+        }
+        if wanted.asks_for(info::DESCRIPTION) {
+            match self.ask(|_, _| export.description())? {
+                Ok(Some(text)) => self.inform_of(option, info::DESCRIPTION, &[cut_bytes(&text)]),
+                Ok(None) => (),
+                Err(error) => log::warn!("client {}: no description: {error}", self.client.number),
+            }
+        }
+        if wanted.asks_for(info::BLOCK_SIZE) {
+            let [minimum, preferred, maximum] =
+                block_sizes(limits, self.service.bounds.payload).map(u32::to_be_bytes);
+            self.inform_of(option, info::BLOCK_SIZE, &[&minimum, &preferred, &maximum]);
+        }
+        Ok(())
+    }
+
+    fn inform_of(&mut self, option: u32, what: u16, parts: &[&[u8]]) {
+        let what = what.to_be_bytes();
+        let mut all: Vec<&[u8]> = vec![&what];
+        all.extend(parts);
+        self.reply(option, Kind::Info, &all);
+    }
+}
+
+/// As much of `text` as the protocol allows in a string.
+fn cut_bytes(text: &str) -> &[u8] {
+    text[..text.floor_char_boundary(LONGEST_STRING)].as_bytes()
+}
+
+/// The block sizes of an export, none of which is more than the server takes at a time.
+fn block_sizes(limits: &Limits, payload: u32) -> [u32; 3] {
+    let block = limits.block;
+    let minimum = block.minimum.max(1);
+    let most = block.maximum.min(payload);
+    let maximum = (most - most % minimum).max(minimum);
+    let largest_power = 1 << maximum.ilog2();
+    let preferred = block.preferred.min(largest_power).max(minimum);
+    [minimum, preferred, maximum]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::BlockSizes;
+
+    #[test]
+    fn block_sizes_fit_into_what_the_server_takes() {
+        let told = |minimum, preferred, maximum, payload| {
+            let mut limits = Limits::read_only(1 << 20);
+            limits.block = BlockSizes {
+                minimum,
+                preferred,
+                maximum,
+            };
+            block_sizes(&limits, payload)
+        };
+        let payload = 32 << 20;
+        assert_eq!(told(1, 4096, u32::MAX, payload), [1, 4096, payload]);
+        assert_eq!(told(512, 4096, 65536, payload), [512, 4096, 65536]);
+        assert_eq!(told(4096, 1 << 20, u32::MAX, 10_000), [4096, 8192, 8192]);
+        assert_eq!(told(65536, 65536, u32::MAX, 4096), [65536; 3]);
+    }
+}

@@ -1,0 +1,523 @@
+//! The server: one thread that accepts, and one for each client.
+//!
+//! Whoever is connected stands in the [`Registry`]; stopping is done through it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::address::Address;
+use super::bounds::Bounds;
+use super::conversation;
+use super::link::Link;
+use super::listening::{Given, Listening, accept};
+use super::service::{Seats, Service, Standing};
+use super::stream::Stream;
+use super::tls::{Tls, TlsMode, TlsSetup};
+use crate::Refusal;
+use crate::disk::{Client, Exports, Peer};
+use crate::frontends::Ended;
+
+/// What the user wants of a server.
+#[derive(Debug)]
+pub struct Setup {
+    /// Where it listens.
+    pub address: Address,
+    /// The attachment's folder, for a Unix socket without a path.
+    pub folder: PathBuf,
+    /// What a client may ask.
+    pub bounds: Bounds,
+    /// Whether connections are encrypted; an address that requires it overrules this.
+    pub tls: TlsSetup,
+    /// For [`super::Place::Stdio`] the two descriptors, input first; for
+    /// [`super::Place::Activation`] the listening sockets; nothing otherwise.
+    pub passed: Vec<OwnedFd>,
+}
+
+/// A client, as `show` has it.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// Who it is.
+    pub client: Arc<Client>,
+    /// When it connected.
+    pub since: SystemTime,
+    /// The export that it has open.
+    pub export: Option<String>,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+}
+
+/// A server that clients can reach, until it is stopped or dropped.
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    address: Address,
+    unix_socket: Option<PathBuf>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    service: Service,
+    clients: Registry,
+    /// Connections that may negotiate at the same time.
+    negotiating: usize,
+    stopping: AtomicBool,
+    /// Wakes the accepting thread.
+    wake: OwnedFd,
+    /// Whether the only client there was ever to be has left.
+    left: AtomicBool,
+}
+
+/// How long clients may take to read their last replies when the server stops.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long the last bytes to a client may be on their way.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// How long the accepting thread rests when there are not enough descriptors, threads or memory.
+const REST: Duration = Duration::from_millis(100);
+
+/// Descriptors that the process needs besides those of clients.
+const OTHERS: u64 = 128;
+
+impl Server {
+    /// Listen, and serve clients from here on. `ended` is told if the server ends by itself, which
+    /// only one on standard input and output does: see [`Self::left`].
+    ///
+    /// # Errors
+    /// One sentence, and nothing is left behind.
+    pub fn start(
+        mut setup: Setup,
+        exports: Arc<dyn Exports>,
+        ended: Ended,
+    ) -> Result<Self, Refusal> {
+        if setup.address.tls {
+            setup.tls.mode = TlsMode::Required;
+        }
+        let tls = Tls::load(&setup.tls)?;
+        let listening = Listening::at(&setup.address, &setup.folder, setup.passed)?;
+        let failed = |error: &dyn std::fmt::Display| {
+            Refusal::new(format!("target `{}`: {error}", setup.address))
+        };
+        let negotiating = usize::try_from(setup.bounds.clients)
+            .map_or(usize::MAX, |clients| clients.saturating_mul(4))
+            .max(2048);
+        let negotiating = make_room(u64::from(setup.bounds.clients), negotiating);
+        let shared = Arc::new(Shared {
+            service: Service {
+                exports,
+                seats: Seats::new(setup.bounds.clients),
+                bounds: setup.bounds,
+                tls,
+            },
+            clients: Registry::default(),
+            negotiating,
+            stopping: AtomicBool::new(false),
+            wake: eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| failed(&error))?,
+            left: AtomicBool::new(false),
+        });
+        let address = listening.address.clone();
+        let unix_socket = listening.unix_socket().map(Path::to_owned);
+        let serving = Arc::clone(&shared);
+        let accepting = thread::Builder::new()
+            .name("nbd-accept".into())
+            .spawn(move || serving.run(listening, &ended))
+            .map_err(|error| failed(&error))?;
+        Ok(Self {
+            shared,
+            address,
+            unix_socket,
+            accepting: Some(accepting),
+        })
+    }
+
+    /// What clients take to connect.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Where it listens, with the port or path that was found.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The Unix socket that clients find, if it is one.
+    #[must_use]
+    pub fn unix_socket(&self) -> Option<&Path> {
+        self.unix_socket.as_deref()
+    }
+
+    /// Who is connected, in the order of connecting.
+    #[must_use]
+    pub fn clients(&self) -> Vec<Connected> {
+        self.shared.clients.connected()
+    }
+
+    /// Whether the only client there was ever to be, on standard input and output, has left: the
+    /// server has done its work.
+    #[must_use]
+    pub fn left(&self) -> bool {
+        self.shared.left.load(Ordering::Acquire)
+    }
+
+    /// Take no more clients, answer what is under way, and end the connections. No disk is called any
+    /// more once this returns. A client that does not read its replies is waited for at most
+    /// [`GRACE`]; a disk that does not come back, as long as it takes.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        if let Err(error) = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes()) {
+            log::error!("the accepting thread cannot be woken: {error}");
+        }
+        if let Some(accepting) = self.accepting.take()
+            && accepting.join().is_err()
+        {
+            log::error!("the accepting thread panicked");
+        }
+        self.shared.clients.end();
+    }
+}
+
+impl Shared {
+    fn run(self: Arc<Self>, mut listening: Listening, ended: &Ended) {
+        if let Some(given) = listening.given.take() {
+            self.serve_given(given, ended);
+            return;
+        }
+        while !self.stopping.load(Ordering::Acquire) {
+            let rest = self.accept_from(&listening.sockets);
+            if rest {
+                self.rest();
+            }
+        }
+    }
+
+    /// Serve the one client that is there already, on a thread of its own like all.
+    fn serve_given(self: &Arc<Self>, given: Given, ended: &Ended) {
+        let (stream, peer) = match given {
+            Given::Socket(socket) => (Ok(Stream::socket(socket)), Peer::Stdio),
+            Given::Pipes(input, output) => (Stream::pipes(&input, &output), Peer::Stdio),
+        };
+        let started = stream.and_then(|stream| self.serve(stream, peer));
+        if let Err(error) = started {
+            ended
+                .send(format!("standard input and output: {error}"))
+                .unwrap_or_default();
+            return;
+        }
+        self.clients.wait_until_none_is_left(None);
+        if !self.stopping.load(Ordering::Acquire) {
+            self.left.store(true, Ordering::Release);
+            ended.send("its client has left".into()).unwrap_or_default();
+        }
+    }
+
+    /// Wait for clients and serve them. Tells whether a rest is in order.
+    fn accept_from(self: &Arc<Self>, sockets: &[OwnedFd]) -> bool {
+        let mut polled: Vec<PollFd<'_>> = sockets
+            .iter()
+            .chain([&self.wake])
+            .map(|socket| PollFd::new(socket, PollFlags::IN))
+            .collect();
+        if let Err(error) = poll(&mut polled, None) {
+            return error != Errno::INTR && self.cannot("wait for clients", &error);
+        }
+        for (socket, polled) in sockets.iter().zip(&polled) {
+            if polled.revents().is_empty() {
+                continue;
+            }
+            match accept(socket) {
+                Ok((socket, peer)) => {
+                    self.clients.keep_negotiating(self.negotiating);
+                    if let Err(error) = self.serve(Stream::socket(socket), peer) {
+                        return self.cannot("serve a client", &error);
+                    }
+                }
+                Err(error) if is_of_the_client(error) => {}
+                Err(error) => {
+                    // Whoever says nothing gives way to who may have something to say.
+                    self.clients
+                        .keep_negotiating(self.clients.negotiating().saturating_sub(1));
+                    return self.cannot("accept a client", &error);
+                }
+            }
+        }
+        false
+    }
+
+    /// Say that something does not work; always true.
+    #[expect(clippy::unused_self, reason = "reads as what the server cannot do")]
+    fn cannot(&self, what: &str, error: &dyn std::fmt::Display) -> bool {
+        static SAID: Mutex<Option<Instant>> = Mutex::new(None);
+        let mut said = SAID.lock();
+        if said.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+            *said = Some(Instant::now());
+            log::warn!("NBD server: cannot {what}: {error}");
+        }
+        true
+    }
+
+    /// Until something may have changed, or the server stops.
+    fn rest(&self) {
+        let mut polled = [PollFd::new(&self.wake, PollFlags::IN)];
+        let rest = Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(REST.subsec_nanos()),
+        };
+        if let Err(error) = poll(&mut polled, Some(&rest)) {
+            log::debug!("a rest was cut short: {error}");
+        }
+    }
+
+    /// Serve a client on a thread of its own.
+    fn serve(self: &Arc<Self>, stream: Stream, peer: Peer) -> io::Result<()> {
+        static CLIENTS: AtomicU64 = AtomicU64::new(1);
+        let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
+        let client = Arc::new(Client { number, peer });
+        let stream = Arc::new(stream);
+        let shared = Arc::clone(self);
+        let connection = Connection {
+            client: Arc::clone(&client),
+            since: SystemTime::now(),
+            standing: Arc::default(),
+            stream: Arc::clone(&stream),
+            thread: None,
+        };
+        let standing = Arc::clone(&connection.standing);
+        let body = move || {
+            let _entry = Entry(&shared.clients, number);
+            log::info!("client {number} connected: {}", client.peer);
+            let link = Link::over(Arc::clone(&stream));
+            let end = conversation::hold(&shared.service, link, &client, &standing);
+            stream.linger(LINGER);
+            log::info!("client {number} {end}");
+        };
+        self.clients.enter(connection, || {
+            thread::Builder::new()
+                .name(format!("nbd-{number}"))
+                .spawn(body)
+        })
+    }
+}
+
+/// Errors of accept(2) that concern one client which is gone, not the server.
+fn is_of_the_client(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::AGAIN
+            | Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::PROTO
+            | Errno::PERM
+            | Errno::NETDOWN
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH
+            | Errno::TIMEDOUT
+    )
+}
+
+/// Raise the limit on descriptors to what so many clients need, and tell how many connections may
+/// negotiate besides.
+fn make_room(clients: u64, negotiating: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = clients
+        .saturating_add(OTHERS)
+        .saturating_add(u64::try_from(negotiating).unwrap_or(u64::MAX));
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    let soft = limit.current.unwrap_or(u64::MAX);
+    let raised = wanted.min(most).max(soft);
+    if raised > soft {
+        let new = Rlimit {
+            current: Some(raised),
+            maximum: limit.maximum,
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, new) {
+            log::warn!("the limit on open files stays at {soft}: {error}");
+            return room(soft, clients, negotiating);
+        }
+    }
+    room(raised, clients, negotiating)
+}
+
+/// How many connections may negotiate under this limit on descriptors.
+fn room(limit: u64, clients: u64, negotiating: usize) -> usize {
+    let free = limit.saturating_sub(OTHERS);
+    if free < clients {
+        log::warn!(
+            "{clients} clients need more open files than the {limit} that this process may have: \
+             about {free} can be served (`ulimit -n`, LimitNOFILE=)"
+        );
+    }
+    let left = usize::try_from(free.saturating_sub(clients)).unwrap_or(usize::MAX);
+    negotiating.min(left).max(16)
+}
+
+/// Who is connected.
+#[derive(Debug, Default)]
+struct Registry {
+    /// Taken after no other lock; held for no call that waits.
+    rooms: Mutex<Rooms>,
+    /// Somebody has left.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Rooms {
+    connections: BTreeMap<u64, Connection>,
+    /// Threads that have nothing left to do.
+    finished: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    client: Arc<Client>,
+    since: SystemTime,
+    standing: Arc<Standing>,
+    stream: Arc<Stream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Connection {
+    fn negotiates(&self) -> bool {
+        self.standing.export().is_none()
+    }
+
+    fn shown(&self) -> Connected {
+        Connected {
+            client: Arc::clone(&self.client),
+            since: self.since,
+            export: self.standing.export(),
+            tls: self.standing.tls(),
+        }
+    }
+}
+
+impl Registry {
+    fn connected(&self) -> Vec<Connected> {
+        let rooms = self.rooms.lock();
+        rooms.connections.values().map(Connection::shown).collect()
+    }
+
+    fn negotiating(&self) -> usize {
+        let rooms = self.rooms.lock();
+        rooms
+            .connections
+            .values()
+            .filter(|one| one.negotiates())
+            .count()
+    }
+
+    /// End the oldest of those that negotiate if there are more than `count`.
+    fn keep_negotiating(&self, count: usize) {
+        let rooms = self.rooms.lock();
+        if rooms.connections.len() <= count {
+            return;
+        }
+        let negotiating = rooms.connections.values().filter(|one| one.negotiates());
+        let over = negotiating.clone().count().saturating_sub(count);
+        for connection in negotiating.take(over) {
+            connection.stream.close();
+        }
+    }
+
+    /// Note a client whose thread `start` starts.
+    fn enter(
+        &self,
+        connection: Connection,
+        start: impl FnOnce() -> io::Result<JoinHandle<()>>,
+    ) -> io::Result<()> {
+        // A thread that ends at once finds its place here all the same.
+        let mut rooms = self.rooms.lock();
+        let thread = Some(start()?);
+        let number = connection.client.number;
+        let connection = Connection {
+            thread,
+            ..connection
+        };
+        rooms.connections.insert(number, connection);
+        Ok(())
+    }
+
+    /// Take a client out whose thread is about to end.
+    fn leave(&self, number: u64) {
+        let mut rooms = self.rooms.lock();
+        let finished = std::mem::take(&mut rooms.finished);
+        if let Some(connection) = rooms.connections.remove(&number) {
+            rooms.finished.extend(connection.thread);
+        }
+        self.changed.notify_all();
+        drop(rooms);
+        join(finished);
+    }
+
+    /// Wait until nobody is connected, no longer than until `deadline`. Tells whether that is so.
+    fn wait_until_none_is_left(&self, deadline: Option<Instant>) -> bool {
+        let mut rooms = self.rooms.lock();
+        while !rooms.connections.is_empty() {
+            match deadline {
+                None => self.changed.wait(&mut rooms),
+                Some(at) if self.changed.wait_until(&mut rooms, at).timed_out() => {
+                    return rooms.connections.is_empty();
+                }
+                Some(_) => {}
+            }
+        }
+        true
+    }
+
+    fn each(&self, what: impl Fn(&Stream)) {
+        for connection in self.rooms.lock().connections.values() {
+            what(&connection.stream);
+        }
+    }
+
+    /// End all connections, the replies under way first.
+    fn end(&self) {
+        self.each(Stream::stop_reading);
+        if !self.wait_until_none_is_left(Some(Instant::now() + GRACE)) {
+            self.each(Stream::close);
+            self.wait_until_none_is_left(None);
+        }
+        let finished = std::mem::take(&mut self.rooms.lock().finished);
+        join(finished);
+    }
+}
+
+fn join(finished: Vec<JoinHandle<()>>) {
+    for thread in finished {
+        if thread.join().is_err() {
+            log::error!("the thread of a client panicked");
+        }
+    }
+}
+
+/// The place of a client in the registry, until its thread ends, however that happens.
+struct Entry<'a>(&'a Registry, u64);
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.0.leave(self.1);
+    }
+}
