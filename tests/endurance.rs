@@ -24,7 +24,11 @@ fn left_over() -> Vec<String> {
         entries("/dev")
             .into_iter()
             .map(|entry| entry.display().to_string())
-            .filter(|path| path.starts_with("/dev/ublkb") || path.starts_with("/dev/ublkc")),
+            .filter(|path| {
+                ["/dev/ublkb", "/dev/ublkc", "/dev/nbd"]
+                    .iter()
+                    .any(|start| path.starts_with(start))
+            }),
     );
     found.extend(
         entries("/run/pydisk")
@@ -40,6 +44,10 @@ fn left_over() -> Vec<String> {
         }
     }
     for block in entries("/sys/block") {
+        let backend = fs::read_to_string(block.join("backend")).unwrap_or_default();
+        if backend.starts_with("pydisk:") {
+            found.push(format!("{} of {backend}", block.display()));
+        }
         let backing = fs::read_to_string(block.join("loop/backing_file")).unwrap_or_default();
         if backing.contains("pydisk") {
             found.push(format!("{} on {backing}", block.display()));
@@ -99,6 +107,11 @@ fn attach_and_detach_many_times(kind: Kind) {
 #[test]
 fn two_hundred_rounds_on_ublk_leave_nothing() {
     attach_and_detach_many_times(Kind::Ublk);
+}
+
+#[test]
+fn two_hundred_rounds_on_nbd_leave_nothing() {
+    attach_and_detach_many_times(Kind::Nbd);
 }
 
 #[test]

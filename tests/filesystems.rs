@@ -105,6 +105,11 @@ fn filesystems_keep_a_source_tree_on_ublk() {
 }
 
 #[test]
+fn filesystems_keep_a_source_tree_on_nbd() {
+    keeps_a_source_tree(Kind::Nbd);
+}
+
+#[test]
 fn filesystems_keep_a_source_tree_on_loop() {
     keeps_a_source_tree(Kind::Loop);
 }
@@ -147,6 +152,11 @@ fn fio_verifies_a_serial_plugin_on_ublk() {
 }
 
 #[test]
+fn fio_verifies_a_serial_plugin_on_nbd() {
+    verifies(Kind::Nbd, "examples/ramdisk.py", &["size=64M"]);
+}
+
+#[test]
 fn fio_verifies_a_serial_plugin_on_loop() {
     verifies(Kind::Loop, "examples/ramdisk.py", &["size=64M"]);
 }
@@ -173,6 +183,11 @@ fn verifies_parallel(kind: Kind) {
 #[test]
 fn fio_verifies_a_parallel_plugin_on_ublk() {
     verifies_parallel(Kind::Ublk);
+}
+
+#[test]
+fn fio_verifies_a_parallel_plugin_on_nbd() {
+    verifies_parallel(Kind::Nbd);
 }
 
 #[test]

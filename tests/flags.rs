@@ -138,21 +138,31 @@ fn plain_write(device: &str) {
     direct_write(device, "0", "");
 }
 
-#[test]
-fn discard_and_zeroing_on_ublk() {
-    if !Kind::Ublk.available() {
+/// ublk and NBD send discard and write-zeroes as what they are.
+fn discard_and_zeroing(kind: Kind) {
+    if !kind.available() {
         return;
     }
-    let v2 = Recorded::new(Kind::Ublk, &[V2, V2_FLUSH]);
+    let v2 = Recorded::new(kind, &[V2, V2_FLUSH]);
     assert_eq!(v2.during(discard), ["trim 131072 65536 0"]);
     assert_eq!(v2.during(zero_out), ["zero 131072 65536 0"]);
     assert_eq!(v2.during(punch_hole), ["zero 131072 65536 1"]);
     assert_eq!(v2.during(zero_range), ["zero 131072 65536 0"]);
-    let v1 = Recorded::new(Kind::Ublk, &[V1]);
+    let v1 = Recorded::new(kind, &[V1]);
     assert_eq!(v1.during(discard), ["trim 131072 65536"]);
     assert_eq!(v1.during(zero_out), ["zero 131072 65536 False"]);
     assert_eq!(v1.during(punch_hole), ["zero 131072 65536 True"]);
     assert_eq!(v1.during(zero_range), ["zero 131072 65536 False"]);
+}
+
+#[test]
+fn discard_and_zeroing_on_ublk() {
+    discard_and_zeroing(Kind::Ublk);
+}
+
+#[test]
+fn discard_and_zeroing_on_nbd() {
+    discard_and_zeroing(Kind::Nbd);
 }
 
 /// loop sends the same request for discard and for write-zeroes that may unmap, so both are zeroed.
@@ -207,11 +217,10 @@ const WRITE: &str = "pwrite 4096 8192 0";
 const WRITE_FUA: &str = "pwrite 4096 8192 2";
 const WRITE_V1: &str = "pwrite 4096 8192";
 
-#[test]
-fn durable_writes_on_ublk() {
+fn durable_writes_with_native_fua(kind: Kind) {
     let (none, emulate, native) = (fua("NONE"), fua("EMULATE"), fua("NATIVE"));
     durable_writes(
-        Kind::Ublk,
+        kind,
         &[
             (
                 &[V2, V2_FLUSH, &none],
@@ -230,6 +239,16 @@ fn durable_writes_on_ublk() {
             (&[V1, &native], &[WRITE_V1, "flush"], &[WRITE_V1, "flush"]),
         ],
     );
+}
+
+#[test]
+fn durable_writes_on_ublk() {
+    durable_writes_with_native_fua(Kind::Ublk);
+}
+
+#[test]
+fn durable_writes_on_nbd() {
+    durable_writes_with_native_fua(Kind::Nbd);
 }
 
 /// loop has no FUA of its own: the kernel flushes.

@@ -35,6 +35,7 @@ fn until(what: &str, done: impl Fn() -> bool) {
 fn a_worker_whose_plugin_hangs_at_the_first_read_can_be_killed() {
     for (kind, target) in [
         (Kind::Ublk, "/dev/ublkb917301"),
+        (Kind::Nbd, "/dev/nbd31730"),
         (Kind::Loop, "/dev/loop917301"),
     ] {
         if !kind.available() {
@@ -70,6 +71,7 @@ fn a_worker_whose_plugin_hangs_at_the_first_read_can_be_killed() {
         assert_eq!(attach.wait().unwrap().code(), Some(1));
         until("something is left", || !states.join("silent").exists());
         let backing = "/sys/block/loop917301/loop/backing_file";
+        assert!(!Path::new("/dev/nbd31730").exists());
         assert!(!Path::new("/dev/ublkb917301").exists() && !Path::new(backing).exists());
     }
 }

@@ -32,9 +32,9 @@ def pread(h, buf, offset, flags):
 struct Page([u8; 4096]);
 
 /// What the plugin has counted after many reads, several at a time.
-fn states(model: &str, lanes: &str) -> u8 {
+fn states(kind: Kind, model: &str, lanes: &str) -> u8 {
     let script = COUNTER.replace("@MODEL@", model);
-    let disk = Attached::with_script(Kind::Ublk, &script, &["--lanes", lanes]);
+    let disk = Attached::with_script(kind, &script, &["--lanes", lanes]);
     let device = File::options()
         .read(true)
         .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
@@ -59,10 +59,12 @@ fn states(model: &str, lanes: &str) -> u8 {
 
 #[test]
 fn a_lane_keeps_its_threading_local_for_life() {
-    if !Kind::Ublk.available() {
-        return;
+    for kind in [Kind::Ublk, Kind::Nbd] {
+        if !kind.available() {
+            continue;
+        }
+        assert_eq!(states(kind, "SERIALIZE_ALL_REQUESTS", "16"), 1);
+        let counted = states(kind, "PARALLEL", "4");
+        assert!((1..=4).contains(&counted), "{}: {counted}", kind.word());
     }
-    assert_eq!(states("SERIALIZE_ALL_REQUESTS", "16"), 1);
-    let counted = states("PARALLEL", "4");
-    assert!((1..=4).contains(&counted), "{counted}");
 }

@@ -229,6 +229,7 @@ fn missing_rights_are_said() {
     let file = file.to_str().unwrap();
     for (target, words) in [
         ("/dev/ublkb99", "/dev/ublk"),
+        ("/dev/nbd99", "nbd"),
         ("/dev/loop99", "Permission denied"),
         (file, "Permission denied"),
     ] {
@@ -248,6 +249,14 @@ fn a_kernel_without_ublk_is_said() {
         return;
     }
     refused(GOOD, Some("/dev/ublkb0"), &[], "ublk");
+}
+
+#[test]
+fn a_kernel_without_an_nbd_client_is_said() {
+    if !rustix::process::geteuid().is_root() || Path::new("/sys/module/nbd").exists() {
+        return;
+    }
+    refused(GOOD, Some("/dev/nbd0"), &[], "the kernel module `nbd`");
 }
 
 #[test]

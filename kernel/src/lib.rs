@@ -2,9 +2,13 @@
 
 pub mod activation;
 mod elsewhere;
+
+mod first_read;
 pub mod fuse;
 pub mod loopdev;
 pub mod mounts;
+pub mod nbd;
+mod node;
 pub mod pages;
 pub mod peer;
 pub mod probe;

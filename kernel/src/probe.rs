@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use crate::ublk;
+use crate::{nbd, ublk};
 
 /// What can be used here, or one sentence each why not.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// `/dev/ublkbN`, by ublk.
     pub ublk: Result<Ublk, String>,
+    /// `/dev/nbdN`, by the kernel's NBD client.
+    pub nbd: Result<(), String>,
     /// Files, by FUSE.
     pub fuse: Result<Fuse, String>,
     /// `/dev/loopN` on a file.
@@ -50,6 +52,7 @@ impl Host {
     pub fn probe() -> Self {
         Self {
             ublk: probe_ublk(),
+            nbd: probe_nbd(),
             fuse: probe_fuse(),
             loop_device: probe_loop(),
             io_uring: probe_io_uring(),
@@ -68,6 +71,17 @@ pub fn probe_ublk() -> Result<Ublk, String> {
     ublk::features()
         .map(|features| Ublk { features })
         .map_err(|why| why.to_string())
+}
+
+/// Whether devices of the kernel's NBD client can be made.
+///
+/// # Errors
+/// One sentence why not.
+pub fn probe_nbd() -> Result<(), String> {
+    if !has_sys_admin() {
+        return Err(nbd::Error::NotPermitted.to_string());
+    }
+    nbd::available().map_err(|why| why.to_string())
 }
 
 /// Whether FUSE file systems can be mounted.
@@ -188,6 +202,7 @@ mod tests {
         let host = Host::probe();
         let reasons = [
             host.ublk.err(),
+            host.nbd.err(),
             host.fuse.err(),
             host.loop_device.err(),
             host.io_uring.err(),

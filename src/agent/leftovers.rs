@@ -24,7 +24,7 @@ pub(super) fn remove(state: &State, folder: &Folder) -> Result<(), Refusal> {
     match &state.target {
         Target::Ublk(_) => frontends::remove_leftover_ublk(folder.path()),
         Target::Loop(_) => frontends::remove_leftover_loop(folder.path()),
-        Target::Nbd(_) => Ok(()),
+        Target::Nbd(_) => frontends::remove_leftover_nbd(folder.path()),
         Target::Server(_) => remove_socket(state),
         Target::File(path) if is_of_another(path, &state.name) => Ok(()),
         Target::File(path) => frontends::remove_leftover_file(path, state.target_is_new),

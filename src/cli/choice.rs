@@ -8,6 +8,8 @@ use crate::frontends::Target;
 pub(super) struct Host {
     /// ublk devices.
     pub(super) ublk: Result<(), String>,
+    /// Devices of the kernel's NBD client.
+    pub(super) nbd: Result<(), String>,
     /// Loop devices on a FUSE file.
     pub(super) loopback: Result<(), String>,
     /// A file by FUSE.
@@ -20,6 +22,7 @@ pub(super) fn host() -> Host {
     let fuse = found.fuse.map(drop);
     Host {
         ublk: found.ublk.map(drop),
+        nbd: found.nbd,
         // Its file is one by FUSE.
         loopback: found.loop_device.and_then(|()| fuse.clone()),
         fuse,
@@ -49,11 +52,22 @@ pub(super) fn choose(host: &Host) -> Result<Choice, Refusal> {
         }
         Err(why) => why,
     };
+    let nbd = match &host.nbd {
+        Ok(()) => {
+            return Ok(Choice {
+                target: Some(Target::Nbd(None)),
+                reason: format!("using the kernel's NBD client; not ublk: {ublk}"),
+            });
+        }
+        Err(why) => why,
+    };
     let loopback = match &host.loopback {
         Ok(()) => {
             return Ok(Choice {
                 target: Some(Target::Loop(None)),
-                reason: format!("using a loop device on FUSE; not ublk: {ublk}"),
+                reason: format!(
+                    "using a loop device on FUSE; not ublk: {ublk}; not nbd-kernel: {nbd}"
+                ),
             });
         }
         Err(why) => why,
@@ -61,10 +75,13 @@ pub(super) fn choose(host: &Host) -> Result<Choice, Refusal> {
     match &host.fuse {
         Ok(()) => Ok(Choice {
             target: None,
-            reason: format!("using a FUSE file; not ublk: {ublk}; not loop: {loopback}"),
+            reason: format!(
+                "using a FUSE file; not ublk: {ublk}; not nbd-kernel: {nbd}; not loop: {loopback}"
+            ),
         }),
         Err(fuse) => Err(Refusal::new(format!(
-            "no front end works on this host: ublk: {ublk}; loop: {loopback}; fuse: {fuse}"
+            "no front end works on this host: ublk: {ublk}; nbd-kernel: {nbd}; loop: {loopback}; \
+             fuse: {fuse}"
         ))
         .hint("`pydisk probe` shows what each of them needs")),
     }
@@ -74,10 +91,11 @@ pub(super) fn choose(host: &Host) -> Result<Choice, Refusal> {
 mod tests {
     use super::*;
 
-    fn chosen(ublk: bool, loopback: bool, fuse: bool) -> Result<Choice, Refusal> {
+    fn chosen(ublk: bool, nbd: bool, loopback: bool, fuse: bool) -> Result<Choice, Refusal> {
         let works = |yes: bool, why: &str| if yes { Ok(()) } else { Err(why.to_owned()) };
         choose(&Host {
             ublk: works(ublk, "no module"),
+            nbd: works(nbd, "no client"),
             loopback: works(loopback, "no right"),
             fuse: works(fuse, "no /dev/fuse"),
         })
@@ -85,27 +103,33 @@ mod tests {
 
     #[test]
     fn the_best_one_is_taken_and_the_better_ones_explained() {
-        let best = chosen(true, true, true).unwrap();
+        let best = chosen(true, true, true, true).unwrap();
         assert_eq!(best.target, Some(Target::Ublk(None)));
         assert_eq!(best.reason, "using ublk");
-        let second = chosen(false, true, true).unwrap();
-        assert_eq!(second.target, Some(Target::Loop(None)));
+        let second = chosen(false, true, true, true).unwrap();
+        assert_eq!(second.target, Some(Target::Nbd(None)));
         assert_eq!(
             second.reason,
-            "using a loop device on FUSE; not ublk: no module"
+            "using the kernel's NBD client; not ublk: no module"
         );
-        let third = chosen(false, false, true).unwrap();
-        assert_eq!(third.target, None);
+        let third = chosen(false, false, true, true).unwrap();
+        assert_eq!(third.target, Some(Target::Loop(None)));
         assert_eq!(
             third.reason,
-            "using a FUSE file; not ublk: no module; not loop: no right"
+            "using a loop device on FUSE; not ublk: no module; not nbd-kernel: no client"
+        );
+        let fourth = chosen(false, false, false, true).unwrap();
+        assert_eq!(fourth.target, None);
+        assert_eq!(
+            fourth.reason,
+            "using a FUSE file; not ublk: no module; not nbd-kernel: no client; not loop: no right"
         );
     }
 
     #[test]
     fn with_nothing_at_all_each_reason_is_said() {
-        let refusal = chosen(false, false, false).unwrap_err().to_string();
-        for why in ["no module", "no right", "no /dev/fuse"] {
+        let refusal = chosen(false, false, false, false).unwrap_err().to_string();
+        for why in ["no module", "no client", "no right", "no /dev/fuse"] {
             assert!(refusal.contains(why), "{refusal}");
         }
     }

@@ -19,7 +19,7 @@ mod probe;
 mod server;
 mod words;
 
-use crate::{Refusal, agent, logging, worker};
+use crate::{Refusal, agent, frontends, logging, worker};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -95,6 +95,8 @@ enum Command {
     WorkerProcess,
     #[command(name = worker::STOPPER, hide = true)]
     StopProcess { device: PathBuf },
+    #[command(name = worker::GUARD, hide = true)]
+    GuardProcess { folder: PathBuf },
     #[command(name = info::INFO, hide = true)]
     InfoProcess { script: PathBuf, words: Vec<String> },
 }
@@ -184,6 +186,7 @@ pub fn main() -> ExitCode {
         Command::AgentProcess => return agent::process(),
         Command::WorkerProcess => return worker::process(),
         Command::StopProcess { device } => return worker::stop_process(&device),
+        Command::GuardProcess { folder } => return frontends::guard_nbd(&folder),
         Command::InfoProcess { script, words } => info::process(&script, &words),
     };
     match done {

@@ -12,6 +12,7 @@ pub(super) fn probe(json: bool) -> Result<ExitCode, Refusal> {
     let host = choice::host();
     let found = [
         ("ublk", &host.ublk),
+        ("nbd-kernel", &host.nbd),
         ("loop", &host.loopback),
         ("fuse", &host.fuse),
     ];

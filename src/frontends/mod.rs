@@ -14,6 +14,7 @@ mod answer;
 mod fuse;
 mod loopback;
 pub mod nbd;
+mod nbd_kernel;
 mod target;
 #[cfg(test)]
 mod testing;
@@ -22,6 +23,7 @@ mod ublk;
 pub use answer::{answer, answer_extents};
 pub use fuse::{remove_leftover as remove_leftover_file, start_file};
 pub use loopback::{remove_leftover as remove_leftover_loop, start_loop};
+pub use nbd_kernel::{guard as guard_nbd, remove_leftover as remove_leftover_nbd};
 pub use target::Target;
 pub use ublk::remove_leftover as remove_leftover_ublk;
 
@@ -68,6 +70,7 @@ pub fn start(
         Target::File(path) => fuse::start_file(path, disk, options, ended),
         Target::Loop(index) => loopback::start_loop(*index, disk, options, ended),
         Target::Ublk(index) => ublk::start(*index, disk, options, ended),
-        Target::Nbd(_) | Target::Server(_) => Err(Refusal::new("NBD is not served yet")),
+        Target::Nbd(index) => nbd_kernel::start(*index, disk, options, ended),
+        Target::Server(_) => Err(Refusal::new("NBD is not served yet")),
     }
 }

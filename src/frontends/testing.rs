@@ -41,6 +41,7 @@ pub(super) struct Recorder {
     asked: Mutex<Vec<Asked>>,
     mood: Mutex<Mood>,
     changed: Condvar,
+    waiting: AtomicU32,
 }
 
 impl Recorder {
@@ -63,12 +64,18 @@ impl Recorder {
             asked: Mutex::default(),
             mood: Mutex::new(Mood::Works),
             changed: Condvar::new(),
+            waiting: AtomicU32::new(0),
         })
     }
 
     pub(super) fn mood(&self, mood: Mood) {
         *self.mood.lock() = mood;
         self.changed.notify_all();
+    }
+
+    /// Whether a request waits for another mood.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
     }
 
     /// The requests since the last call of this, without reads.
@@ -116,8 +123,10 @@ impl Disk for Recorder {
         );
         self.asked.lock().push(asked);
         let mut mood = self.mood.lock();
+        self.waiting.fetch_add(1, Ordering::AcqRel);
         self.changed
             .wait_while(&mut mood, |mood| *mood == Mood::Hangs);
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
         match *mood {
             Mood::Fails(errno) => {
                 if let Op::Read(buf) = request.op {

@@ -16,6 +16,7 @@ use std::thread;
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+mod guard;
 mod sectors;
 mod served;
 mod surroundings;
@@ -28,6 +29,7 @@ use crate::frontends::nbd::{Address, Server, Setup};
 use crate::frontends::{self, Attached, Target};
 use crate::python::{Plugin, ThreadModel};
 use crate::{Refusal, logging};
+pub use guard::GUARD;
 use sectors::WholeSectors;
 use served::Layered;
 
@@ -157,6 +159,9 @@ impl Place<'_> {
             folder: self.folder.path().to_owned(),
             lanes: self.job.lanes,
         };
+        if matches!(self.job.target, Target::Nbd(_)) {
+            guard::start(self.folder)?;
+        }
         let attached = frontends::start(&self.job.target, Arc::clone(&disk), &options, ended)?;
         let limits = disk.limits();
         let served = Served {

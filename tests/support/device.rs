@@ -9,17 +9,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Ublk,
+    Nbd,
     Loop,
     File,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::Ublk, Self::Loop, Self::File];
-    pub(crate) const DEVICES: [Self; 2] = [Self::Ublk, Self::Loop];
+    pub(crate) const ALL: [Self; 4] = [Self::Ublk, Self::Nbd, Self::Loop, Self::File];
+    pub(crate) const DEVICES: [Self; 3] = [Self::Ublk, Self::Nbd, Self::Loop];
 
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Ublk => "ublk",
+            Self::Nbd => "nbd",
             Self::Loop => "loop",
             Self::File => "fuse",
         }
@@ -29,10 +31,12 @@ impl Kind {
     pub(crate) fn available(self) -> bool {
         let reason = if !rustix::process::geteuid().is_root() {
             "needs root"
-        } else if !Path::new("/dev/fuse").exists() && self != Self::Ublk {
+        } else if !Path::new("/dev/fuse").exists() && matches!(self, Self::Loop | Self::File) {
             "no /dev/fuse"
         } else if self == Self::Ublk && !ublk_present() {
             "this kernel has no ublk (no /dev/ublk-control)"
+        } else if self == Self::Nbd && !nbd_present() {
+            "this kernel has no NBD client (no module nbd)"
         } else if self == Self::Loop && !Path::new("/dev/loop-control").exists() {
             "no /dev/loop-control"
         } else {
@@ -56,6 +60,8 @@ impl Kind {
             1000 + std::process::id() % 1000 * 100 + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
         match self {
             Self::Ublk => format!("/dev/ublkb{index}"),
+            // The driver has 32768 numbers.
+            Self::Nbd => format!("/dev/nbd{}", 1000 + index % 30_000),
             Self::Loop => format!("/dev/loop{index}"),
             Self::File => folder.join(format!("disk{index}")).display().to_string(),
         }
@@ -69,6 +75,15 @@ fn ublk_present() -> bool {
         drop(Command::new("modprobe").arg("ublk_drv").output());
     }
     node.exists()
+}
+
+fn nbd_present() -> bool {
+    let module = Path::new("/sys/module/nbd");
+    if !module.exists() {
+        // Its failure shows in the module still missing.
+        drop(Command::new("modprobe").arg("nbd").output());
+    }
+    module.exists()
 }
 
 /// Tell whoever runs the tests, past the capture of a passing test's output.
@@ -190,7 +205,7 @@ impl Attached {
 
     fn is_there(&self) -> bool {
         match self.kind {
-            Kind::Ublk | Kind::File => self.path.exists(),
+            Kind::Ublk | Kind::Nbd | Kind::File => self.path.exists(),
             Kind::Loop => {
                 let name = self.path.file_name().unwrap().to_str().unwrap();
                 Path::new(&format!("/sys/block/{name}/loop/backing_file")).exists()

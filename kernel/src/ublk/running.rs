@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use super::control::Control;
 use super::error::Error;
-use super::first_read::first_read;
 use super::handler::{Handler, in_lane};
 use super::handoff::serve_by_pool;
 use super::lane::{Seat, serve_inline};
-use super::node::{Node, open_character};
 use super::params::Params;
 use super::queue::Descriptors;
 use super::{CLEAN_UP, LET_GO, SET_UP};
+use crate::first_read::{Unusable, first_read};
+use crate::node::{Node, open_when_ours};
 
 /// Which threads serve which tags.
 #[derive(Clone, Copy, Debug)]
@@ -122,8 +122,9 @@ impl Running {
         plan: Plan,
         handler: &Arc<dyn Handler>,
     ) -> Result<(), Error> {
-        let node = Node::character(self.id)?;
-        let file = Arc::new(open_character(node.path())?);
+        let node =
+            Node::character(&format!("ublkc{}", self.id), "ublk-char").map_err(Error::Node)?;
+        let file = Arc::new(open_when_ours(node.path()).map_err(Error::Node)?);
         self.character = Some((Arc::clone(&file), node));
         let (threads, count, depth) = match plan {
             Plan::Inline { threads, tags } => (threads, tags, threads * tags),
@@ -164,7 +165,7 @@ impl Running {
         // START_DEV waits until the driver has all tags, and they are with it.
         let end = Arc::clone(&self.end);
         Control::start(self.id, || end.any.load(Ordering::Acquire))?;
-        self.block = Some(Node::block(self.id)?);
+        self.block = Some(Node::block(&format!("ublkb{}", self.id)).map_err(Error::Node)?);
         self.end.stopping.store(false, Ordering::Release);
         if self.end.any.load(Ordering::Acquire) {
             return Err(Error::Lane("the device ended while it was started".into()));
@@ -199,6 +200,13 @@ impl Running {
             self.logical_block,
             within,
         )
+        .map_err(|unusable| match unusable {
+            Unusable::Late => Error::Timeout {
+                what: "first read of the device",
+                after: within,
+            },
+            Unusable::Failed(why) => Error::Node(why),
+        })
     }
 
     /// Remove the device. What is under way, and what the kernel still has to write, is served

@@ -145,6 +145,9 @@ impl<D: Disk> Disk for Emulate<D> {
         }
         let outer = self.outward(&range);
         let mut below = Extents::starting_at(outer.start);
+        if found.is_first_only() {
+            below = below.first_only();
+        }
         // A report may end early, here before the range begins; each one gets further.
         while below.end() <= range.start {
             let at = below.end();

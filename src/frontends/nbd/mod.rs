@@ -10,12 +10,17 @@ mod address;
 mod bounds;
 mod conversation;
 mod ending;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 mod listening;
 mod negotiation;
 mod secure;
 mod server;
 mod service;
+#[cfg(any(test, feature = "fuzzing"))]
+mod shelf;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -23,10 +28,6 @@ mod testing;
 mod tests;
 mod tls;
 mod transmission;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "its first user is being written")
-)]
 mod unnegotiated;
 mod wire;
 
@@ -34,5 +35,4 @@ pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
 pub use server::{Connected, Server, Setup};
 pub use tls::{TlsMode, TlsSetup};
-#[expect(unused_imports, reason = "its first user is being written")]
 pub(super) use unnegotiated::Unnegotiated;

@@ -187,6 +187,7 @@ impl Drop for Server {
         if let Err(error) = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes()) {
             log::error!("the accepting thread cannot be woken: {error}");
         }
+        self.shared.clients.notify();
         if let Some(accepting) = self.accepting.take()
             && accepting.join().is_err()
         {
@@ -223,8 +224,9 @@ impl Shared {
                 .unwrap_or_default();
             return;
         }
-        self.clients.wait_until_none_is_left(None);
-        if !self.stopping.load(Ordering::Acquire) {
+        let stopping = || self.stopping.load(Ordering::Acquire);
+        self.clients.wait_until_none_is_left(None, stopping);
+        if !stopping() {
             self.left.store(true, Ordering::Release);
             ended.send("its client has left".into()).unwrap_or_default();
         }
@@ -472,19 +474,28 @@ impl Registry {
         join(finished);
     }
 
-    /// Wait until nobody is connected, no longer than until `deadline`. Tells whether that is so.
-    fn wait_until_none_is_left(&self, deadline: Option<Instant>) -> bool {
+    /// Wait until nobody is connected, no longer than until `deadline`, and no longer once `enough`.
+    /// Tells whether nobody is connected.
+    fn wait_until_none_is_left(
+        &self,
+        deadline: Option<Instant>,
+        enough: impl Fn() -> bool,
+    ) -> bool {
         let mut rooms = self.rooms.lock();
-        while !rooms.connections.is_empty() {
+        while !rooms.connections.is_empty() && !enough() {
             match deadline {
                 None => self.changed.wait(&mut rooms),
-                Some(at) if self.changed.wait_until(&mut rooms, at).timed_out() => {
-                    return rooms.connections.is_empty();
-                }
+                Some(at) if self.changed.wait_until(&mut rooms, at).timed_out() => break,
                 Some(_) => {}
             }
         }
-        true
+        rooms.connections.is_empty()
+    }
+
+    /// Have those who wait look again at whether it is enough.
+    fn notify(&self) {
+        let _rooms = self.rooms.lock();
+        self.changed.notify_all();
     }
 
     fn each(&self, what: impl Fn(&Stream)) {
@@ -496,9 +507,10 @@ impl Registry {
     /// End all connections, the replies under way first.
     fn end(&self) {
         self.each(Stream::stop_reading);
-        if !self.wait_until_none_is_left(Some(Instant::now() + GRACE)) {
+        let never = || false;
+        if !self.wait_until_none_is_left(Some(Instant::now() + GRACE), never) {
             self.each(Stream::close);
-            self.wait_until_none_is_left(None);
+            self.wait_until_none_is_left(None, never);
         }
         let finished = std::mem::take(&mut self.rooms.lock().finished);
         join(finished);

@@ -69,7 +69,7 @@ impl Seats {
     }
 
     /// Seats that nobody has taken.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn free(&self) -> u32 {
         self.free.load(Ordering::Acquire)
     }

@@ -97,6 +97,8 @@ impl Stream {
                 }
             };
             match (received, &self.ends) {
+                // What came after reading was stopped came too late.
+                (Ok(_), _) if self.quiet.load(Ordering::Acquire) => return Ok(0),
                 (Ok(read), _) => return Ok(read),
                 (Err(Errno::INTR), _) | (Err(Errno::AGAIN), Ends::Pipes { .. }) => {}
                 (Err(error), _) => return Err(timed_out(error)),

@@ -1,6 +1,7 @@
 //! What the tests of the server share: both ends of connections, and certificates.
 
 use std::fs::File;
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,40 @@ pub(super) fn pipes() -> (Stream, (File, File)) {
     let (from_server, output) = rustix::pipe::pipe().unwrap();
     let stream = Stream::pipes(&input, &output).unwrap();
     (stream, (to_server.into(), from_server.into()))
+}
+
+/// What a server gets for input and output, and the client behind them.
+pub(super) fn pipes_of_client() -> (Vec<OwnedFd>, Pipes) {
+    let (input, to_server) = rustix::pipe::pipe().unwrap();
+    let (from_server, output) = rustix::pipe::pipe().unwrap();
+    let client = Pipes {
+        to_server: to_server.into(),
+        from_server: from_server.into(),
+    };
+    (vec![input, output], client)
+}
+
+/// A client on two pipes.
+#[derive(Debug)]
+pub(super) struct Pipes {
+    to_server: File,
+    from_server: File,
+}
+
+impl Read for Pipes {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.from_server.read(buf)
+    }
+}
+
+impl Write for Pipes {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.to_server.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Do something that might hang where there is a fault: then this panics.

@@ -21,6 +21,12 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Zeroes that follow an export for clients of old.
 const ZEROES: [u8; 124] = [0; 124];
 
+/// An export with the seat of who has it open, which is free once the export is closed.
+struct Opened {
+    export: Box<dyn Export>,
+    seat: Seat,
+}
+
 /// Why an export was not opened: what to answer.
 struct Closed {
     kind: Kind,
@@ -53,66 +59,47 @@ impl Negotiation<'_> {
         self.acknowledge(OPTION)
     }
 
-    pub(super) fn info(&mut self, data: &[u8]) -> Result<Next, End> {
-        Ok(match self.look(number::INFO, data)? {
-            Some(_opened_to_look_at) => self.acknowledge(number::INFO)?,
-            None => Next::Option,
-        })
-    }
-
-    pub(super) fn go(&mut self, data: &[u8]) -> Result<Next, End> {
-        let Some((export, seat)) = self.look(number::GO, data)? else {
-            return Ok(Next::Option);
-        };
-        let wanted = Wanted::decode(data).map_err(End::Broken)?;
-        let agreed = self.agree(wanted.export, export, seat);
-        self.acknowledge(number::GO)?;
-        Ok(Next::Transmission(agreed))
-    }
-
-    /// Open the export that the client wants and collect what it wants to know; none if that was
-    /// refused.
-    fn look(&mut self, option: u32, data: &[u8]) -> Result<Option<(Box<dyn Export>, Seat)>, End> {
+    /// `INFO` and `GO`: tell of an export what the client wants to know, and with `GO` choose it.
+    pub(super) fn look(&mut self, option: u32, data: &[u8]) -> Result<Next, End> {
         let wanted = match Wanted::decode(data) {
             Ok(wanted) => wanted,
-            Err(why) => {
-                self.malformed(option, why)?;
-                return Ok(None);
-            }
+            Err(why) => return self.malformed(option, why),
         };
-        match self.open(wanted.export)? {
-            Ok((export, seat)) => {
-                self.inform(option, &wanted, &*export)?;
-                Ok(Some((export, seat)))
-            }
-            Err(Closed { kind, why }) => {
-                self.refuse(option, kind, &why)?;
-                Ok(None)
-            }
+        let opened = match self.open(wanted.export)? {
+            Ok(opened) => opened,
+            Err(Closed { kind, why }) => return self.refuse(option, kind, &why),
+        };
+        self.inform(option, &wanted, &*opened.export)?;
+        if option == number::INFO {
+            self.ask(|_, _| drop(opened))?;
+            return self.acknowledge(option);
         }
+        let agreed = self.agree(wanted.export, opened);
+        self.acknowledge(option)?;
+        Ok(Next::Transmission(agreed))
     }
 
     /// Choose an export in the way of old: there is no reply but the export, or the end.
     pub(super) fn export_name(&mut self, data: &[u8]) -> Result<Next, End> {
         let name = text(data).map_err(End::Broken)?;
-        let (export, seat) = match self.open(name)? {
+        let opened = match self.open(name)? {
             Ok(opened) => opened,
             Err(Closed { why, .. }) => return Err(End::Refused(why)),
         };
-        let limits = export.disk().limits();
+        let limits = opened.export.disk().limits();
         let size = limits.size.to_be_bytes();
         let flags = flags(limits, self.chosen.shape).bits().to_be_bytes();
         let zeroes: &[u8] = match self.handshake.contains(Handshake::NO_ZEROES) {
             true => &[],
             false => &ZEROES,
         };
-        let agreed = self.agree(name, export, seat);
+        let agreed = self.agree(name, opened);
         let parts = [&size[..], &flags, zeroes];
         self.link.write_all(&mut parts.map(IoSlice::new))?;
         Ok(Next::Transmission(agreed))
     }
 
-    fn open(&mut self, name: &str) -> Result<Result<(Box<dyn Export>, Seat), Closed>, End> {
+    fn open(&mut self, name: &str) -> Result<Result<Opened, Closed>, End> {
         let Some(seat) = self.service.seats.take() else {
             return Ok(Err(Closed {
                 kind: Kind::ErrPolicy,
@@ -129,7 +116,7 @@ impl Negotiation<'_> {
             }));
         }
         match self.ask(|guest, tls| guest.open(name, tls))? {
-            Ok(export) => Ok(Ok((export, seat))),
+            Ok(export) => Ok(Ok(Opened { export, seat })),
             Err(error) => {
                 log::error!("client {}: export `{name}`: {error}", self.client.number);
                 Ok(Err(Closed {
@@ -159,7 +146,8 @@ impl Negotiation<'_> {
         Ok(true)
     }
 
-    fn agree(&mut self, asked_for: &str, export: Box<dyn Export>, seat: Seat) -> Agreed {
+    fn agree(&self, asked_for: &str, opened: Opened) -> Agreed {
+        let Opened { export, seat } = opened;
         self.standing.opened(export.name());
         let chosen_for = self.chosen.allocation_of.as_deref();
         Agreed {
@@ -204,7 +192,7 @@ impl Negotiation<'_> {
 
 /// As much of `text` as the protocol allows in a string.
 fn cut_bytes(text: &str) -> &[u8] {
-    text[..text.floor_char_boundary(LONGEST_STRING)].as_bytes()
+    &text.as_bytes()[..text.floor_char_boundary(LONGEST_STRING)]
 }
 
 /// The block sizes of an export, none of which is more than the server takes at a time.

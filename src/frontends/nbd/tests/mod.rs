@@ -11,73 +11,19 @@ use super::conversation::hold;
 use super::ending::End;
 use super::link::Link;
 use super::service::{Seats, Service, Standing};
+use super::shelf::Shelf;
 use super::tls::Tls;
 use super::unnegotiated::Unnegotiated;
 use super::wire::request::Head;
 use super::wire::{Asked, OPTION_MAGIC, OPTION_REPLY_MAGIC, Shape};
 use crate::disk::memory::Memory;
-use crate::disk::{
-    Check, Client, Disk, Errno, Error, Export, Exports, Guest, Listed, Peer, Result,
-};
+use crate::disk::{Check, Client, Disk, Errno, Peer, Result};
 
+mod cut;
 mod model;
 mod negotiating;
 mod requests;
-
-/// What is served to the clients of a test: one disk, under the names `` and `disk`.
-#[derive(Debug)]
-pub(super) struct Shelf {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) welcome: bool,
-}
-
-#[derive(Debug)]
-struct Visitor(Arc<dyn Disk>);
-
-#[derive(Debug)]
-struct Opened(Arc<dyn Disk>);
-
-impl Exports for Shelf {
-    fn welcome(&self, _: Arc<Client>) -> Result<Box<dyn Guest>> {
-        if !self.welcome {
-            return Err(Error::new(Errno::PERM, "nobody is welcome"));
-        }
-        Ok(Box::new(Visitor(Arc::clone(&self.disk))))
-    }
-}
-
-impl Guest for Visitor {
-    fn list(&mut self, _: bool) -> Result<Vec<Listed>> {
-        Ok(vec![Listed {
-            name: "disk".into(),
-            description: Some("of a test".into()),
-        }])
-    }
-
-    fn open(&mut self, name: &str, _: bool) -> Result<Box<dyn Export>> {
-        if !["", "disk"].contains(&name) {
-            return Err(Error::new(
-                Errno::NOENT,
-                format!("no export `{name}`\nand why"),
-            ));
-        }
-        Ok(Box::new(Opened(Arc::clone(&self.0))))
-    }
-}
-
-impl Export for Opened {
-    fn disk(&self) -> &Arc<dyn Disk> {
-        &self.0
-    }
-
-    fn name(&self) -> &str {
-        "disk"
-    }
-
-    fn description(&self) -> Result<Option<String>> {
-        Ok(Some("of a test".into()))
-    }
-}
+mod serving;
 
 /// A server for one disk, as it is before anybody came.
 pub(super) fn service(disk: impl Disk + 'static) -> Service {

@@ -8,18 +8,29 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::error::Error;
 use crate::elsewhere::{Word, elsewhere, errno_there, open_there, read_there};
 
+/// Why a device is of no use.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    /// No answer in time.
+    Late,
+    /// What went wrong, in one sentence.
+    Failed(String),
+}
+
 /// Open the device at `path`, compare its size, and read its first block.
-pub(super) fn first_read(
+pub(crate) fn first_read(
     path: &Path,
     size: u64,
     block: u32,
     within: Duration,
-) -> Result<(), Error> {
+) -> Result<(), Unusable> {
     let fail = |what: &str, error: &dyn fmt::Display| {
-        Err(Error::Node(format!("{}: {what}: {error}", path.display())))
+        Err(Unusable::Failed(format!(
+            "{}: {what}: {error}",
+            path.display()
+        )))
     };
     let name = CString::new(path.as_os_str().as_bytes()).expect("made from a number");
     let block = usize::try_from(block).expect("a block is small");
@@ -27,12 +38,7 @@ pub(super) fn first_read(
     let word = unsafe { elsewhere(within, || false, || look(&name, block)) };
     let [step, errno, found] = match word {
         Ok(word) => word,
-        Err(Errno::TIMEDOUT) => {
-            return Err(Error::Timeout {
-                what: "first read of the device",
-                after: within,
-            });
-        }
+        Err(Errno::TIMEDOUT) => return Err(Unusable::Late),
         Err(errno) => return fail("the process that reads it", &errno),
     };
     if let Ok(errno @ 1..) = i32::try_from(errno) {

@@ -1,12 +1,10 @@
-//! The device nodes `/dev/ublkcN` and `/dev/ublkbN`.
+//! Device nodes: waiting for one that the kernel or udev makes, and making it where nobody does.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-
-use super::error::Error;
 
 /// How long devtmpfs and udev have to make a node and to set its owner.
 const APPEAR: Duration = Duration::from_secs(5);
@@ -19,29 +17,30 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// The character node of a device.
-    pub(crate) fn character(id: u32) -> Result<Self, Error> {
-        Self::wait(
-            PathBuf::from(format!("/dev/ublkc{id}")),
-            FileType::CharacterDevice,
-            &format!("/sys/class/ublk-char/ublkc{id}/dev"),
-        )
+    /// `/dev/NAME`, a character device of this class.
+    ///
+    /// # Errors
+    /// One sentence: the node did not appear, or none can be made.
+    pub(crate) fn character(name: &str, class: &str) -> Result<Self, String> {
+        let numbers = format!("/sys/class/{class}/{name}/dev");
+        Self::wait(name, FileType::CharacterDevice, &numbers)
     }
 
-    /// The block node of a started device.
-    pub(crate) fn block(id: u32) -> Result<Self, Error> {
-        Self::wait(
-            PathBuf::from(format!("/dev/ublkb{id}")),
-            FileType::BlockDevice,
-            &format!("/sys/block/ublkb{id}/dev"),
-        )
+    /// `/dev/NAME`, a block device.
+    ///
+    /// # Errors
+    /// As [`Node::character`].
+    pub(crate) fn block(name: &str) -> Result<Self, String> {
+        let numbers = format!("/sys/block/{name}/dev");
+        Self::wait(name, FileType::BlockDevice, &numbers)
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    fn wait(path: PathBuf, kind: FileType, numbers: &str) -> Result<Self, Error> {
+    fn wait(name: &str, kind: FileType, numbers: &str) -> Result<Self, String> {
+        let path = Path::new("/dev").join(name);
         let deadline = Instant::now() + APPEAR;
         while !path.exists() {
             let kernel_makes_nodes = dev_is_devtmpfs();
@@ -49,11 +48,11 @@ impl Node {
                 return Self::make(path, kind, numbers);
             }
             if Instant::now() >= deadline {
-                return Err(Error::Node(format!(
+                return Err(format!(
                     "{}: the node did not appear within {} s",
                     path.display(),
                     APPEAR.as_secs()
-                )));
+                ));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -61,8 +60,8 @@ impl Node {
     }
 
     /// A /dev of somebody's own, as in a container: no kernel and no udev makes nodes there.
-    fn make(path: PathBuf, kind: FileType, numbers: &str) -> Result<Self, Error> {
-        let fail = |why: String| Error::Node(format!("{}: {why}", path.display()));
+    fn make(path: PathBuf, kind: FileType, numbers: &str) -> Result<Self, String> {
+        let fail = |why: String| format!("{}: {why}", path.display());
         let text =
             fs::read_to_string(numbers).map_err(|error| fail(format!("{numbers}: {error}")))?;
         let device = text
@@ -86,14 +85,14 @@ impl Drop for Node {
     }
 }
 
-/// Open the character node, waiting for udev to give it to us.
-pub(crate) fn open_character(path: &Path) -> Result<File, Error> {
+/// Open a node, waiting for udev to give it to us.
+pub(crate) fn open_when_ours(path: &Path) -> Result<File, String> {
     let deadline = Instant::now() + APPEAR;
     loop {
         match File::options().read(true).write(true).open(path) {
             Ok(file) => return Ok(file),
             Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
-            Err(error) => return Err(Error::Node(format!("{}: {error}", path.display()))),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
         }
     }
 }

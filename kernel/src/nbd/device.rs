@@ -1,0 +1,309 @@
+//! A device: connecting it, seeing that it can be used, and making it go.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::error::Error;
+use super::netlink::{DISCONNECT, Family, Say, send_there};
+use super::params::Params;
+use super::sysfs::{self, Folder, Identity};
+use super::{largest_index, path};
+use crate::elsewhere::elsewhere;
+use crate::first_read::{Unusable, first_read};
+use crate::node::Node;
+use crate::usage::{self, User};
+
+/// How long somebody may look at a device that shall be connected: udev and friends do.
+const LOOKED_AT: Duration = Duration::from_secs(2);
+/// How long the driver may take for a command that waits for nobody.
+const COMMAND: Duration = Duration::from_secs(10);
+/// How long is waited for others to let go of a device that is gone.
+const LET_GO: Duration = Duration::from_secs(2);
+/// How long devtmpfs has to remove the node of a device that is gone.
+const NODE_GOES: Duration = Duration::from_millis(500);
+/// How often a wait looks up.
+const SLICE: Duration = Duration::from_millis(5);
+
+/// A connected device. Dropping it disconnects it.
+#[derive(Debug)]
+pub struct Device {
+    index: u32,
+    size_bytes: u64,
+    block_bytes: u32,
+    node: Node,
+    connection: Connection,
+}
+
+impl Device {
+    /// Connect `sockets` as the device with the number `index`, or with any free one. Their other
+    /// ends are served already, or will be soon: the kernel may read partition tables.
+    ///
+    /// Each socket is a stream of TCP or of the local kind. There is one queue for each, but no more
+    /// than there are processors: the rest stays unused until others fail.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when the number is taken, [`Error::Params`] for parameters out of range,
+    /// [`Error::NoDriver`], [`Error::NotPermitted`] and others when no device can be made at all.
+    pub fn connect(
+        index: Option<u32>,
+        sockets: &[OwnedFd],
+        params: &Params,
+    ) -> Result<Self, Error> {
+        params.check()?;
+        let family = Family::find_or_load()?;
+        let connection = match index {
+            Some(index) => Connection::at(family, index, sockets, params, LOOKED_AT)?,
+            None => Connection::anywhere(family, sockets, params)?,
+        };
+        let index = connection.index;
+        let folder = Folder(index);
+        if folder.identity().as_ref() != Some(&connection.identity) {
+            return Err(Error::TooOld);
+        }
+        folder.limit("max_sectors_kb", u64::from(params.max_io_bytes / 1024));
+        if params.trim {
+            folder.limit("discard_max_bytes", params.max_discard_bytes);
+        }
+        Ok(Self {
+            index,
+            size_bytes: params.size_bytes,
+            block_bytes: params.block_bytes,
+            node: Node::block(&format!("nbd{index}")).map_err(Error::Node)?,
+            connection,
+        })
+    }
+
+    /// The device's number.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The device node.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.node.path()
+    }
+
+    /// Wait until the device can be opened, has its size, and its first block can be read. Another
+    /// process does it, so that this one may be the one that answers.
+    ///
+    /// # Errors
+    /// [`Error::Node`] with the reason, [`Error::Timeout`] when there was no answer `within` that
+    /// time.
+    pub fn wait_until_usable(&self, within: Duration) -> Result<(), Error> {
+        let read = first_read(self.path(), self.size_bytes, self.block_bytes, within);
+        read.map_err(|unusable| match unusable {
+            Unusable::Late => Error::Timeout {
+                what: "first read of the device",
+                after: within,
+            },
+            Unusable::Failed(why) => Error::Node(why),
+        })
+    }
+
+    /// Requests that the kernel has sent, or is about to send, and has no answer to.
+    #[must_use]
+    pub fn under_way(&self) -> u64 {
+        Folder(self.index).under_way()
+    }
+
+    /// Requests that were answered since the kernel made the device.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        Folder(self.index).answered()
+    }
+
+    /// Disconnect the device: the other ends are told, and what is still under way fails. Another
+    /// process does it, so that this one can be killed whatever the kernel waits for.
+    ///
+    /// # Errors
+    /// [`Error::StillOpen`] when it is disconnected and somebody keeps it open; [`Error::Timeout`].
+    pub fn disconnect(mut self) -> Result<(), Error> {
+        self.connection.end()
+    }
+
+    /// Let go of a device without disconnecting it, where that could hang: who dies takes the
+    /// sockets along, and whoever watches does the rest.
+    pub fn abandon(mut self) {
+        self.connection.ended = true;
+    }
+}
+
+/// Disconnect the devices that were made with this `identity`, from another process than the one that
+/// served them: whatever is under way fails. It is no error when there are none any more.
+///
+/// # Errors
+/// [`Error::Timeout`] when the driver did not do it `within` that time, and [`Error::StillOpen`] when
+/// it did and somebody keeps the device open for longer than that.
+pub fn remove_leftover(identity: &str, within: Duration) -> Result<(), Error> {
+    for index in sysfs::all()? {
+        let Some(found) = Folder(index).identity() else {
+            continue;
+        };
+        if found.word() != identity {
+            continue;
+        }
+        disconnect(index, within)?;
+        wait_for_the_end(index, &found, within)?;
+    }
+    Ok(())
+}
+
+/// What the driver has been told and must be told to forget.
+#[derive(Debug)]
+struct Connection {
+    index: u32,
+    identity: Identity,
+    ended: bool,
+}
+
+impl Connection {
+    /// Connect at a free number. Somebody else may be faster, then it is the next one.
+    fn anywhere(family: Family, sockets: &[OwnedFd], params: &Params) -> Result<Self, Error> {
+        let there = sysfs::all()?;
+        let unused = there
+            .iter()
+            .copied()
+            .filter(|&index| !Folder(index).is_connected());
+        let new = (0..=largest_index()).filter(|index| there.binary_search(index).is_err());
+        for index in unused.chain(new) {
+            match Self::at(family, index, sockets, params, Duration::ZERO) {
+                Err(Error::InUse { .. }) => {}
+                other => return other,
+            }
+        }
+        Err(Error::NoFreeDevice)
+    }
+
+    /// Connect at this number, waiting for those who only look at it.
+    fn at(
+        family: Family,
+        index: u32,
+        sockets: &[OwnedFd],
+        params: &Params,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        let largest = largest_index();
+        if index > largest {
+            return Err(Error::NoSuchNumber { index, largest });
+        }
+        let end = Instant::now() + patience;
+        loop {
+            let added = !Folder(index).exists();
+            let identity = Identity::new(&params.identity, added);
+            let mut says = vec![
+                Say::Index(index),
+                Say::SizeBytes(params.size_bytes),
+                Say::BlockSizeBytes(params.block_bytes.into()),
+                Say::Timeout(params.timeout.as_secs()),
+                Say::ServerFlags(params.flags(sockets.len())),
+                Say::Identity(identity.as_str()),
+                Say::Sockets(sockets),
+            ];
+            says.extend(added.then_some(Say::DestroyOnDisconnect));
+            let errno = match family.connect(&says) {
+                Ok(index) => {
+                    return Ok(Self {
+                        index,
+                        identity,
+                        ended: false,
+                    });
+                }
+                Err(errno) => errno,
+            };
+            match errno {
+                Errno::BUSY if Folder(index).is_connected() || Instant::now() >= end => {
+                    return Err(Error::InUse {
+                        index,
+                        holder: holder(index),
+                    });
+                }
+                Errno::BUSY => thread::sleep(SLICE),
+                Errno::PERM => return Err(Error::NotPermitted),
+                errno => return Err(Error::failed("NBD_CMD_CONNECT")(errno)),
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.ended, true) {
+            return Ok(());
+        }
+        disconnect(self.index, COMMAND)?;
+        wait_for_the_end(self.index, &self.identity, LET_GO)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            log::error!("nbd: disconnecting device {}: {error}", self.index);
+        }
+    }
+}
+
+/// Tell the driver, by another process: the driver may wait for whoever sends on one of the sockets,
+/// and who waits in the kernel cannot be killed.
+fn disconnect(index: u32, within: Duration) -> Result<(), Error> {
+    const WHAT: &str = "NBD_CMD_DISCONNECT";
+    let command = Family::find()?.command(DISCONNECT, &[Say::Index(index)]);
+    // SAFETY: `send_there` makes system calls only.
+    let told = unsafe { elsewhere(within, || false, || send_there(&command)) };
+    match told {
+        Ok([_, 0, _]) => Ok(()),
+        Ok([_, errno, _]) => match i32::try_from(errno).map(Errno::from_raw_os_error) {
+            Ok(Errno::PERM) => Err(Error::NotPermitted),
+            // The device is gone, or is going.
+            Ok(Errno::INVAL) if !Folder(index).is_connected() => Ok(()),
+            errno => Err(Error::failed(WHAT)(errno.unwrap_or(Errno::IO))),
+        },
+        Err(Errno::TIMEDOUT) => Err(Error::Timeout {
+            what: WHAT,
+            after: within,
+        }),
+        Err(errno) => Err(Error::failed(WHAT)(errno)),
+    }
+}
+
+/// Wait until a device that was disconnected is gone, also from `/dev` where it does not stay.
+fn wait_for_the_end(index: u32, identity: &Identity, within: Duration) -> Result<(), Error> {
+    if !until(|| Folder(index).has_gone(identity), within) {
+        return Err(Error::StillOpen(index));
+    }
+    if identity.added() && !until(|| !path(index).exists(), NODE_GOES) {
+        log::debug!(
+            "{}: the node is there without a device",
+            path(index).display()
+        );
+    }
+    Ok(())
+}
+
+/// Who has a device that cannot be connected: who connected it, or else who has it open.
+fn holder(index: u32) -> Option<(i32, String)> {
+    if let Some(holder) = Folder(index).holder() {
+        return Some(holder);
+    }
+    let users = usage::users(&path(index), &[]).ok()?;
+    users.into_iter().find_map(|user| match user {
+        User::Open { pid, command } => Some((i32::try_from(pid).ok()?, command)),
+        _ => None,
+    })
+}
+
+/// Ask again and again.
+fn until(done: impl Fn() -> bool, patience: Duration) -> bool {
+    let end = Instant::now() + patience;
+    while !done() {
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(SLICE);
+    }
+    true
+}

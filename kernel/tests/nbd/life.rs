@@ -1,0 +1,221 @@
+//! Devices that come, are used and go.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use pydisk_kernel::nbd::{self, Device, Error, Params};
+
+use super::support::{DISC, Disk, SIZE, available, fresh_index, params};
+
+#[test]
+fn what_is_written_is_read_on_one_socket_and_on_several() {
+    if !available() {
+        return;
+    }
+    for sockets in [1, 4] {
+        let disk = Disk::new();
+        let index = fresh_index();
+        let device = disk.attach(Some(index), sockets);
+        assert_eq!(device.index(), index);
+        assert_eq!(device.path(), nbd::path(index));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(device.path())
+            .unwrap();
+        file.write_all_at(&[7; 100_000], 5000).unwrap();
+        file.sync_all().unwrap();
+        let mut back = [0; 100_000];
+        file.read_exact_at(&mut back, 5000).unwrap();
+        assert_eq!(back, [7; 100_000]);
+        drop(file);
+        assert_eq!(device.under_way(), 0);
+        disk.said();
+        device.disconnect().unwrap();
+        assert!(disk.said().iter().all(|(kind, ..)| *kind == DISC));
+        assert!(!Path::new(&format!("/sys/block/nbd{index}")).exists());
+        assert!(!nbd::path(index).exists());
+    }
+}
+
+#[test]
+fn each_command_reaches_the_other_end() {
+    if !available() {
+        return;
+    }
+    let disk = Disk::new();
+    let device = disk.attach(Some(fresh_index()), 1);
+    let run = |program: &str, args: &[&str]| {
+        let output = Command::new(program)
+            .args(args)
+            .arg(device.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{program} {args:?}: {output:?}");
+        disk.said()
+    };
+    let range = ["-o", "65536", "-l", "131072"];
+    assert_eq!(run("blkdiscard", &range), [(4, 65536, 131_072)]);
+    let huge = run("blkdiscard", &[]);
+    assert_eq!(huge.len(), 8, "in pieces of a MiB: {huge:?}");
+    // NBD_CMD_FLAG_NO_HOLE, and none where holes may be made.
+    let zero = [&["-z"], &range[..]].concat();
+    assert_eq!(run("blkdiscard", &zero), [(6 | 2 << 16, 65536, 131_072)]);
+    let punch = [&["-p"], &range[..]].concat();
+    assert_eq!(run("fallocate", &punch)[0], (6, 65536, 131_072));
+    device.disconnect().unwrap();
+}
+
+#[test]
+fn limits_are_what_the_parameters_say() {
+    if !available() {
+        return;
+    }
+    let index = fresh_index();
+    let params = Params {
+        block_bytes: 4096,
+        max_io_bytes: 256 << 10,
+        read_only: true,
+        rotational: true,
+        flush: false,
+        fua: false,
+        trim: false,
+        write_zeroes: false,
+        ..params()
+    };
+    let disk = Disk::new();
+    let device = Device::connect(Some(index), &disk.sockets(1), &params).unwrap();
+    device.wait_until_usable(Duration::from_secs(60)).unwrap();
+    let says = |attribute: &str| {
+        let text = std::fs::read_to_string(format!("/sys/block/nbd{index}/{attribute}"));
+        text.unwrap().trim_end().to_owned()
+    };
+    let expected = [
+        ("size", (SIZE / 512).to_string()),
+        ("ro", "1".into()),
+        ("queue/logical_block_size", "4096".into()),
+        ("queue/max_sectors_kb", "256".into()),
+        ("queue/discard_max_bytes", "0".into()),
+        ("queue/write_zeroes_max_bytes", "0".into()),
+        ("queue/fua", "0".into()),
+        ("queue/write_cache", "write through".into()),
+        ("queue/rotational", "1".into()),
+    ];
+    for (attribute, value) in expected {
+        assert_eq!(says(attribute), value, "{attribute}");
+    }
+    device.disconnect().unwrap();
+}
+
+#[test]
+fn any_free_number_is_taken_and_a_taken_one_refused_with_its_holder() {
+    if !available() {
+        return;
+    }
+    let disk = Disk::new();
+    let first = disk.attach(None, 1);
+    let second = disk.attach(None, 1);
+    assert_ne!(first.index(), second.index());
+    let taken = Device::connect(Some(first.index()), &disk.sockets(1), &params());
+    let why = taken.err().unwrap();
+    let Error::InUse {
+        index,
+        holder: Some((pid, _)),
+    } = &why
+    else {
+        panic!("{why}");
+    };
+    assert_eq!(*index, first.index());
+    assert_eq!(u32::try_from(*pid).unwrap(), std::process::id());
+    let index = first.index();
+    first.disconnect().unwrap();
+    let again = disk.attach(Some(index), 1);
+    again.disconnect().unwrap();
+    second.disconnect().unwrap();
+}
+
+#[test]
+fn a_number_that_the_driver_does_not_have_is_refused() {
+    if !available() {
+        return;
+    }
+    let disk = Disk::new();
+    let refused = Device::connect(Some(1 << 19), &disk.sockets(1), &params());
+    let why = refused.err().unwrap();
+    assert!(matches!(why, Error::NoSuchNumber { .. }), "{why}");
+}
+
+#[test]
+fn a_leftover_is_removed_by_its_identity_only_and_fails_what_is_under_way() {
+    if !available() {
+        return;
+    }
+    let disk = Disk::new();
+    let index = fresh_index();
+    let params = Params {
+        identity: "its-maker".into(),
+        ..params()
+    };
+    let device = Device::connect(Some(index), &disk.sockets(2), &params).unwrap();
+    device.wait_until_usable(Duration::from_secs(60)).unwrap();
+    nbd::remove_leftover("somebody-else", Duration::from_secs(5)).unwrap();
+    assert!(Path::new(&format!("/sys/block/nbd{index}/pid")).exists());
+    let gate = disk.gate.lock().unwrap();
+    let path = device.path().to_owned();
+    let reader = thread::spawn(move || {
+        let file = File::open(path).unwrap();
+        file.read_exact_at(&mut [0; 4096], SIZE - 4096)
+    });
+    while device.under_way() == 0 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    // The reader has it open for a moment longer than that.
+    let removed = nbd::remove_leftover("its-maker", Duration::from_secs(10));
+    assert!(
+        matches!(removed, Ok(()) | Err(Error::StillOpen(_))),
+        "{removed:?}"
+    );
+    let errno = reader.join().unwrap().unwrap_err();
+    assert_eq!(errno.raw_os_error(), Some(libc::EIO));
+    drop(gate);
+    device.disconnect().unwrap();
+    assert!(!Path::new(&format!("/sys/block/nbd{index}")).exists());
+}
+
+/// The last resort, where nobody is left who could disconnect the device.
+#[test]
+fn requests_of_a_device_that_nobody_serves_fail_after_the_timeout() {
+    if !available() {
+        return;
+    }
+    for sockets in [1, 2] {
+        let disk = Disk::new();
+        let params = Params {
+            timeout: Duration::from_secs(1),
+            ..params()
+        };
+        let theirs = disk.sockets(sockets);
+        let device = Device::connect(Some(fresh_index()), &theirs, &params).unwrap();
+        device.wait_until_usable(Duration::from_secs(60)).unwrap();
+        let gate = disk.gate.lock().unwrap();
+        let path = device.path().to_owned();
+        let reader = thread::spawn(move || {
+            let file = File::open(path).unwrap();
+            file.read_exact_at(&mut [0; 4096], SIZE - 4096)
+        });
+        while device.under_way() == 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        for socket in &theirs {
+            rustix::net::shutdown(socket, rustix::net::Shutdown::Both).unwrap();
+        }
+        let errno = reader.join().unwrap().unwrap_err();
+        assert_eq!(errno.raw_os_error(), Some(libc::EIO));
+        drop(gate);
+        device.disconnect().unwrap();
+    }
+}

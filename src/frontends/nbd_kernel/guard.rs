@@ -1,0 +1,43 @@
+//! The guard: a small process that disconnects a device when the worker that serves it has died.
+//!
+//! The agent does that, too; the guard is for the case that it died with the worker, because the
+//! kernel would keep everybody waiting who waits for an answer. It holds nothing of the worker but a
+//! descriptor that stands for the process, and ends with it.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::remove_leftover;
+use crate::logging;
+
+/// How often a removal is tried again.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Wait for the end of the process that standard input stands for, see pidfd_open(2), and remove the
+/// device that it left behind, if its attachment's `folder` still tells of one.
+#[must_use]
+pub fn guard(folder: &Path) -> ExitCode {
+    let worker = std::io::stdin();
+    let mut ready = [PollFd::from_borrowed_fd(worker.as_fd(), PollFlags::IN)];
+    loop {
+        match poll(&mut ready, None) {
+            Ok(_) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return ExitCode::from(2),
+        }
+    }
+    for _ in 0..TRIES {
+        match remove_leftover(folder) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(refusal) => logging::say(&format!("pydisk: {refusal}\n")),
+        }
+        thread::sleep(PAUSE);
+    }
+    ExitCode::FAILURE
+}

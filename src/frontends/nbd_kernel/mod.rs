@@ -1,0 +1,338 @@
+//! `/dev/nbdN`: the kernel's own NBD client on sockets whose other ends this process serves.
+//!
+//! Called by [`super::start`]. No port, no negotiation: the kernel is told what the disk is when it
+//! gets the sockets, and speaks the protocol's transmission phase on them, which [`super::nbd`]
+//! answers. A parallel disk has several sockets, and several threads at each.
+//!
+//! What the kernel does not see is the end of this process: it waits for what is under way until
+//! [`TIMEOUT`]. Whoever sees it, the agent or the [guard](guard), disconnects the device.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use pydisk_kernel::nbd::{self as kernel, Device, Error, Params};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::nbd::Unnegotiated;
+use super::{Attached, Ended, Options};
+use crate::Refusal;
+use crate::disk::{Disk, Fua, Limits};
+
+mod guard;
+
+pub use guard::guard;
+
+/// In the attachment's folder, the word by which the kernel knows whose the device is.
+const IDENTITY: &str = "nbd-identity";
+/// Reads and writes are not longer than this, unless the disk prefers longer ones.
+const MAX_IO: u32 = 1 << 20;
+/// The driver's own limit.
+const MOST_IO: u32 = 32 << 20;
+/// No trim is longer, so that a disk that answers slowly answers others in between.
+const MAX_TRIM: u64 = 1 << 30;
+/// When the kernel gives the device up over one request that was not answered. The time in which it
+/// waits behind others counts, and a plugin may rightly be slow (a network that is away for a while),
+/// so it is long; it must be there at all for the case that nobody is left who could disconnect.
+const TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long the first read of the device may take.
+const FIRST_READ: Duration = Duration::from_secs(60);
+/// How long others may keep a device busy that shall be stopped.
+const BUSY: Duration = Duration::from_secs(2);
+/// How long the kernel may take to let go of a device whose process is dead.
+const LEFTOVER: Duration = Duration::from_millis(800);
+
+/// Remove the device that a process left when it was killed whose attachment's folder was `folder`.
+/// It is no error if it made none; a device that somebody else made is never touched.
+///
+/// # Errors
+/// One sentence, if it could not be removed yet.
+pub fn remove_leftover(folder: &Path) -> Result<(), Refusal> {
+    let note = folder.join(IDENTITY);
+    let identity = match fs::read_to_string(&note) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        identity => identity,
+    };
+    let identity =
+        identity.map_err(|error| Refusal::new(format!("{}: {error}", note.display())))?;
+    match kernel::remove_leftover(&identity, LEFTOVER) {
+        // It is gone with its last user, and fails every request until then.
+        Err(Error::StillOpen(_)) => Ok(()),
+        other => other.map_err(|error| Refusal::new(error.to_string())),
+    }
+}
+
+/// Make `disk` a block device with the number `index`, or any free one.
+///
+/// # Errors
+/// One sentence; nothing is left behind, unless the disk does not answer the first read: then the
+/// device goes with the process.
+pub(super) fn start(
+    index: Option<u32>,
+    disk: Arc<dyn Disk>,
+    options: &Options,
+    ended: Ended,
+) -> Result<Box<dyn Attached>, Refusal> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| {
+        Refusal::new(format!("{}: {what}: {error}", options.name))
+    };
+    let identity = new_identity(&options.name);
+    let params = params(disk.limits(), &identity);
+    // Before there is a device, so that whoever looks for it finds it at any time.
+    fs::write(options.folder.join(IDENTITY), &identity)
+        .map_err(|error| failed("the attachment's folder", &error))?;
+    let shape = Shape::of(disk.limits(), options);
+    let pairs = (0..shape.sockets).map(|_| pair());
+    let pairs: rustix::io::Result<Vec<_>> = pairs.collect();
+    let (ours, theirs): (Vec<_>, Vec<_>) = pairs
+        .map_err(|errno| failed("sockets", &errno))?
+        .into_iter()
+        .unzip();
+    let serving = Serving::start(disk, ours, shape.lanes, ended);
+    let serving = serving.map_err(|error| failed("threads", &error))?;
+    let connected = Device::connect(index, &theirs, &params);
+    // The kernel holds its own.
+    drop(theirs);
+    let device = connected.map_err(|error| refusal(index, &error))?;
+    if let Err(error) = device.wait_until_usable(FIRST_READ) {
+        let index = Some(device.index());
+        give_up(device, serving, &error);
+        return Err(refusal(index, &error));
+    }
+    Ok(Box::new(KernelNbd { device, serving }))
+}
+
+/// Remove a device that is of no use. One that does not answer could not be stopped cleanly.
+fn give_up(device: Device, serving: Serving, why: &Error) {
+    serving.stopping();
+    if matches!(why, Error::Timeout { .. }) {
+        device.abandon();
+        return;
+    }
+    if let Err(error) = device.disconnect() {
+        log::error!("removing the device: {error}");
+    }
+    serving.join();
+}
+
+/// A disk that is a block device.
+struct KernelNbd {
+    device: Device,
+    serving: Serving,
+}
+
+impl Attached for KernelNbd {
+    fn path(&self) -> &Path {
+        self.device.path()
+    }
+
+    fn stop(self: Box<Self>) -> Result<(), Refusal> {
+        let Self { device, serving } = *self;
+        let path = device.path().display().to_string();
+        serving.stopping();
+        // A disconnect fails what is under way; so it waits for that, unless there is no end to it.
+        if !calm(&device) {
+            log::warn!("{path}: it is kept busy; requests that are under way fail");
+            serving.loops.close();
+        }
+        let gone = device.disconnect();
+        serving.join();
+        match gone {
+            Ok(()) => Ok(()),
+            Err(error @ Error::StillOpen(_)) => {
+                log::warn!("{path}: {error}");
+                Ok(())
+            }
+            Err(error) => Err(Refusal::new(format!("{path}: {error}"))),
+        }
+    }
+}
+
+/// Wait until nothing is under way, for as long as a plugin may hang: this process can be killed
+/// meanwhile. Gives up when others send more and more.
+fn calm(device: &Device) -> bool {
+    let start = (Instant::now(), device.answered());
+    while device.under_way() > 0 {
+        if start.0.elapsed() >= BUSY && device.answered() > start.1 {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+/// The threads that serve the sockets of one device.
+struct Serving {
+    loops: Arc<Unnegotiated>,
+    threads: Vec<JoinHandle<()>>,
+    state: Arc<State>,
+}
+
+/// What the threads share.
+struct State {
+    /// Sockets that are served.
+    alive: AtomicUsize,
+    /// Their end is no news.
+    stopping: AtomicBool,
+    ended: Ended,
+}
+
+impl Serving {
+    /// A thread for each socket, and those that it starts.
+    fn start(
+        disk: Arc<dyn Disk>,
+        sockets: Vec<OwnedFd>,
+        lanes: u16,
+        ended: Ended,
+    ) -> std::io::Result<Self> {
+        let count = sockets.len();
+        let mut serving = Self {
+            loops: Arc::new(Unnegotiated::new(disk, sockets, MOST_IO, lanes)),
+            threads: Vec::with_capacity(count),
+            state: Arc::new(State {
+                alive: AtomicUsize::new(count),
+                stopping: AtomicBool::new(false),
+                ended,
+            }),
+        };
+        for socket in 0..count {
+            let (loops, state) = (Arc::clone(&serving.loops), Arc::clone(&serving.state));
+            let thread = thread::Builder::new()
+                .name(format!("nbd-{socket}"))
+                .spawn(move || state.one_less(&loops.serve(socket)))?;
+            serving.threads.push(thread);
+        }
+        Ok(serving)
+    }
+
+    fn stopping(&self) {
+        self.state.stopping.store(true, Ordering::Release);
+    }
+
+    /// End the sockets and wait until the disk is not called any more.
+    fn join(mut self) {
+        self.loops.close();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("a serving thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Serving {
+    /// Whoever did not join leaves the threads alone: one of them waits for a plugin that hangs.
+    fn drop(&mut self) {
+        self.stopping();
+        self.loops.close();
+    }
+}
+
+impl State {
+    fn one_less(&self, why: &str) {
+        let last = self.alive.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && !self.stopping.load(Ordering::Acquire) {
+            // Nobody may listen any more.
+            let told = format!("the kernel let go of the device: {why}");
+            self.ended.send(told).unwrap_or_default();
+        }
+    }
+}
+
+/// A socket for this process and one for the kernel.
+fn pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+}
+
+/// A word that no other device has had since this machine was started.
+fn new_identity(name: &str) -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let nanoseconds = since.map_or(0, |since| since.as_nanos());
+    format!("pydisk:{name}:{}:{nanoseconds}", std::process::id())
+}
+
+/// How the requests are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    sockets: u16,
+    /// Threads at each socket.
+    lanes: u16,
+}
+
+impl Shape {
+    /// One socket and one thread for a serial disk. The kernel has no more queues than processors, so
+    /// more sockets would lie idle.
+    fn of(limits: &Limits, options: &Options) -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let most = u16::try_from(processors).unwrap_or(u16::MAX);
+        let lanes = if limits.parallel {
+            options.lanes.max(1)
+        } else {
+            1
+        };
+        let sockets = lanes.min(most);
+        Self {
+            sockets,
+            lanes: lanes.div_ceil(sockets),
+        }
+    }
+}
+
+/// What the device is, by what the disk is.
+fn params(limits: &Limits, identity: &str) -> Params {
+    let page = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
+    let block = limits.block;
+    // Blocks above 4 KiB cannot be expressed; the layer below fills requests up to them.
+    let logical = block.minimum.next_power_of_two().clamp(512, 4096);
+    let optimal = block.preferred.next_power_of_two().max(logical);
+    let longest = MAX_IO.max(optimal).min(block.maximum).min(MOST_IO);
+    let writable = !limits.read_only;
+    let cached = writable && limits.flush;
+    Params {
+        size_bytes: limits.size,
+        block_bytes: logical,
+        max_io_bytes: (longest / page * page).max(page),
+        max_discard_bytes: MAX_TRIM,
+        read_only: limits.read_only,
+        rotational: limits.rotational,
+        flush: cached,
+        // Where the disk would emulate it, the kernel's own flush after the write does the same.
+        fua: cached && limits.fua == Fua::Native,
+        trim: writable && limits.trim,
+        write_zeroes: writable && limits.zero,
+        timeout: TIMEOUT,
+        identity: identity.to_owned(),
+    }
+}
+
+/// Why there is no device, in words for the user.
+fn refusal(index: Option<u32>, error: &Error) -> Refusal {
+    let text = match (index, error) {
+        (_, Error::InUse { .. } | Error::NoSuchNumber { .. }) | (None, _) => error.to_string(),
+        (Some(index), error) => format!("/dev/nbd{index}: {error}"),
+    };
+    let hint = match error {
+        Error::NoDriver => "load the module with `modprobe nbd`, or use /dev/loopN or a file path",
+        Error::NotPermitted => "run it as root, or use a file path",
+        Error::OtherNamespace => {
+            "run it outside of the container, or use /dev/loopN or a file path"
+        }
+        Error::TooOld => "use a newer kernel, or /dev/loopN or a file path",
+        Error::InUse { .. } | Error::NoSuchNumber { .. } => "choose another number",
+        _ => return Refusal::new(text),
+    };
+    Refusal::new(text).hint(hint)
+}
+
+#[cfg(test)]
+mod tests;

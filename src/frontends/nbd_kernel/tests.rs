@@ -1,0 +1,252 @@
+//! What a disk becomes; the tests on real devices skip where the kernel has no NBD client.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
+use super::*;
+use crate::disk::{BlockSizes, Errno, Flags, OpKind};
+use crate::frontends::Target;
+use crate::frontends::testing::{Bench, Mood, Recorder, sh, skipped, soon};
+
+const ANY: Target = Target::Nbd(None);
+const SIZE: u64 = 4 << 20;
+
+fn limits() -> Limits {
+    Limits {
+        read_only: false,
+        flush: true,
+        fua: Fua::Native,
+        trim: true,
+        zero: true,
+        ..Limits::read_only(SIZE)
+    }
+}
+
+#[test]
+fn limits_become_parameters() {
+    let all = params(&limits(), "x");
+    assert_eq!(all.check(), Ok(()));
+    assert!(all.flush && all.fua && all.trim && all.write_zeroes);
+    assert!(!all.read_only && !all.rotational);
+    assert_eq!((all.block_bytes, all.max_io_bytes), (512, 1 << 20));
+
+    let emulated = params(
+        &Limits {
+            fua: Fua::Emulate,
+            ..limits()
+        },
+        "x",
+    );
+    assert!(emulated.flush && !emulated.fua);
+
+    let no_flush = params(
+        &Limits {
+            flush: false,
+            ..limits()
+        },
+        "x",
+    );
+    assert!(!no_flush.flush && !no_flush.fua);
+
+    let read_only = params(
+        &Limits {
+            read_only: true,
+            rotational: true,
+            ..limits()
+        },
+        "x",
+    );
+    assert!(read_only.read_only && read_only.rotational);
+    assert!(!read_only.flush && !read_only.trim && !read_only.write_zeroes);
+}
+
+#[test]
+fn every_block_size_of_a_disk_makes_parameters_that_the_driver_takes() {
+    for minimum in (0..=16).map(|shift| 1 << shift) {
+        for preferred in (9..=25).map(|shift| (1 << shift).max(minimum)) {
+            for maximum in [minimum, 65536, 1 << 20, 1 << 24, u32::MAX] {
+                let block = BlockSizes {
+                    minimum,
+                    preferred,
+                    maximum: maximum.max(minimum),
+                };
+                let params = params(&Limits { block, ..limits() }, "x");
+                assert_eq!(params.check(), Ok(()), "{block:?}");
+                let longest = params.max_io_bytes;
+                assert!((4096..=MOST_IO).contains(&longest), "{block:?}: {longest}");
+                assert!(longest <= block.maximum.max(4096), "{block:?}: {longest}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_serial_disk_has_one_socket_and_a_parallel_one_all_its_lanes() {
+    let options = |lanes| Options {
+        name: "x".into(),
+        folder: "/".into(),
+        lanes,
+    };
+    let one = Shape {
+        sockets: 1,
+        lanes: 1,
+    };
+    assert_eq!(Shape::of(&limits(), &options(16)), one);
+    let parallel = Limits {
+        parallel: true,
+        ..limits()
+    };
+    assert_eq!(Shape::of(&parallel, &options(1)), one);
+    for lanes in [0, 2, 3, 16, 4096, u16::MAX] {
+        let Shape {
+            sockets,
+            lanes: each,
+        } = Shape::of(&parallel, &options(lanes));
+        let all = u32::from(sockets) * u32::from(each);
+        assert!(all >= u32::from(lanes), "{lanes}: {sockets} * {each}");
+        assert!(
+            all < u32::from(lanes.max(1)) + u32::from(sockets),
+            "{lanes}: {all}"
+        );
+    }
+}
+
+/// Whether there is a client; says why not, or fails where `PYDISK_REQUIRE` names nbd.
+fn available() -> bool {
+    let Err(why) = pydisk_kernel::probe::probe_nbd() else {
+        return true;
+    };
+    let required = std::env::var("PYDISK_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|word| word == "nbd"), "{why}");
+    skipped(&why);
+    false
+}
+
+#[test]
+fn each_thing_that_is_asked_of_the_device_reaches_the_disk_with_its_flags() {
+    if !available() {
+        return;
+    }
+    for parallel in [false, true] {
+        let disk = Recorder::new(SIZE, |limits| limits.parallel = parallel);
+        let bench = Bench::new();
+        let attached = bench.start(&ANY, &disk).unwrap();
+        let device = attached.path().display().to_string();
+        let during = |command: &str| {
+            sh(&format!("{command} {device}"));
+            disk.asked()
+        };
+        let (none, trim) = (Flags::empty(), Flags::MAY_TRIM);
+        assert_eq!(
+            during("blkdiscard -o 4096 -l 8192"),
+            [(OpKind::Trim, 4096, 8192, none)]
+        );
+        assert_eq!(
+            during("blkdiscard -z -o 4096 -l 8192"),
+            [(OpKind::Zero, 4096, 8192, none)]
+        );
+        assert_eq!(
+            during("fallocate -p -o 4096 -l 8192")[0],
+            (OpKind::Zero, 4096, 8192, trim)
+        );
+        let file = File::options().write(true).open(&device).unwrap();
+        file.write_all_at(&[7; 4096], 4096).unwrap();
+        file.sync_all().unwrap();
+        let expected = [
+            (OpKind::Write, 4096, 4096, none),
+            (OpKind::Flush, 0, 0, none),
+        ];
+        assert_eq!(disk.asked(), expected);
+        drop(file);
+        sh(&format!(
+            "dd if=/dev/zero of={device} bs=4096 count=1 oflag=direct,dsync conv=notrunc 2>&1"
+        ));
+        assert_eq!(disk.asked()[0], (OpKind::Write, 0, 4096, Flags::FUA));
+        assert_eq!(disk.bytes()[4096..8192], [7; 4096]);
+        attached.stop().unwrap();
+        assert_eq!(Arc::strong_count(&disk), 1, "the disk can be closed");
+        assert!(!bench.ended.try_iter().any(|_| true), "no end from outside");
+    }
+}
+
+#[test]
+fn a_number_in_use_is_refused_in_one_sentence() {
+    if !available() {
+        return;
+    }
+    let disk = Recorder::new(SIZE, |_| ());
+    let bench = Bench::new();
+    let attached = bench.start(&ANY, &disk).unwrap();
+    let path = attached.path().display().to_string();
+    let target: Target = path.parse().unwrap();
+    let refused = Bench::new()
+        .start(&target, &disk)
+        .err()
+        .unwrap()
+        .to_string();
+    let (sentence, hint) = refused.split_once('\n').unwrap();
+    let start = format!("{path} is in use by process {} (", std::process::id());
+    assert!(sentence.starts_with(&start), "{sentence}");
+    assert_eq!(hint, "hint: choose another number");
+    attached.stop().unwrap();
+}
+
+#[test]
+fn a_disk_whose_first_read_fails_is_refused_and_leaves_no_device() {
+    if !available() {
+        return;
+    }
+    let disk = Recorder::new(SIZE, |_| ());
+    disk.mood(Mood::Fails(Errno::IO));
+    let bench = Bench::new();
+    let why = bench.start(&ANY, &disk).err().unwrap().to_string();
+    assert!(why.contains("first read"), "{why}");
+    assert_eq!(Arc::strong_count(&disk), 1, "the disk can be closed");
+    assert!(!bench.ended.try_iter().any(|_| true), "no end from outside");
+}
+
+#[test]
+fn an_end_from_outside_is_told() {
+    if !available() {
+        return;
+    }
+    let disk = Recorder::new(SIZE, |_| ());
+    let bench = Bench::new();
+    let attached = bench.start(&ANY, &disk).unwrap();
+    remove_leftover(bench.folder.path()).unwrap();
+    let why = bench.ended.recv().unwrap();
+    assert_eq!(why, "the kernel let go of the device: disconnected");
+    attached.stop().unwrap();
+}
+
+#[test]
+fn what_is_under_way_is_answered_before_the_device_goes() {
+    if !available() {
+        return;
+    }
+    let disk = Recorder::new(SIZE, |_| ());
+    disk.fill(|_| 9);
+    let bench = Bench::new();
+    let attached = bench.start(&ANY, &disk).unwrap();
+    disk.mood(Mood::Hangs);
+    let name = attached.path().file_name().unwrap().to_owned();
+    let counts = Path::new("/sys/block").join(name).join("inflight");
+    let under_way = || {
+        fs::read_to_string(&counts)
+            .unwrap()
+            .contains(|digit| ('1'..='9').contains(&digit))
+    };
+    let mut file = File::open(attached.path()).unwrap();
+    let reader = thread::spawn(move || {
+        let mut first = [0; 512];
+        file.read_exact(&mut first).map(|()| first)
+    });
+    soon("nothing is read", under_way);
+    let stopper = thread::spawn(move || attached.stop());
+    thread::sleep(Duration::from_millis(100));
+    assert!(!stopper.is_finished());
+    disk.mood(Mood::Works);
+    assert_eq!(reader.join().unwrap().unwrap(), [9; 512]);
+    stopper.join().unwrap().unwrap();
+}

@@ -1,0 +1,118 @@
+//! Clients that are too many, too slow or too silent: none of them holds up another, and the server holds
+//! no more than before when they are gone.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+#[path = "support/nbd/mod.rs"]
+mod support;
+
+use std::os::unix::net::UnixStream;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use support::attacked::{Attacked, Framing, SIZE, conversation};
+use support::home::until;
+use support::raw::{Ask, cmd, export, opt, option, rep};
+use support::{Held, MIB};
+
+#[test]
+fn a_thousand_idle_connections_hold_nobody_up() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    let attacked = Attacked::new(&[]);
+    let mut worker = attacked.opened();
+    let socket = attacked.server.socket();
+    let idle: Vec<_> = (0..1000)
+        .map(|_| UnixStream::connect(socket).unwrap())
+        .collect();
+    attacked.serves_the_next();
+    assert_eq!(worker.pread(4096, 1), [1]);
+    drop(idle);
+    assert_eq!(worker.pread(4096, 1), [1]);
+    drop(worker);
+    // A thousand threads had a stack each, of which the allocator may keep something.
+    attacked.is_as_before(64 * MIB);
+}
+
+#[test]
+fn a_client_that_says_nothing_is_disconnected_after_a_while() {
+    let attacked = Attacked::new(&["--limit", "handshake=1s"]);
+    let mut silent = attacked.raw();
+    silent.greeting();
+    let mut dawdling = attacked.greeted();
+    dawdling.send(&option(opt::LIST, &[])[..9]);
+    let mut patient = attacked.opened();
+    silent.ended();
+    dawdling.rest();
+    // Who has finished in time stays as long as it likes.
+    assert_eq!(patient.pread(4096, 1), [1]);
+    drop(patient);
+    attacked.is_as_before(2 * MIB);
+}
+
+#[test]
+fn a_slow_client_is_served_and_holds_nobody_up() {
+    let attacked = Attacked::new(&[]);
+    let mut slow = attacked.raw();
+    for byte in conversation(Framing::Structured) {
+        slow.send(&[byte]);
+        attacked.serves_the_next();
+    }
+    assert!(slow.rest().ends_with(&[1; 8]));
+    attacked.is_as_before(4 * MIB);
+}
+
+#[test]
+fn a_client_that_never_reads_holds_nobody_up() {
+    let attacked = Attacked::new(&[]);
+    let mut deaf = attacked.opened();
+    deaf.stream.set_nonblocking(true).unwrap();
+    let request = Ask::of(cmd::READ, 0, SIZE).compact();
+    // Until the server takes no more; its replies wait in a socket that nobody reads.
+    let asked = (0..100_000)
+        .take_while(|_| std::io::Write::write_all(&mut deaf.stream, &request).is_ok())
+        .count();
+    assert!(asked > 0);
+    for _ in 0..50 {
+        attacked.serves_the_next();
+    }
+    let now = Held::by(attacked.worker);
+    let grown = now.resident.saturating_sub(attacked.before.resident);
+    assert!(grown < 64 * MIB, "{asked} requests took {grown} bytes");
+    drop(deaf);
+    // Buffers of one client at most, whether or not the allocator has given them back.
+    attacked.is_as_before(64 * MIB);
+}
+
+#[test]
+fn detach_does_not_wait_for_a_client_that_never_reads() {
+    let attacked = Attacked::new(&[]);
+    let mut deaf = attacked.opened();
+    for _ in 0..8 {
+        deaf.send(&Ask::of(cmd::READ, 0, SIZE).compact());
+    }
+    let said = attacked.server.home.run(["detach", "--force", "disk"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    deaf.rest();
+}
+
+#[test]
+fn one_client_too_many_is_told_so() {
+    let attacked = Attacked::new(&["--limit", "clients=2"]);
+    let (first, mut second) = (attacked.opened(), attacked.opened());
+    let mut third = attacked.greeted();
+    let refused = third.option(opt::GO, &export(b"", &[]));
+    assert!(refused.last().unwrap().is_error(), "{refused:?}");
+    assert_eq!(second.pread(4096, 1), [1]);
+    drop(first);
+    // The refused one may try again on the same connection, once there is a place.
+    until("a place is free", || {
+        third.answer(opt::GO, &export(b"", &[])) == rep::ACK
+    });
+    assert_eq!(third.pread(4096, 1), [1]);
+    drop((second, third));
+    attacked.is_as_before(2 * MIB);
+}
