@@ -2,7 +2,6 @@
 
 pub mod activation;
 mod elsewhere;
-
 mod first_read;
 pub mod fuse;
 pub mod loopdev;

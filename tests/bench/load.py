@@ -48,7 +48,7 @@ def run(address: str, workload: Workload, size_bytes: int, seconds: float | None
         pids: Sequence[int]) -> Figures:
     """Put `workload` on `address` for `seconds`, or once over all of it."""
     is_server = address.startswith("nbd")
-    where = [f"--uri={address}", "--ioengine=nbd"] if is_server else [
+    where = ["--ioengine=nbd", f"--uri={address}"] if is_server else [
         f"--filename={address}", "--ioengine=libaio", "--direct=1"]
     time = [] if seconds is None else ["--time_based", f"--runtime={round(seconds * 1000)}ms"]
     command = [
