@@ -1,4 +1,4 @@
-//! A worker can be killed while its plugin does not answer the first read of its device.
+//! A worker can be killed while its plugin does not answer, and nobody waits for it afterwards.
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
@@ -74,4 +74,72 @@ fn a_worker_whose_plugin_hangs_at_the_first_read_can_be_killed() {
         assert!(!Path::new("/dev/nbd31730").exists());
         assert!(!Path::new("/dev/ublkb917301").exists() && !Path::new(backing).exists());
     }
+}
+
+/// Does not answer reads behind the first MiB, and leaves a process behind that has all its files.
+const FORKING: &str = "
+import os, time
+API_VERSION = 2
+def config(key, value): global note; note = value
+def open(readonly): return 0
+def get_size(h): return 2 << 20
+def pread(h, buf, offset, flags):
+    if offset < 1 << 20: return
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        time.sleep(3600)
+        os._exit(0)
+    with __builtins__.open(note, 'w') as file: file.write(str(child))
+    time.sleep(3600)
+";
+
+/// Nobody is left then who could disconnect the device but its guard.
+#[test]
+fn a_reader_of_an_nbd_device_gets_an_error_when_worker_and_agent_are_killed() {
+    let kind = Kind::Nbd;
+    if !kind.available() {
+        return;
+    }
+    let (folder, script) = support::script(FORKING);
+    let (note, states) = (folder.path().join("note"), folder.path().join("states"));
+    std::fs::create_dir(&states).unwrap();
+    let pydisk = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pydisk"));
+        command.args(args).env("PYDISK_STATE_DIR", &states);
+        command
+    };
+    let device = "/dev/nbd31731";
+    let parameter = format!("note={}", note.display());
+    let plugin = script.to_str().unwrap();
+    let args = ["attach", plugin, device, "--name", "forking", &parameter];
+    assert!(pydisk(&args).status().unwrap().success());
+    let mut reader = Command::new("dd")
+        .args([&format!("if={device}"), "of=/dev/null", "bs=4096"])
+        .args(["count=1", "skip=300", "iflag=direct"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let child = || {
+        let text = std::fs::read_to_string(&note).unwrap_or_default();
+        text.parse().ok().and_then(Pid::from_raw)
+    };
+    until("nothing is read", || child().is_some());
+    let state = std::fs::read_to_string(states.join("forking/state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    for process in ["agent_pid", "worker_pid"] {
+        let pid = i32::try_from(state[process].as_i64().unwrap()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    }
+    let mut ended = None;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while ended.is_none() && Instant::now() < deadline {
+        ended = reader.try_wait().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    kill_process(child().unwrap(), Signal::KILL).unwrap();
+    assert_eq!(ended.expect("the reader hangs").code(), Some(1));
+    until("the device stays", || !Path::new(device).exists());
+    assert!(pydisk(&["list"]).status().unwrap().success());
+    assert!(!states.join("forking").exists());
 }

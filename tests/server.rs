@@ -652,3 +652,88 @@ fn a_user_without_rights_can_serve() {
         "{said:?}"
     );
 }
+
+/// Logs every callback with its arguments and the name of the export to the file `$CALLS`.
+const ORDER: &str = "
+import builtins, os, nbdkit
+API_VERSION = 2
+def log(*what):
+    try: name = repr(nbdkit.export_name())
+    except RuntimeError: name = 'none'
+    with builtins.open(os.environ['CALLS'], 'a') as f: f.write(' '.join(map(str, what + (name,))) + '\\n')
+def preconnect(r): log('preconnect', r)
+def list_exports(r, t): log('list_exports', r, t); return ['a', ('b', 'text')]
+def default_export(r, t): log('default_export', r, t); return 'main'
+def open(r): log('open', r); return 1
+def get_size(h): log('get_size'); return 1 << 20
+def export_description(h): log('export_description'); return 'text'
+def yes(name):
+    def callback(h): log(name); return True
+    return callback
+for name in ['can_write', 'can_zero', 'can_fast_zero', 'can_trim', 'can_flush', 'is_rotational',
+             'can_multi_conn', 'can_extents', 'can_fua', 'can_cache']:
+    globals()[name] = yes(name)
+def block_size(h): log('block_size'); return (1, 4096, 65536)
+def pread(h, buf, offset, flags): log('pread', len(buf), offset, flags); buf[:] = bytes(len(buf))
+def pwrite(h, buf, offset, flags): log('pwrite', len(buf), offset, flags)
+def zero(h, count, offset, flags): log('zero', count, offset, flags)
+def trim(h, count, offset, flags): log('trim', count, offset, flags)
+def flush(h, flags): log('flush', flags)
+def extents(h, count, offset, flags): log('extents', count, offset, flags); return [(offset, count, 3)]
+def close(h): log('close')
+def cleanup(): log('cleanup')
+";
+
+/// A client that asks for all there is, and says what it heard.
+const SESSION: &str = "
+import nbd, sys, time
+h = nbd.NBD()
+h.set_opt_mode(True)
+h.set_full_info(True)
+h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+h.connect_uri(sys.argv[1])
+h.opt_list(lambda name, description: print(name, description))
+h.opt_info()
+print(h.get_export_description(), h.get_canonical_export_name(), h.can_multi_conn())
+h.opt_go()
+h.pread(512, 0)
+h.pwrite(b'x' * 512, 0, nbd.CMD_FLAG_FUA)
+h.zero(4096, 0)
+h.zero(4096, 0, nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FUA)
+h.zero(512, 0, nbd.CMD_FLAG_FAST_ZERO)
+h.trim(4096, 0, nbd.CMD_FLAG_FUA)
+h.flush()
+h.cache(512, 0)
+h.block_status(8192, 0, lambda *what: print(what), nbd.CMD_FLAG_REQ_ONE)
+h.shutdown()
+time.sleep(0.3)
+";
+
+#[test]
+fn the_callbacks_of_a_session_are_those_of_nbdkit() {
+    if !available() || Command::new("nbdkit").arg("--version").output().is_err() {
+        home::say("skipped: no nbdkit to compare with");
+        return;
+    }
+    let home = Home::new();
+    let plugin = home.script("order.py", ORDER);
+    let session = home.script("session.py", SESSION);
+    let run = format!("/usr/bin/python3 {} $uri", session.display());
+    let outcome = |mut command: Command, calls: &str| {
+        let calls = home.path(calls);
+        let output = command
+            .env("CALLS", &calls)
+            .env_remove("PYTHONUNBUFFERED")
+            .output();
+        let said = Said::of(&output.unwrap());
+        assert_eq!(said.code, 0, "{said:?}");
+        (said.stdout, std::fs::read_to_string(calls).unwrap())
+    };
+    let plugin = plugin.to_str().unwrap();
+    let ours = home.command(["attach", plugin, "nbd+unix:", "--run", &run]);
+    let mut theirs = Command::new("nbdkit");
+    theirs.args(["-U", "-", "python", plugin, "--run", &run]);
+    let ours = outcome(ours, "ours");
+    assert!(ours.1.contains("zero 512 0 9 'main'"), "{}", ours.1);
+    assert_eq!(ours, outcome(theirs, "theirs"));
+}

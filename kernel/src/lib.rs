@@ -3,6 +3,7 @@
 pub mod activation;
 mod elsewhere;
 mod first_read;
+pub mod fuse;
 pub mod loopdev;
 pub mod mounts;
 pub mod nbd;
@@ -12,5 +13,6 @@ pub mod peer;
 pub mod probe;
 pub mod process;
 pub mod ublk;
+pub mod unforked;
 pub mod usage;
 pub mod vsock;

@@ -38,6 +38,10 @@ impl WorkerProcess {
         if let Some(python) = &job.python {
             command.env("PYTHONEXECUTABLE", python);
         }
+        // What systemd passed is the server's, not for what the plugin starts.
+        for variable in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+            command.env_remove(variable);
+        }
         let child = passing.hand_over(|| command.spawn())?;
         let worker = Self {
             child,

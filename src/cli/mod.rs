@@ -126,7 +126,7 @@ enum Command {
 struct AttachArgs {
     /// A Python file, or the name of a plugin that ships with pydisk (memory, file)
     plugin: String,
-    /// Where it appears (/dev/ublkbN, /dev/loopN, a path or nbd://HOST:PORT), then parameters of
+    /// Where it appears (/dev/ublkbN, /dev/nbdN, /dev/loopN, a path or nbd://HOST:PORT), then parameters of
     /// the plugin
     #[arg(value_name = "TARGET|KEY=VALUE")]
     words: Vec<String>,

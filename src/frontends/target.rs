@@ -47,7 +47,7 @@ impl FromStr for Target {
         if text.starts_with("/dev/") && !text.starts_with("/dev/shm/") {
             return Err(
                 Refusal::new(format!("target `{text}`: no front end makes this device"))
-                    .hint("use /dev/ublkbN, /dev/loopN or a file path"),
+                    .hint("use /dev/ublkbN, /dev/nbdN, /dev/loopN or a file path"),
             );
         }
         std::path::absolute(Path::new(text))

@@ -17,7 +17,7 @@ for line in sys.stdin:
     except Exception as error: print('error:', ' '.join(str(error).split()), flush=True)
 ";
 
-/// Whether this host has libnbd. Says so if not, and fails if `PYDISK_REQUIRE` lists it.
+/// Whether this host has libnbd. Says so if not, and fails if `PYDISK_REQUIRE` lists `nbd-clients`.
 pub(crate) fn available() -> bool {
     let found = Command::new(PYTHON).args(["-c", "import nbd"]).output();
     if found.is_ok_and(|found| found.status.success()) {
@@ -25,8 +25,8 @@ pub(crate) fn available() -> bool {
     }
     let required = std::env::var("PYDISK_REQUIRE").unwrap_or_default();
     assert!(
-        !required.split(',').any(|word| word == "libnbd"),
-        "libnbd is required here, but {PYTHON} has no module nbd"
+        !required.split(',').any(|word| word == "nbd-clients"),
+        "nbd-clients are required here, but {PYTHON} has no module nbd"
     );
     say("skipped: no libnbd (python3-libnbd)");
     false

@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pydisk_kernel::nbd::{self as kernel, Device, Error, Params};
+use pydisk_kernel::unforked::Unforked;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::nbd::Unnegotiated;
@@ -168,6 +169,8 @@ fn calm(device: &Device) -> bool {
 
 /// The threads that serve the sockets of one device.
 struct Serving {
+    /// A plugin may fork, and the child outlive this process: the sockets shall not.
+    _unforked: Unforked,
     loops: Arc<Unnegotiated>,
     threads: Vec<JoinHandle<()>>,
     state: Arc<State>,
@@ -191,7 +194,12 @@ impl Serving {
         ended: Ended,
     ) -> std::io::Result<Self> {
         let count = sockets.len();
+        let mut unforked = Unforked::default();
+        for socket in &sockets {
+            unforked.add(socket.as_fd());
+        }
         let mut serving = Self {
+            _unforked: unforked,
             loops: Arc::new(Unnegotiated::new(disk, sockets, MOST_IO, lanes)),
             threads: Vec::with_capacity(count),
             state: Arc::new(State {
