@@ -223,7 +223,7 @@ mod tests {
             clients.push(client);
             let peer = Peer::Stdio;
             let stream = Arc::new(Stream::socket(socket));
-            let connection = Connection::new(Arc::new(Client { number, peer }), stream);
+            let connection = Connection::new(Arc::new(Client::new(number, peer)), stream);
             if !export.is_empty() {
                 connection.standing().opened(export);
             }
@@ -256,7 +256,7 @@ mod tests {
         let registry = Registry::default();
         let peer = Peer::Stdio;
         let stream = Arc::new(Stream::socket(tcp_pair().0));
-        let connection = Connection::new(Arc::new(Client { number: 1, peer }), stream);
+        let connection = Connection::new(Arc::new(Client::new(1, peer)), stream);
         let failed = registry.enter(connection, || Err(io::ErrorKind::OutOfMemory.into()));
         assert!(failed.is_err());
         assert!(registry.connected().is_empty());
