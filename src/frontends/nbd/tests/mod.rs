@@ -24,6 +24,7 @@ mod model;
 mod negotiating;
 mod requests;
 mod serving;
+mod together;
 
 /// A server for one disk, as it is before anybody came.
 pub(super) fn service(disk: impl Disk + 'static) -> Service {

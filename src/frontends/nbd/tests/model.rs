@@ -217,23 +217,3 @@ fn the_kernel_s_client_sees_it_too() {
         agree(caller, fastrand::u64(..));
     }
 }
-
-#[test]
-fn a_parallel_disk_answers_out_of_order() {
-    use crate::disk::memory::{Effect, Fault};
-    let disk = Arc::new(memory(SIZE, true));
-    let slow = Effect::Delay(Duration::from_millis(300));
-    disk.inject(Fault::new(slow).within(0..512));
-    let mut caller = Caller::gone(&Arc::new(service(Arc::clone(&disk))), Shape::Simple);
-    caller.ask(0, Asked::empty(), 0, 512, 1);
-    caller.ask(0, Asked::empty(), 4096, 512, 2);
-    let order = [caller.reply(|_| 512).0, caller.reply(|_| 512).0];
-    assert_eq!(order, [2, 1]);
-    // The one that is under way is answered before the conversation ends.
-    disk.inject(Fault::new(slow).within(0..512));
-    caller.ask(1, Asked::FUA, 0, 512, 3);
-    caller.send(&[1; 512]);
-    caller.ask(2, Asked::empty(), 0, 0, 4);
-    assert_eq!(caller.reply(|_| 0).0, 3);
-    assert!(matches!(caller.end(), End::Disconnected));
-}

@@ -17,6 +17,7 @@ mod incoming;
 mod lanes;
 mod outbox;
 mod performing;
+mod turns;
 
 /// What client and server agreed upon.
 #[derive(Debug)]

@@ -31,6 +31,70 @@ enum Part {
     Data { slot: usize, range: Range<usize> },
 }
 
+impl Part {
+    fn bytes<'a>(&self, words: &'a [u8], slots: &'a [Slot]) -> &'a [u8] {
+        match self {
+            Self::Words(range) => &words[range.clone()],
+            Self::Data { slot, range } => &slots[*slot].lent()[range.clone()],
+        }
+    }
+}
+
+/// Small replies that wait for others, to be sent in one call with them.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    bytes: Vec<u8>,
+    replies: u32,
+}
+
+impl Pending {
+    /// Replies that wait at most, and their bytes.
+    const MOST: u32 = 32;
+    const MOST_BYTES: usize = 256 << 10;
+    /// A larger reply is sent from where it lies.
+    const SMALL: usize = 16 << 10;
+
+    /// Take a reply in; false if it is better sent.
+    pub(super) fn add(&mut self, out: &mut Outbox, slots: &[Slot]) -> bool {
+        let len = out.len();
+        let full = self.replies >= Self::MOST || self.bytes.len() + len > Self::MOST_BYTES;
+        if full || len > Self::SMALL {
+            return false;
+        }
+        for part in &out.parts {
+            self.bytes.extend_from_slice(part.bytes(&out.words, slots));
+        }
+        self.replies += 1;
+        out.clear();
+        true
+    }
+
+    /// Send what waits.
+    pub(super) fn send(&mut self, link: &Link) -> io::Result<()> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let sent = link.write_all(&mut [IoSlice::new(&self.bytes)]);
+        self.bytes.clear();
+        self.replies = 0;
+        sent
+    }
+
+    /// Send what waits, and a reply behind it.
+    pub(super) fn send_with(
+        &mut self,
+        out: &mut Outbox,
+        link: &Link,
+        slots: &[Slot],
+    ) -> io::Result<()> {
+        if self.replies > 0 && self.add(out, slots) {
+            return self.send(link);
+        }
+        self.send(link)?;
+        out.send(link, slots)
+    }
+}
+
 /// A piece of the answer to a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -137,18 +201,28 @@ impl Outbox {
         for parts in self.parts.chunks(TOGETHER) {
             let mut slices = [IoSlice::new(&[]); TOGETHER];
             for (slice, part) in slices.iter_mut().zip(parts) {
-                *slice = IoSlice::new(match part {
-                    Part::Words(range) => &self.words[range.clone()],
-                    Part::Data { slot, range } => &slots[*slot].lent()[range.clone()],
-                });
+                *slice = IoSlice::new(part.bytes(&self.words, slots));
             }
             link.write_all(&mut slices[..parts.len()])?;
         }
+        self.clear();
+        Ok(())
+    }
+
+    /// Bytes of all replies.
+    fn len(&self) -> usize {
+        let data = self.parts.iter().map(|part| match part {
+            Part::Words(_) => 0,
+            Part::Data { range, .. } => range.len(),
+        });
+        self.words.len() + data.sum::<usize>()
+    }
+
+    fn clear(&mut self) {
         self.words.clear();
         self.parts.clear();
         // One long list of extents is no reason to keep its memory.
         self.words.shrink_to(64 << 10);
-        Ok(())
     }
 
     fn words(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
