@@ -231,12 +231,16 @@ fn probe_tells_of_each_front_end() {
     let home = Home::new();
     let said = home.run(["probe"]);
     assert_eq!(said.code, 0);
-    for (line, name) in said.stdout.lines().zip(["ublk", "loop", "fuse"]) {
+    for (line, name) in said
+        .stdout
+        .lines()
+        .zip(["ublk", "nbd-kernel", "loop", "fuse"])
+    {
         assert!(line.starts_with(name), "{said:?}");
     }
     let json: serde_json::Value =
         serde_json::from_str(&home.run(["probe", "--json"]).stdout).unwrap();
-    for name in ["ublk", "loop", "fuse"] {
+    for name in ["ublk", "nbd-kernel", "loop", "fuse"] {
         let works = json[name]["works"].as_bool().unwrap();
         assert_eq!(json[name]["reason"].is_null(), works, "{json}");
     }
