@@ -1,11 +1,12 @@
 # The commands people type. What they do stands in the scripts they call; cargo does the building.
 
-.PHONY: help demo test lint setup build
+.PHONY: help demo test lint setup build bench
 
 help:
 	@echo 'make demo    attach a Python disk, put ext4 on it, use it, detach'
 	@echo 'make test    lints, tests on this kernel, tests on packaged kernels in a virtual machine'
 	@echo 'make lint    formatting, clippy, rustdoc, licences'
+	@echo 'make bench   compare with other ways to serve a disk; options in BENCH, such as BENCH=--help'
 	@echo 'make build   target/release/pydisk'
 	@echo 'make setup   install what this machine lacks for all of these'
 
@@ -21,6 +22,11 @@ test:
 lint:
 	@tests/tools/setup test
 	@tests/tools/lint
+
+bench:
+	@tests/tools/setup bench
+	cargo build --release
+	@PYTHONPATH=tests python3 -B -m bench $(BENCH)
 
 build:
 	@tests/tools/setup build

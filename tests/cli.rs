@@ -25,6 +25,8 @@ fn wrong_usage_exits_with_2_and_attaches_nothing() {
         &["attach", plugin, "/tmp/x", "1size=1"],
         &["attach", plugin, "--lanes", "0"],
         &["attach", plugin, "--lanes", "257"],
+        &["attach", plugin, "nbd:", "--tls", "maybe"],
+        &["attach", plugin, "nbd:", "--limit"],
         &["show"],
         &["detach"],
         &["detach", "x", "--all"],
@@ -97,6 +99,48 @@ fn names_of_plugins_are_looked_up_in_the_folders_that_are_set() {
         .output()
         .unwrap();
     home::Said::of(&said).refused("(special)");
+}
+
+#[test]
+fn options_of_a_server_are_refused_elsewhere_and_when_they_make_no_sense() {
+    let home = Home::new();
+    let plugin = home.script("x.py", "");
+    let plugin = plugin.to_str().unwrap();
+    for (args, words) in [
+        (
+            &["./disk", "--tls", "required"][..],
+            "--tls: it is for a server, and the target is `/",
+        ),
+        (
+            &["./disk", "--limit", "payload=1M"],
+            "--limit: it is for a server",
+        ),
+        (
+            &["--tls-verify-peer"],
+            "--tls-verify-peer: it is for a server, and no target is given",
+        ),
+        (
+            &["nbd:", "--tls-certificates", "."],
+            "--tls-certificates: TLS is off",
+        ),
+        (&["nbds:"], "--tls: the server needs a certificate"),
+        (
+            &["nbds:", "--tls", "off"],
+            "--tls: the target begins with `nbds`",
+        ),
+        (
+            &["nbd:", "--limit", "payload=1"],
+            "hint: accepted are payload (bytes, 4k to 64M), option",
+        ),
+        (
+            &["nbd+stdio:", "--run", "true"],
+            "--run: the target `nbd+stdio:///` has its one client",
+        ),
+    ] {
+        home.run(["attach", plugin].iter().chain(args))
+            .refused(words);
+    }
+    assert_eq!(home.attachments(), [""; 0]);
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn a_thousand_idle_connections_hold_nobody_up() {
 
 #[test]
 fn a_client_that_says_nothing_is_disconnected_after_a_while() {
-    let attacked = Attacked::new(&["--limit", "handshake=1s"]);
+    let attacked = Attacked::new(&["--limit", "handshake=1"]);
     let mut silent = attacked.raw();
     silent.greeting();
     let mut dawdling = attacked.greeted();

@@ -3,6 +3,7 @@
 pub mod activation;
 mod elsewhere;
 mod first_read;
+pub mod fuse;
 pub mod loopdev;
 pub mod mounts;
 pub mod nbd;

@@ -35,8 +35,9 @@ impl Slot {
         }
     }
 
-    /// Lend `len` bytes with their owner. What they hold is not defined, but it never is what an
-    /// earlier holder still looks at.
+    /// Lend `len` bytes with their owner. They hold what was last put there if nobody kept the memory
+    /// since; what they hold otherwise is not defined, but it never is what an earlier holder still
+    /// looks at.
     ///
     /// # Errors
     /// `ENOMEM`.

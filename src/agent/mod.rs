@@ -74,7 +74,7 @@ pub fn launch(job: &Job, passing: Passing, tell: impl FnOnce(&Served)) -> Result
         .arg(AGENT)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::from(stderr));
-    let mut agent = passing.to_child(|| command.spawn()).map_err(failed)?;
+    let mut agent = passing.hand_over(|| command.spawn()).map_err(failed)?;
     drop(command);
     let mut receiver = Receiver::of(&mine).map_err(failed)?;
     let answer = send(&mine, job).and_then(|()| receiver.receive());

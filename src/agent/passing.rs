@@ -44,7 +44,7 @@ impl Passing {
     ///
     /// # Errors
     /// What `start` says.
-    pub(super) fn to_child<T>(self, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    pub(super) fn hand_over<T>(self, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         for descriptor in &self.0 {
             fcntl_setfd(descriptor, FdFlags::empty())?;
         }

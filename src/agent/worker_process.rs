@@ -38,7 +38,11 @@ impl WorkerProcess {
         if let Some(python) = &job.python {
             command.env("PYTHONEXECUTABLE", python);
         }
-        let child = passing.to_child(|| command.spawn())?;
+        // What systemd passed is the server's, not for what the plugin starts.
+        for variable in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+            command.env_remove(variable);
+        }
+        let child = passing.hand_over(|| command.spawn())?;
         let worker = Self {
             child,
             stream: mine,

@@ -19,7 +19,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         .as_deref()
         .map(str::parse::<Target>)
         .transpose()?;
-    let server = args.server.options(target.as_mut(), args.lanes)?;
+    let server = args.server.options(&mut target, args.lanes)?;
     if let Some(refusal) = unanswerable(target.as_ref(), args.run.as_deref()) {
         return Err(refusal.into());
     }

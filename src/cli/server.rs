@@ -47,11 +47,11 @@ impl ServerArgs {
     /// One sentence: an option that does not go with the target or with another one.
     pub(super) fn options(
         &self,
-        target: Option<&mut Target>,
+        target: &mut Option<Target>,
         requests: u16,
     ) -> Result<ServerOptions, Refusal> {
         let Some(Target::Server(address)) = target else {
-            return self.nothing(target.as_deref());
+            return self.nothing(target.as_ref());
         };
         let tls = self.tls(address)?;
         address.tls = tls.mode == TlsMode::Required;
@@ -234,7 +234,7 @@ mod tests {
     fn limited(limits: &[&str]) -> Result<Bounds, Refusal> {
         let mut args = args();
         args.limits = limits.iter().map(|limit| (*limit).to_owned()).collect();
-        let options = args.options(Some(&mut target("nbd://localhost")), 7)?;
+        let options = args.options(&mut Some(target("nbd://localhost")), 7)?;
         Ok(options.bounds)
     }
 
@@ -306,14 +306,14 @@ mod tests {
                 tls_certificates: (mode != Some(TlsMode::Off)).then(|| "/certificates".into()),
                 ..args()
             };
-            let mut target = target(uri);
-            let options = args.options(Some(&mut target), 16).ok();
+            let mut target = Some(target(uri));
+            let options = args.options(&mut target, 16).ok();
             assert_eq!(
                 options.map(|options| options.tls.mode),
                 mode,
                 "{tls:?} {uri}"
             );
-            let Target::Server(address) = target else {
+            let Some(Target::Server(address)) = target else {
                 panic!("a server stays one");
             };
             let required = mode == Some(TlsMode::Required) || uri.starts_with("nbds");
@@ -328,7 +328,7 @@ mod tests {
             ..args()
         };
         let refused = |args: &ServerArgs, mut target: Option<Target>| {
-            args.options(target.as_mut(), 16).unwrap_err().to_string()
+            args.options(&mut target, 16).unwrap_err().to_string()
         };
         let off = refused(&verify, Some(target("nbd://h")));
         assert!(off.starts_with("--tls-verify-peer: TLS is off"), "{off}");
@@ -346,6 +346,6 @@ mod tests {
         };
         let bare = refused(&required, Some(target("nbd://h")));
         assert!(bare.contains("--tls-certificates DIR"), "{bare}");
-        assert!(args().options(None, 16).is_ok());
+        assert!(args().options(&mut None, 16).is_ok());
     }
 }

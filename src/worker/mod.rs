@@ -94,11 +94,11 @@ fn serve(
             let parallel = plugin.thread_model() == ThreadModel::Parallel;
             place
                 .events(receiver)
-                .and_then(|events| place.listen(setup, exports, parallel, events))
+                .and_then(|events| place.listen(setup, exports, parallel, &events))
         }
         _ => open(job, &plugin).and_then(|disk| {
             let events = place.events(receiver)?;
-            place.attach(disk, events)
+            place.attach(disk, &events)
         }),
     };
     plugin.cleanup();
@@ -152,7 +152,7 @@ impl Place<'_> {
     }
 
     /// Start the front end of a device, say so, and stop it when it is time.
-    fn attach(&self, disk: Arc<dyn Disk>, events: Events) -> Result<Option<Refusal>, Refusal> {
+    fn attach(&self, disk: Arc<dyn Disk>, events: &Events) -> Result<Option<Refusal>, Refusal> {
         let (ended, end) = channel();
         let options = frontends::Options {
             name: self.job.name.clone(),
@@ -171,13 +171,15 @@ impl Place<'_> {
             read_only: Some(limits.read_only),
             parallel: limits.parallel,
         };
-        if let Err(error) = self.announce(served, &events, end) {
+        if let Err(error) = self.announce(served, events, end) {
             if let Err(refusal) = remove(&self.job.target, attached) {
                 log::error!("{refusal}");
             }
             return Err(self.failed(&error));
         }
-        events.wait();
+        if let Some(why) = events.wait() {
+            log::warn!("ended from outside: {why}");
+        }
         Ok(stop(self.job, attached, disk))
     }
 
@@ -187,7 +189,7 @@ impl Place<'_> {
         setup: Setup,
         exports: Arc<Layered>,
         parallel: bool,
-        events: Events,
+        events: &Events,
     ) -> Result<Option<Refusal>, Refusal> {
         let (ended, end) = channel();
         let server = Server::start(setup, exports, ended)?;
@@ -207,12 +209,15 @@ impl Place<'_> {
         let announced = agent::tell(self.folder, move || {
             asked.lock().as_ref().map(connected).unwrap_or_default()
         })
-        .and_then(|()| self.announce(served, &events, end));
-        if announced.is_ok() {
-            events.wait();
+        .and_then(|()| self.announce(served, events, end));
+        let why = announced.is_ok().then(|| events.wait()).flatten();
+        let server = server.lock().take().expect("nobody else takes it");
+        match why {
+            Some(why) if server.left() => log::info!("{why}"),
+            Some(why) => log::warn!("ended from outside: {why}"),
+            None => {}
         }
-        let server = server.lock().take();
-        server.into_iter().for_each(Server::stop);
+        server.stop();
         announced
             .map(|()| None)
             .map_err(|error| self.failed(&error))
@@ -315,8 +320,8 @@ struct Events {
 }
 
 impl Events {
-    /// Until there is a reason to stop.
-    fn wait(&self) {
+    /// Until there is a reason to stop; which one, if it is nobody's wish.
+    fn wait(&self) -> Option<String> {
         loop {
             match self.events.recv() {
                 Ok(Event::Orphaned) => {
@@ -324,11 +329,8 @@ impl Events {
                         "the agent is gone: this worker goes on until a signal or `pydisk detach`"
                     );
                 }
-                Ok(Event::Gone(why)) => {
-                    log::warn!("ended from outside: {why}");
-                    return;
-                }
-                Ok(Event::Stop) | Err(_) => return,
+                Ok(Event::Gone(why)) => return Some(why),
+                Ok(Event::Stop) | Err(_) => return None,
             }
         }
     }

@@ -3,7 +3,6 @@
 //! Called by `session`, from several threads if the disk is parallel. It knows nothing of FUSE but
 //! that the kernel never reads or writes more than a request at once.
 
-use std::cell::RefCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,10 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
-use pydisk_kernel::pages::Slot;
 use rustix::fs::{FallocateFlags, SeekFrom};
 
-use crate::disk::{Disk, Errno, ExtentKind, Extents, Flags, Fua, Limits, Op, Request};
+use crate::disk::{Disk, Errno, ExtentKind, Extents, Flags, Fua, Limits, Op, Owner, Request};
 use crate::frontends::answer;
 
 /// No zero request is longer; what comes longer is cut into several.
@@ -23,10 +21,8 @@ const LONGEST_ZERO: u64 = 1 << 30;
 /// The first stretch in which data or a hole is looked for; the next ones double.
 const FIRST_SEARCH: u64 = 64 << 20;
 
-thread_local! {
-    /// Memory for the reads of this thread.
-    static SLOT: RefCell<Slot> = const { RefCell::new(Slot::new()) };
-}
+/// The disk for the time of one operation or of several, or why there is none.
+pub(super) type Pass<'a> = Result<&'a dyn Disk, Errno>;
 
 /// The disk as a file.
 #[derive(Debug)]
@@ -75,6 +71,11 @@ impl DiskFile {
         &self.limits
     }
 
+    /// The disk without a lock, for what is no request. Whoever holds it keeps it open.
+    pub(super) fn disk(&self) -> Option<Arc<dyn Disk>> {
+        self.disk.read().clone()
+    }
+
     /// What stat(2) shows. The time of the last write is known to within the time between two calls
     /// of this, and never too early.
     pub(super) fn face(&self) -> Face {
@@ -104,43 +105,36 @@ impl DiskFile {
         taken.is_some()
     }
 
-    /// Read up to `len` bytes, fewer at the end of the disk, and hand them to `reply`.
-    pub(super) fn read<T>(
+    /// Read, fewer bytes than there is room for at the end of the disk, and give how many.
+    pub(super) fn read(
         &self,
+        disk: Pass<'_>,
         at: u64,
-        len: u32,
-        reply: impl FnOnce(Result<&[u8], Errno>) -> T,
-    ) -> T {
-        let len = u64::from(len).min(self.limits.size.saturating_sub(at));
-        let Ok(len) = usize::try_from(len) else {
-            return reply(Err(Errno::INVAL));
-        };
+        room: &mut [u8],
+        owner: &Owner,
+    ) -> Result<usize, Errno> {
+        let left = self.limits.size.saturating_sub(at);
+        let len = usize::try_from(left).map_or(room.len(), |left| room.len().min(left));
         if len == 0 {
-            return reply(Ok(&[]));
+            return Ok(0);
         }
-        let disk = match self.pass() {
-            Ok(disk) => disk,
-            Err(errno) => return reply(Err(errno)),
+        let request = Request {
+            owner: Some(owner),
+            ..Request::new(Op::Read(&mut room[..len]), at)
         };
-        SLOT.with_borrow_mut(|slot| {
-            let (bytes, owner) = match slot.lend(len) {
-                Ok(lent) => lent,
-                Err(errno) => return reply(Err(errno)),
-            };
-            let request = Request {
-                owner: Some(owner),
-                ..Request::new(Op::Read(&mut *bytes), at)
-            };
-            match answer(&*disk, request) {
-                Ok(()) => reply(Ok(bytes)),
-                Err(errno) => reply(Err(errno)),
-            }
-        })
+        answer(disk?, request).map(|()| len)
     }
 
     /// Write, durably if `durable`, and give the bytes written: fewer at the end of the disk, as a
     /// block device does.
-    pub(super) fn write(&self, at: u64, data: &[u8], durable: bool) -> Result<u32, Errno> {
+    pub(super) fn write(
+        &self,
+        disk: Pass<'_>,
+        at: u64,
+        data: &[u8],
+        owner: &Owner,
+        durable: bool,
+    ) -> Result<u32, Errno> {
         self.refuse_read_only()?;
         let room = self.limits.size.saturating_sub(at);
         if room == 0 && !data.is_empty() {
@@ -151,32 +145,40 @@ impl DiskFile {
         if len == 0 {
             return Ok(0);
         }
-        let disk = self.pass()?;
+        let disk = disk?;
         self.written.store(true, Ordering::Relaxed);
-        let request = Request::new(Op::Write(&data[..len]), at);
+        let request = Request {
+            owner: Some(owner),
+            ..Request::new(Op::Write(&data[..len]), at)
+        };
         // The kernel sends no fsync after a direct write with O_DSYNC: it is this one's to keep.
         if durable && self.limits.fua != Fua::None {
-            answer(&*disk, request.with_flags(Flags::FUA))?;
+            answer(disk, request.with_flags(Flags::FUA))?;
             return Ok(written);
         }
-        answer(&*disk, request)?;
+        answer(disk, request)?;
         if durable && self.limits.flush {
-            answer(&*disk, Request::new(Op::Flush, 0))?;
+            answer(disk, Request::new(Op::Flush, 0))?;
         }
         Ok(written)
     }
 
     /// fsync(2) and fdatasync(2).
-    pub(super) fn sync(&self) -> Result<(), Errno> {
+    pub(super) fn sync(&self, disk: Pass<'_>) -> Result<(), Errno> {
         if !self.limits.flush || self.limits.read_only {
             return Ok(());
         }
-        let disk = self.pass()?;
-        answer(&*disk, Request::new(Op::Flush, 0))
+        answer(disk?, Request::new(Op::Flush, 0))
     }
 
     /// fallocate(2): punch a hole, zero a range, or see that there is space, which there is.
-    pub(super) fn allocate(&self, at: u64, len: u64, mode: FallocateFlags) -> Result<(), Errno> {
+    pub(super) fn allocate(
+        &self,
+        disk: Pass<'_>,
+        at: u64,
+        len: u64,
+        mode: FallocateFlags,
+    ) -> Result<(), Errno> {
         const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
         self.refuse_read_only()?;
         let past_end = at.saturating_add(len) > self.limits.size;
@@ -194,16 +196,16 @@ impl DiskFile {
         if !self.limits.zero {
             return Err(Errno::OPNOTSUPP);
         }
-        self.zero(at..at.saturating_add(len).min(self.limits.size), flags)
+        let range = at..at.saturating_add(len).min(self.limits.size);
+        self.zero(disk?, range, flags)
     }
 
-    fn zero(&self, range: Range<u64>, flags: Flags) -> Result<(), Errno> {
-        let disk = self.pass()?;
+    fn zero(&self, disk: &dyn Disk, range: Range<u64>, flags: Flags) -> Result<(), Errno> {
         self.written.store(true, Ordering::Relaxed);
         let mut at = range.start;
         while at < range.end {
             let len = (range.end - at).min(LONGEST_ZERO);
-            answer(&*disk, Request::new(Op::Zero(len), at).with_flags(flags))?;
+            answer(disk, Request::new(Op::Zero(len), at).with_flags(flags))?;
             at += len;
         }
         Ok(())
@@ -211,7 +213,7 @@ impl DiskFile {
 
     /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`. A hole reads as zeroes; what merely takes no space
     /// is data, since a copy that skips it would differ.
-    pub(super) fn seek(&self, to: SeekFrom) -> Result<u64, Errno> {
+    pub(super) fn seek(&self, disk: Pass<'_>, to: SeekFrom) -> Result<u64, Errno> {
         let (at, hole) = match to {
             SeekFrom::Data(at) => (at, false),
             SeekFrom::Hole(at) => (at, true),
@@ -224,11 +226,11 @@ impl DiskFile {
         if !self.limits.extents {
             return Ok(if hole { size } else { at });
         }
-        let disk = self.pass()?;
+        let disk = disk?;
         let (mut start, mut search) = (at, FIRST_SEARCH);
         while start < size {
             let end = start.saturating_add(search).min(size);
-            if let Some(found) = first(&*disk, start..end, hole)? {
+            if let Some(found) = first(disk, start..end, hole)? {
                 return Ok(found);
             }
             start = end;
@@ -246,8 +248,8 @@ impl DiskFile {
         }
     }
 
-    /// To be held while the disk serves.
-    fn pass(&self) -> Result<MappedRwLockReadGuard<'_, dyn Disk>, Errno> {
+    /// The disk, to be lent to the operations here and held while they go on.
+    pub(super) fn pass(&self) -> Result<MappedRwLockReadGuard<'_, dyn Disk>, Errno> {
         RwLockReadGuard::try_map(self.disk.read(), |disk| disk.as_deref())
             .map_err(|_closed| Errno::IO)
     }

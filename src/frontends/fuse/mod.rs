@@ -9,6 +9,7 @@
 //! operation does to the disk, and in `session` the words of the kernel.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -129,16 +130,21 @@ impl FuseFile {
         } else {
             1
         };
-        config.n_threads = Some(usize::from(threads));
+        let only = (config.acl == SessionACL::Owner).then(|| rustix::process::geteuid().as_raw());
 
         let file = Arc::new(DiskFile::new(disk));
-        let served = session::Served::new(Arc::clone(&file), released);
-        let session = Session::new(served, place.real(), &config)
+        let served = session::Served::new(Arc::clone(&file), released, only);
+        let session = Session::new(session::Handshake, place.real(), &config)
             .map_err(|error| mount_refused(path, &error))?;
         let mounted = mounts::device_at(place.real())
             .map_err(|error| Refusal::new(format!("{}: after mount: {error}", path.display())))?;
         let ended = Arc::new(Mutex::new(Some(ended)));
-        let finished = run(session, path.to_path_buf(), &ended, &options.name)?;
+        let serving = Serving {
+            session,
+            served,
+            threads,
+        };
+        let finished = run(serving, path.to_path_buf(), &ended, &options.name)?;
         let this = Self {
             place,
             mounted,
@@ -271,9 +277,17 @@ fn mount_options(name: &str, read_only: bool) -> Vec<MountOption> {
     ]
 }
 
+/// What the threads of a mounted file need.
+struct Serving {
+    /// Unmounts when dropped, if that was not done before.
+    session: Session<session::Handshake>,
+    served: session::Served,
+    threads: u16,
+}
+
 /// Serve the session on threads of its own; the receiver hears when the last one is gone.
 fn run(
-    session: Session<session::Served>,
+    serving: Serving,
     path: PathBuf,
     ended: &Arc<Mutex<Option<Ended>>>,
     name: &str,
@@ -287,7 +301,13 @@ fn run(
         if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
             log::debug!("{}: PR_SET_IO_FLUSHER: {error}", path.display());
         }
-        let outcome = session.run();
+        let Serving {
+            session,
+            served,
+            threads,
+        } = serving;
+        let outcome = served.run(session.as_fd(), threads);
+        drop(session);
         let path = path.display();
         tell(
             &ended,

@@ -1,30 +1,48 @@
 //! The kernel's FUSE words, turned into what [`DiskFile`] does, and every one answered.
 //!
-//! Runs in the threads of `fuser`, which reads the requests. Never called by anyone else.
+//! [`Handshake`] agrees with the kernel on what is spoken, as a filesystem of the crate `fuser`, which
+//! also mounts. From then on [`Served`] reads the calls itself: `fuser` takes one call at a time, and
+//! gives no place to stay attached to Python between two of them.
+//!
+//! A serial disk is served by one thread, which takes all calls that wait, serves them in one
+//! [`Disk::batch`], and then answers them: whoever waits for several is woken once, with several
+//! answers. A parallel disk is served by several threads, each with one call at a time.
 
-use std::ffi::OsStr;
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
-    PollEvents, PollFlags, PollNotifier, ReplyAttr, ReplyBmap, ReplyData, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+use fuser::{Filesystem, InitFlags, KernelConfig};
+use pydisk_kernel::fuse::{
+    Attributes, Call, Changes, Head, Received, Reply, Statistics, TimeChange,
 };
-use rustix::fs::{FallocateFlags, SeekFrom};
+use pydisk_kernel::pages::Slot;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
 use super::Released;
-use super::file::{DiskFile, Face};
-use crate::disk::Errno;
+use super::file::{DiskFile, Face, Pass};
+use crate::disk::{Disk, Errno};
 
 /// How long the kernel may believe what it was told of the file.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Requests in flight that nobody waits for in person: read-ahead and asynchronous direct I/O.
 const BACKGROUND: u16 = 256;
+
+/// The longest read or write. The kernel makes none longer unless its administrator says so.
+const LONGEST: u32 = 1 << 20;
+
+/// Calls that are taken at once for a serial disk, and the bytes to read or write after which no more
+/// are: memory for more than that would have left the processor's caches when it is used again.
+const AHEAD: usize = 32;
+const AHEAD_BYTES: usize = 128 << 10;
+
+/// A batch that takes longer than this hands over its answers in between.
+const HAND_OVER: Duration = Duration::from_micros(200);
 
 /// The loop driver takes its discard granularity from this block size of statfs(2).
 const SPACE_UNIT: u32 = 4096;
@@ -33,75 +51,18 @@ const SPACE_UNIT: u32 = 4096;
 /// it. rustix calls `O_SYNC` by this name, which an `O_DSYNC` write does not have set.
 const O_DSYNC: i32 = 0o10000;
 
-const SEEK_DATA: i32 = 3;
-const SEEK_HOLE: i32 = 4;
+const SEEK_DATA: u32 = 3;
+const SEEK_HOLE: u32 = 4;
 
-/// The filesystem that has one inode.
-pub(super) struct Served {
-    file: Arc<DiskFile>,
-    released: Option<Released>,
-}
+/// `O_ACCMODE`, whose value 0 is `O_RDONLY`.
+const ACCESS_MODE: i32 = 3;
 
-impl Served {
-    pub(super) fn new(file: Arc<DiskFile>, released: Option<Released>) -> Self {
-        Self { file, released }
-    }
+/// What is agreed with the kernel before the first call.
+#[derive(Debug)]
+pub(super) struct Handshake;
 
-    fn attributes(&self) -> FileAttr {
-        let limits = self.file.limits();
-        let Face {
-            mode,
-            uid,
-            gid,
-            accessed,
-            modified,
-            changed,
-        } = self.file.face();
-        FileAttr {
-            ino: INodeNo::ROOT,
-            size: limits.size,
-            blocks: limits.size.div_ceil(512),
-            atime: accessed,
-            mtime: modified,
-            ctime: changed,
-            crtime: changed,
-            kind: FileType::RegularFile,
-            perm: mode,
-            nlink: 1,
-            uid,
-            gid,
-            rdev: 0,
-            blksize: limits.block.preferred,
-            flags: 0,
-        }
-    }
-}
-
-/// An errno as the kernel takes it from a FUSE server. `ENOSYS` would mean "never ask again, and
-/// say that it succeeded", which no disk can mean; from 512 on the kernel takes none at all.
-fn errno(errno: Errno) -> fuser::Errno {
-    match errno.raw_os_error() {
-        code @ 1..512 if errno != Errno::NOSYS => fuser::Errno::from_i32(code),
-        _ => fuser::Errno::EIO,
-    }
-}
-
-fn answer_empty(result: Result<(), Errno>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn time(given: TimeOrNow) -> SystemTime {
-    match given {
-        TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
-    }
-}
-
-impl Filesystem for Served {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+impl Filesystem for Handshake {
+    fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
         for wanted in [
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
@@ -113,241 +74,363 @@ impl Filesystem for Served {
         if let Err(nearest) = config.set_max_background(BACKGROUND) {
             log::debug!("FUSE background requests: {nearest} in place of {BACKGROUND}");
         }
+        config
+            .set_max_write(LONGEST)
+            .map_err(|longest| io::Error::other(format!("writes of {longest} bytes at most")))?;
+        Ok(())
+    }
+}
+
+/// The filesystem that has one inode.
+pub(super) struct Served {
+    file: Arc<DiskFile>,
+    released: Option<Released>,
+    /// The only user who is let in, where it is not the file's mode that says so.
+    only: Option<u32>,
+}
+
+/// A call that was taken, with the memory for its data.
+#[derive(Default)]
+struct Seat {
+    head: Head,
+    memory: Slot,
+    answer: Option<Answer>,
+}
+
+/// What a call gets, and how many bytes of its memory.
+struct Answer {
+    reply: Reply,
+    data: usize,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self { reply, data: 0 }
+    }
+}
+
+impl Seat {
+    fn receive(&mut self, device: BorrowedFd<'_>) -> io::Result<Received> {
+        self.answer = None;
+        let (body, _) = self.memory.lend(LONGEST as usize)?;
+        self.head.receive(device, body)
+    }
+
+    /// Serve the call that was received, once.
+    fn serve(&mut self, served: &Served, disk: Pass<'_>) {
+        let answer = match self.memory.lend(LONGEST as usize) {
+            Ok((body, owner)) => {
+                let call = self.head.call(body);
+                served.admit(&self.head, call).map_or_else(
+                    |errno| failed(errno).into(),
+                    |()| served.serve(disk, call, body, owner),
+                )
+            }
+            Err(errno) => failed(errno).into(),
+        };
+        self.answer = Some(answer);
+    }
+
+    fn answer(&mut self, device: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(Answer { reply, data }) = self.answer.take() else {
+            return self.head.answer(device, &failed(Errno::IO), &[]);
+        };
+        self.head
+            .answer(device, &reply, &self.memory.lent()[..data])
+    }
+}
+
+impl Served {
+    pub(super) fn new(file: Arc<DiskFile>, released: Option<Released>, only: Option<u32>) -> Self {
+        Self {
+            file,
+            released,
+            only,
+        }
+    }
+
+    /// Serve until the filesystem is unmounted, on this thread, and on others if there shall be more
+    /// than one.
+    pub(super) fn run(&self, device: BorrowedFd<'_>, threads: u16) -> io::Result<()> {
+        if threads == 1 && !self.file.limits().parallel {
+            let flags = rustix::fs::fcntl_getfl(device)?;
+            rustix::fs::fcntl_setfl(device, flags | OFlags::NONBLOCK)?;
+            return self.in_lane(|| self.one_thread(device));
+        }
+        thread::scope(|scope| {
+            let mut others = Vec::new();
+            for number in 1..threads {
+                let lane = move || self.in_lane(|| self.one_of_many(device));
+                let named = thread::Builder::new().name(format!("fuse lane {number}"));
+                others.push(named.spawn_scoped(scope, lane)?);
+            }
+            let mut outcome = self.in_lane(|| self.one_of_many(device));
+            for other in others {
+                let ended = other.join();
+                let ended = ended.unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
+                outcome = outcome.and(ended);
+            }
+            outcome
+        })
+    }
+
+    /// Run `work`, all of a thread, inside [`Disk::lane`].
+    fn in_lane(&self, mut work: impl FnMut() -> io::Result<()> + Send) -> io::Result<()> {
+        let mut outcome = None;
+        let mut once = || {
+            if outcome.is_none() {
+                let worked = catch_unwind(AssertUnwindSafe(&mut work));
+                outcome = Some(worked.unwrap_or_else(|_| Err(io::Error::other("a panic"))));
+            }
+        };
+        if let Some(disk) = self.file.disk()
+            && catch_unwind(AssertUnwindSafe(|| disk.lane(&mut once))).is_err()
+        {
+            log::error!("FUSE: a panic around a serving thread");
+        }
+        once();
+        outcome.expect("it was set by `once`")
+    }
+
+    /// As many calls at once as there are.
+    fn one_thread(&self, device: BorrowedFd<'_>) -> io::Result<()> {
+        let mut seats: Vec<Seat> = Vec::new();
+        seats.resize_with(AHEAD, Seat::default);
+        loop {
+            let (mut taken, mut bytes) = (0, 0);
+            while taken < AHEAD && bytes < AHEAD_BYTES {
+                let seat = &mut seats[taken];
+                match seat.receive(device)? {
+                    Received::Call => {}
+                    Received::Nothing => break,
+                    Received::Gone if taken == 0 => return Ok(()),
+                    Received::Gone => break,
+                }
+                bytes += seat.head.transfer();
+                taken += 1;
+            }
+            if taken == 0 {
+                wait(device)?;
+                continue;
+            }
+            self.batch(device, &mut seats[..taken])?;
+        }
+    }
+
+    fn batch(&self, device: BorrowedFd<'_>, mut seats: &mut [Seat]) -> io::Result<()> {
+        while !seats.is_empty() {
+            let mut served = 0;
+            let begun = Instant::now();
+            // The lock on the disk ends here, before anybody hears of the outcome.
+            {
+                let disk = self.file.pass();
+                let pass = disk.as_deref().map_err(|errno| *errno);
+                let mut work = || {
+                    while let Some(seat) = seats.get_mut(served) {
+                        served += 1;
+                        seat.serve(self, pass);
+                        if begun.elapsed() >= HAND_OVER {
+                            break;
+                        }
+                    }
+                };
+                match pass {
+                    Ok(disk) => {
+                        if catch_unwind(AssertUnwindSafe(|| disk.batch(&mut work))).is_err() {
+                            log::error!("FUSE: a panic around a batch of requests");
+                        }
+                    }
+                    Err(_closed) => work(),
+                }
+            }
+            // What a batch did not come to is answered with EIO.
+            let (done, rest) = seats.split_at_mut(served.max(1));
+            for seat in done {
+                seat.answer(device)?;
+            }
+            seats = rest;
+        }
         Ok(())
     }
 
-    fn getattr(&self, _: &Request, _: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&FRESH, &self.attributes());
+    /// One call at a time; the kernel wakes one of those that wait.
+    fn one_of_many(&self, device: BorrowedFd<'_>) -> io::Result<()> {
+        let mut seat = Seat::default();
+        loop {
+            match seat.receive(device)? {
+                Received::Call => {}
+                Received::Nothing => {
+                    wait(device)?;
+                    continue;
+                }
+                Received::Gone => return Ok(()),
+            }
+            {
+                let disk = self.file.pass();
+                seat.serve(self, disk.as_deref().map_err(|errno| *errno));
+            }
+            seat.answer(device)?;
+        }
     }
 
-    fn setattr(
+    /// Who may call at all. Reads and writes carry no user where the kernel itself makes them.
+    fn admit(&self, head: &Head, call: Call) -> Result<(), Errno> {
+        let free = matches!(
+            call,
+            Call::Read { .. } | Call::Write { .. } | Call::Sync | Call::Release | Call::Destroy
+        );
+        match self.only {
+            Some(only) if !free && head.uid() != only => Err(Errno::ACCESS),
+            _ => Ok(()),
+        }
+    }
+
+    fn serve(
         &self,
-        _: &Request,
-        _: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        accessed: Option<TimeOrNow>,
-        modified: Option<TimeOrNow>,
-        _: Option<SystemTime>,
-        handle: Option<FileHandle>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
+        disk: Pass<'_>,
+        call: Call,
+        body: &mut [u8],
+        owner: &crate::disk::Owner,
+    ) -> Answer {
+        let file = &*self.file;
+        match call {
+            Call::Read { at, len } => {
+                let len = len.min(body.len());
+                match file.read(disk, at, &mut body[..len], owner) {
+                    Ok(data) => Answer {
+                        reply: Reply::done(),
+                        data,
+                    },
+                    Err(errno) => failed(errno).into(),
+                }
+            }
+            Call::Write {
+                at,
+                len,
+                cached,
+                flags,
+            } => {
+                // What comes from the page cache, by a shared mapping, is followed by an fsync.
+                let durable = flags & O_DSYNC != 0 && !cached;
+                let written = file.write(disk, at, &body[..len], owner, durable);
+                outcome(written.map(Reply::written))
+            }
+            Call::GetAttributes => Reply::attributes(&self.attributes(), FRESH).into(),
+            Call::SetAttributes(changes) => outcome(self.change(changes)),
+            // Read-only is what the mode says to all but root.
+            Call::Open { flags } if file.limits().read_only && flags & ACCESS_MODE != 0 => {
+                failed(Errno::ROFS).into()
+            }
+            // What two writers do to the same bytes at the same time is theirs to order, as on a
+            // device.
+            Call::Open { .. } => Reply::opened_direct().into(),
+            Call::Sync => outcome(file.sync(disk).map(|()| Reply::done())),
+            Call::Allocate { at, len, mode } => {
+                let mode = FallocateFlags::from_bits_retain(mode);
+                outcome(file.allocate(disk, at, len, mode).map(|()| Reply::done()))
+            }
+            Call::Seek { at, whence } => outcome(self.seek(disk, at, whence)),
+            Call::Statistics => Reply::statistics(&self.statistics()).into(),
+            Call::Flush | Call::Destroy => Reply::done().into(),
+            Call::Release => {
+                if let Some(released) = &self.released {
+                    released();
+                }
+                Reply::done().into()
+            }
+            Call::Forget => Reply::silence().into(),
+            Call::Lookup => failed(Errno::NOTDIR).into(),
+            // The kernel may ask much more of a regular file, and stops when told this.
+            Call::Other => Reply::failed(Errno::NOSYS).into(),
+        }
+    }
+
+    fn change(&self, changes: Changes) -> Result<Reply, Errno> {
         // `> file`, cp and dd open with O_TRUNC, which the kernel says as size 0 without a handle.
         // A block device ignores it, and so does this file; ftruncate(2) has a handle and means it.
-        let opened_with_truncate = size == Some(0) && handle.is_none();
-        let resized = size.is_some_and(|size| size != self.file.limits().size);
+        let opened_with_truncate = changes.size == Some(0) && !changes.by_handle;
+        let resized = changes
+            .size
+            .is_some_and(|size| size != self.file.limits().size);
         if resized && !opened_with_truncate {
-            return reply.error(fuser::Errno::EPERM);
+            return Err(Errno::PERM);
         }
         self.file.change_face(|face| {
+            let mode = changes.mode;
             let bits = mode.and_then(|mode| u16::try_from(mode & 0o7777).ok());
             face.mode = bits.unwrap_or(face.mode);
-            face.uid = uid.unwrap_or(face.uid);
-            face.gid = gid.unwrap_or(face.gid);
-            face.accessed = accessed.map_or(face.accessed, time);
-            face.modified = modified.map_or(face.modified, time);
+            face.uid = changes.uid.unwrap_or(face.uid);
+            face.gid = changes.gid.unwrap_or(face.gid);
+            face.accessed = changes.accessed.map_or(face.accessed, TimeChange::time);
+            face.modified = changes.modified.map_or(face.modified, TimeChange::time);
         });
-        reply.attr(&FRESH, &self.attributes());
+        Ok(Reply::attributes(&self.attributes(), FRESH))
     }
 
-    fn open(&self, _: &Request, _: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.file.limits().read_only && flags.acc_mode() != OpenAccMode::O_RDONLY {
-            return reply.error(fuser::Errno::EROFS);
-        }
-        // What two writers do to the same bytes at the same time is theirs to order, as on a device.
-        let how = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-        reply.opened(FileHandle(0), how);
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        at: u64,
-        len: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        self.file.read(at, len, |result| match result {
-            Ok(bytes) => reply.data(bytes),
-            Err(error) => reply.error(errno(error)),
-        });
-    }
-
-    fn write(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        at: u64,
-        data: &[u8],
-        how: WriteFlags,
-        flags: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        // What comes from the page cache, by a shared mapping, is followed by an fsync.
-        let durable = flags.0 & O_DSYNC != 0 && !how.contains(WriteFlags::FUSE_WRITE_CACHE);
-        match self.file.write(at, data, durable) {
-            Ok(written) => reply.written(written),
-            Err(error) => reply.error(errno(error)),
-        }
-    }
-
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
-    }
-
-    fn release(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.ok();
-        if let Some(released) = &self.released {
-            released();
-        }
-    }
-
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        answer_empty(self.file.sync(), reply);
-    }
-
-    fn fallocate(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        at: u64,
-        len: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        answer_empty(self.file.allocate(at, len, mode), reply);
-    }
-
-    fn lseek(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        at: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        let to = match (u64::try_from(at), whence) {
-            (Ok(at), SEEK_DATA) => SeekFrom::Data(at),
-            (Ok(at), SEEK_HOLE) => SeekFrom::Hole(at),
-            (Err(_negative), SEEK_DATA | SEEK_HOLE) => return reply.error(fuser::Errno::ENXIO),
-            _ => return reply.error(fuser::Errno::EINVAL),
+    fn seek(&self, disk: Pass<'_>, at: u64, whence: u32) -> Result<Reply, Errno> {
+        let negative = i64::try_from(at).is_err();
+        let to = match whence {
+            SEEK_DATA | SEEK_HOLE if negative => return Err(Errno::NXIO),
+            SEEK_DATA => SeekFrom::Data(at),
+            SEEK_HOLE => SeekFrom::Hole(at),
+            _ => return Err(Errno::INVAL),
         };
-        match self.file.seek(to).map(i64::try_from) {
-            Ok(Ok(at)) => reply.offset(at),
-            Ok(Err(_too_large)) => reply.error(fuser::Errno::EOVERFLOW),
-            Err(error) => reply.error(errno(error)),
+        let found = self.file.seek(disk, to)?;
+        if i64::try_from(found).is_err() {
+            return Err(Errno::OVERFLOW);
+        }
+        Ok(Reply::offset(found))
+    }
+
+    fn statistics(&self) -> Statistics {
+        let limits = self.file.limits();
+        let block = limits.block.minimum.max(SPACE_UNIT);
+        Statistics {
+            blocks: limits.size.div_ceil(u64::from(block)),
+            block,
         }
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+    fn attributes(&self) -> Attributes {
         let limits = self.file.limits();
-        let unit = limits.block.minimum.max(SPACE_UNIT);
-        let blocks = limits.size.div_ceil(u64::from(unit));
-        reply.statfs(blocks, 0, 0, 1, 0, unit, 255, unit);
+        let Face {
+            mode,
+            uid,
+            gid,
+            accessed,
+            modified,
+            changed,
+        } = self.file.face();
+        Attributes {
+            size: limits.size,
+            mode,
+            uid,
+            gid,
+            accessed,
+            modified,
+            changed,
+            block: limits.block.preferred,
+        }
     }
+}
 
-    // The kernel may ask all that follows of a regular file, and stops when told ENOSYS.
-
-    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
+/// Wait for a call; the end of the filesystem is one too.
+fn wait(device: BorrowedFd<'_>) -> io::Result<()> {
+    match poll(&mut [PollFd::new(&device, PollFlags::IN)], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
+}
 
-    fn lookup(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        reply.error(fuser::Errno::ENOTDIR);
-    }
+fn outcome(result: Result<Reply, Errno>) -> Answer {
+    result.unwrap_or_else(failed).into()
+}
 
-    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn setxattr(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: &OsStr,
-        _: &[u8],
-        _: i32,
-        _: u32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn ioctl(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: IoctlFlags,
-        _: u32,
-        _: &[u8],
-        _: u32,
-        reply: ReplyIoctl,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn poll(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: PollNotifier,
-        _: PollEvents,
-        _: PollFlags,
-        reply: ReplyPoll,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn copy_file_range(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: u64,
-        _: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
+/// An errno as the kernel takes it from a FUSE server. `ENOSYS` would mean "never ask again, and
+/// say that it succeeded", which no disk can mean; from 512 on the kernel takes none at all.
+fn failed(errno: Errno) -> Reply {
+    match errno.raw_os_error() {
+        1..512 if errno != Errno::NOSYS => Reply::failed(errno),
+        _ => Reply::failed(Errno::IO),
     }
 }

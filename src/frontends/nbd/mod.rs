@@ -16,6 +16,7 @@ pub mod fuzzing;
 mod link;
 mod listening;
 mod negotiation;
+mod registry;
 mod secure;
 mod server;
 mod service;
@@ -33,6 +34,7 @@ mod wire;
 
 pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
-pub use server::{Connected, Server, Setup};
+pub use registry::Connected;
+pub use server::{Server, Setup};
 pub use tls::{TlsMode, TlsSetup};
 pub(super) use unnegotiated::Unnegotiated;

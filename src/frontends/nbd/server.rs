@@ -2,16 +2,15 @@
 //!
 //! Whoever is connected stands in the [`Registry`]; stopping is done through it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -21,7 +20,8 @@ use super::bounds::Bounds;
 use super::conversation;
 use super::link::Link;
 use super::listening::{Given, Listening, accept};
-use super::service::{Seats, Service, Standing};
+use super::registry::{Connected, Connection, Entry, Registry};
+use super::service::{Seats, Service};
 use super::stream::Stream;
 use super::tls::{Tls, TlsMode, TlsSetup};
 use crate::Refusal;
@@ -42,19 +42,6 @@ pub struct Setup {
     /// For [`super::Place::Stdio`] the two descriptors, input first; for
     /// [`super::Place::Activation`] the listening sockets; nothing otherwise.
     pub passed: Vec<OwnedFd>,
-}
-
-/// A client, as `show` has it.
-#[derive(Clone, Debug)]
-pub struct Connected {
-    /// Who it is.
-    pub client: Arc<Client>,
-    /// When it connected.
-    pub since: SystemTime,
-    /// The export that it has open.
-    pub export: Option<String>,
-    /// Whether the connection is encrypted.
-    pub tls: bool,
 }
 
 /// A server that clients can reach, until it is stopped or dropped.
@@ -78,9 +65,6 @@ struct Shared {
     /// Whether the only client there was ever to be has left.
     left: AtomicBool,
 }
-
-/// How long clients may take to read their last replies when the server stops.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// How long the last bytes to a client may be on their way.
 const LINGER: Duration = Duration::from_millis(500);
@@ -296,27 +280,41 @@ impl Shared {
         let client = Arc::new(Client { number, peer });
         let stream = Arc::new(stream);
         let shared = Arc::clone(self);
-        let connection = Connection {
-            client: Arc::clone(&client),
-            since: SystemTime::now(),
-            standing: Arc::default(),
-            stream: Arc::clone(&stream),
-            thread: None,
-        };
-        let standing = Arc::clone(&connection.standing);
+        let connection = Connection::new(Arc::clone(&client), Arc::clone(&stream));
+        let standing = connection.standing();
         let body = move || {
             let _entry = Entry(&shared.clients, number);
-            log::info!("client {number} connected: {}", client.peer);
+            say(|| format!("client {number} connected: {}", client.peer));
             let link = Link::over(Arc::clone(&stream));
             let end = conversation::hold(&shared.service, link, &client, &standing);
             stream.linger(LINGER);
-            log::info!("client {number} {end}");
+            say(|| format!("client {number} {end}"));
         };
         self.clients.enter(connection, || {
             thread::Builder::new()
                 .name(format!("nbd-{number}"))
                 .spawn(body)
         })
+    }
+}
+
+/// Say that a client came or went. Who comes and goes all the time does not fill the log with it.
+fn say(what: impl FnOnce() -> String) {
+    const BURST: u32 = 50;
+    const WINDOW: Duration = Duration::from_secs(10);
+    /// Since when is counted, and how often it was to be said; held while it is said.
+    static COUNT: Mutex<Option<(Instant, u32)>> = Mutex::new(None);
+    let mut held = COUNT.lock();
+    let (since, count) = held.get_or_insert_with(|| (Instant::now(), 0));
+    if since.elapsed() >= WINDOW {
+        if *count > BURST {
+            log::info!("{} more times a client came or went", *count - BURST);
+        }
+        (*since, *count) = (Instant::now(), 0);
+    }
+    *count = count.saturating_add(1);
+    if *count <= BURST {
+        log::info!("{}", what());
     }
 }
 
@@ -374,162 +372,4 @@ fn room(limit: u64, clients: u64, negotiating: usize) -> usize {
     }
     let left = usize::try_from(free.saturating_sub(clients)).unwrap_or(usize::MAX);
     negotiating.min(left).max(16)
-}
-
-/// Who is connected.
-#[derive(Debug, Default)]
-struct Registry {
-    /// Taken after no other lock; held for no call that waits.
-    rooms: Mutex<Rooms>,
-    /// Somebody has left.
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Rooms {
-    connections: BTreeMap<u64, Connection>,
-    /// Threads that have nothing left to do.
-    finished: Vec<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-struct Connection {
-    client: Arc<Client>,
-    since: SystemTime,
-    standing: Arc<Standing>,
-    stream: Arc<Stream>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Connection {
-    fn negotiates(&self) -> bool {
-        self.standing.export().is_none()
-    }
-
-    fn shown(&self) -> Connected {
-        Connected {
-            client: Arc::clone(&self.client),
-            since: self.since,
-            export: self.standing.export(),
-            tls: self.standing.tls(),
-        }
-    }
-}
-
-impl Registry {
-    fn connected(&self) -> Vec<Connected> {
-        let rooms = self.rooms.lock();
-        rooms.connections.values().map(Connection::shown).collect()
-    }
-
-    fn negotiating(&self) -> usize {
-        let rooms = self.rooms.lock();
-        rooms
-            .connections
-            .values()
-            .filter(|one| one.negotiates())
-            .count()
-    }
-
-    /// End the oldest of those that negotiate if there are more than `count`.
-    fn keep_negotiating(&self, count: usize) {
-        let rooms = self.rooms.lock();
-        if rooms.connections.len() <= count {
-            return;
-        }
-        let negotiating = rooms.connections.values().filter(|one| one.negotiates());
-        let over = negotiating.clone().count().saturating_sub(count);
-        for connection in negotiating.take(over) {
-            connection.stream.close();
-        }
-    }
-
-    /// Note a client whose thread `start` starts.
-    fn enter(
-        &self,
-        connection: Connection,
-        start: impl FnOnce() -> io::Result<JoinHandle<()>>,
-    ) -> io::Result<()> {
-        // A thread that ends at once finds its place here all the same.
-        let mut rooms = self.rooms.lock();
-        let thread = Some(start()?);
-        let number = connection.client.number;
-        let connection = Connection {
-            thread,
-            ..connection
-        };
-        rooms.connections.insert(number, connection);
-        Ok(())
-    }
-
-    /// Take a client out whose thread is about to end.
-    fn leave(&self, number: u64) {
-        let mut rooms = self.rooms.lock();
-        let finished = std::mem::take(&mut rooms.finished);
-        if let Some(connection) = rooms.connections.remove(&number) {
-            rooms.finished.extend(connection.thread);
-        }
-        self.changed.notify_all();
-        drop(rooms);
-        join(finished);
-    }
-
-    /// Wait until nobody is connected, no longer than until `deadline`, and no longer once `enough`.
-    /// Tells whether nobody is connected.
-    fn wait_until_none_is_left(
-        &self,
-        deadline: Option<Instant>,
-        enough: impl Fn() -> bool,
-    ) -> bool {
-        let mut rooms = self.rooms.lock();
-        while !rooms.connections.is_empty() && !enough() {
-            match deadline {
-                None => self.changed.wait(&mut rooms),
-                Some(at) if self.changed.wait_until(&mut rooms, at).timed_out() => break,
-                Some(_) => {}
-            }
-        }
-        rooms.connections.is_empty()
-    }
-
-    /// Have those who wait look again at whether it is enough.
-    fn notify(&self) {
-        let _rooms = self.rooms.lock();
-        self.changed.notify_all();
-    }
-
-    fn each(&self, what: impl Fn(&Stream)) {
-        for connection in self.rooms.lock().connections.values() {
-            what(&connection.stream);
-        }
-    }
-
-    /// End all connections, the replies under way first.
-    fn end(&self) {
-        self.each(Stream::stop_reading);
-        let never = || false;
-        if !self.wait_until_none_is_left(Some(Instant::now() + GRACE), never) {
-            self.each(Stream::close);
-            self.wait_until_none_is_left(None, never);
-        }
-        let finished = std::mem::take(&mut self.rooms.lock().finished);
-        join(finished);
-    }
-}
-
-fn join(finished: Vec<JoinHandle<()>>) {
-    for thread in finished {
-        if thread.join().is_err() {
-            log::error!("the thread of a client panicked");
-        }
-    }
-}
-
-/// The place of a client in the registry, until its thread ends, however that happens.
-struct Entry<'a>(&'a Registry, u64);
-
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        self.0.leave(self.1);
-    }
 }

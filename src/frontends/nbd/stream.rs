@@ -192,10 +192,10 @@ impl Stream {
         };
         shut(socket, Shutdown::Write);
         let deadline = Instant::now() + limit;
-        let mut dropped = vec![0; 64 << 10];
+        let mut dropped = [0; 16 << 10];
         loop {
             for _ in 0..16 {
-                match rustix::net::recv(socket, &mut *dropped, RecvFlags::DONTWAIT) {
+                match rustix::net::recv(socket, &mut dropped, RecvFlags::DONTWAIT) {
                     Ok((1.., _)) => {}
                     Ok(_) | Err(_) => break,
                 }

@@ -278,8 +278,12 @@ impl Disk for Keeper {
 fn memory_that_a_disk_keeps_is_not_used_for_the_next_read() {
     let disk = Keeper::new(MIB);
     let file = DiskFile::new(disk.clone());
+    let mut slot = pydisk_kernel::pages::Slot::new();
     for _ in 0..20 {
-        file.read(0, 4096, |bytes| assert_eq!(bytes.unwrap(), [1; 4096]));
+        let (bytes, owner) = slot.lend(4096).unwrap();
+        bytes.fill(0);
+        assert_eq!(file.read(Ok(&*disk), 0, bytes, owner), Ok(4096));
+        assert_eq!(slot.lent(), [1; 4096]);
     }
     let mut places: Vec<usize> = disk.1.lock().iter().map(|kept| kept.0).collect();
     places.sort_unstable();

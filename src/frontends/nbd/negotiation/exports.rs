@@ -132,9 +132,16 @@ impl Negotiation<'_> {
     /// the time counts.
     fn wait_for_admission(&mut self) -> Result<bool, End> {
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-        while !self.guest.admit(STEP.min(left(self.deadline))) {
+        if self.guest.admit(Duration::ZERO) {
+            return Ok(true);
+        }
+        loop {
+            let free = self.guest.admit(STEP.min(left(self.deadline)));
             if self.link.is_gone() {
                 return Err(End::Vanished);
+            }
+            if free {
+                return Ok(true);
             }
             if left(self.deadline).is_zero() {
                 // Enough for the answer to be read, and for the end.
@@ -143,7 +150,6 @@ impl Negotiation<'_> {
                 return Ok(false);
             }
         }
-        Ok(true)
     }
 
     fn agree(&self, asked_for: &str, opened: Opened) -> Agreed {
