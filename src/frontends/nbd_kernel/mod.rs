@@ -5,7 +5,7 @@
 //! answers. A parallel disk has several sockets, and several threads at each.
 //!
 //! What the kernel does not see is the end of this process: it waits for what is under way until
-//! [`TIMEOUT`]. Whoever sees it, the agent or the [guard](guard), disconnects the device.
+//! [`TIMEOUT`]. Whoever sees it, the agent or the [guard](mod@guard), disconnects the device.
 
 use std::fs;
 use std::io::ErrorKind;
