@@ -304,7 +304,16 @@ impl Agent {
             FromWorker::Ready(served) => self.ready(&served, worker),
             FromWorker::Shutdown => {
                 log::info!("the plugin has called nbdkit.shutdown");
-                self.signalled(SIGTERM, worker);
+                if let Some(command) = self.command
+                    && self.command_status.is_none()
+                {
+                    command::end(command);
+                }
+                // Nobody waits for the end, as for that of a process that was signalled. Whoever asks
+                // twice must not cut the first time short.
+                if self.stopping.is_none() {
+                    self.end(worker, DETACH_PATIENCE);
+                }
             }
             FromWorker::Refused(_) | FromWorker::Stopped(_) => self.last_words = Some(message),
         }
@@ -367,9 +376,14 @@ impl Agent {
             "stopped by {}",
             signal_hook::low_level::signal_name(signal).unwrap_or("signal")
         );
-        let kill_at = Instant::now() + SIGNAL_PATIENCE;
+        self.end(worker, SIGNAL_PATIENCE);
+    }
+
+    /// Sync the disk and stop the worker, which is killed after `patience`.
+    fn end(&mut self, worker: &mut WorkerProcess, patience: Duration) {
+        let kill_at = Instant::now() + patience;
         let Some(disk) = self.state.disk.clone().filter(|_| self.stopping.is_none()) else {
-            self.stop(worker, Some(SIGNAL_PATIENCE));
+            self.stop(worker, Some(patience));
             return;
         };
         self.stopping = Some(Stopping::new(Some(kill_at)));
