@@ -67,7 +67,11 @@ fn a_slow_client_is_served_and_holds_nobody_up() {
 
 #[test]
 fn a_client_that_never_reads_holds_nobody_up() {
-    let attacked = Attacked::new(&[]);
+    never_reads(&Attacked::new(&[]));
+    never_reads(&Attacked::parallel());
+}
+
+fn never_reads(attacked: &Attacked) {
     let mut deaf = attacked.opened();
     deaf.stream.set_nonblocking(true).unwrap();
     let request = Ask::of(cmd::READ, 0, SIZE).compact();

@@ -35,7 +35,17 @@ pub(crate) struct Attacked {
 
 impl Attacked {
     pub(crate) fn new(args: &[&str]) -> Self {
-        let server = Server::of_script(PAGES, args);
+        Self::serving(PAGES, args)
+    }
+
+    /// With a plugin that takes several requests at the same time.
+    pub(crate) fn parallel() -> Self {
+        let model = "def thread_model(): return nbdkit.THREAD_MODEL_PARALLEL\n";
+        Self::serving(&(PAGES.to_owned() + model), &[])
+    }
+
+    fn serving(script: &str, args: &[&str]) -> Self {
+        let server = Server::of_script(script, args);
         let worker = server.worker();
         // What is made at the first use is no growth.
         for _ in 0..20 {
