@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -87,7 +88,7 @@ def _inside(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _in_service(contender: Contender, stage: Stage):
+def _in_service(contender: Contender, stage: Stage) -> Iterator[Served]:
     """The contender's disk, filled once, so that nobody gains by memory that was never touched."""
     stage.folder.mkdir()
     generator = contender.start(stage)

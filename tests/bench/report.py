@@ -66,11 +66,12 @@ def write(path: Path, sections: Sequence[str]) -> None:
 
 def facts(command: str, rounds: int, seconds: float) -> list[str]:
     """The machine, the versions and the command."""
+    priority = ", at real-time priority" if os.sched_getscheduler(0) else ""
     return [
         f"{date.today().isoformat()}, {_processor()}, {os.cpu_count()} cores, "
         f"Linux {platform.release()}",
         ", ".join(_versions()),
-        f"{rounds} rounds of {seconds:g} s each: `{command}`",
+        f"{rounds} rounds of {seconds:g} s each{priority}: `{command}`",
     ]
 
 
