@@ -421,6 +421,9 @@ def close(h): log('close', h)
             // Who is open is served meanwhile, and whoever waits may still ask for the list.
             read(&*first);
             third.list(false).unwrap();
+            while ready.log().len() < 4 {
+                thread::sleep(Duration::from_millis(5));
+            }
             assert!(!second.is_finished());
             drop(first);
             second.join().unwrap();

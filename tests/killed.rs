@@ -115,8 +115,14 @@ fn a_reader_of_an_nbd_device_gets_an_error_when_worker_and_agent_are_killed() {
     let args = ["attach", plugin, device, "--name", "forking", &parameter];
     assert!(pydisk(&args).status().unwrap().success());
     let mut reader = Command::new("dd")
-        .args([&format!("if={device}"), "of=/dev/null", "bs=4096"])
-        .args(["count=1", "skip=300", "iflag=direct"])
+        .arg(format!("if={device}"))
+        .args([
+            "of=/dev/null",
+            "bs=4096",
+            "count=1",
+            "skip=300",
+            "iflag=direct",
+        ])
         .stderr(Stdio::null())
         .spawn()
         .unwrap();

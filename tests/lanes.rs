@@ -68,3 +68,40 @@ fn a_lane_keeps_its_threading_local_for_life() {
         assert!((1..=4).contains(&counted), "{}: {counted}", kind.word());
     }
 }
+
+/// Answers nobody before as many as there are lanes have asked.
+const TOGETHER: &str = "
+import threading
+import nbdkit
+API_VERSION = 2
+together = threading.Barrier(4, timeout=60)
+def thread_model(): return nbdkit.THREAD_MODEL_PARALLEL
+def open(readonly): return 0
+def get_size(h): return 1 << 20
+def pread(h, buf, offset, flags):
+    if offset >= 512 * 1024: together.wait()
+";
+
+#[test]
+fn as_many_requests_as_there_are_lanes_are_served_at_the_same_time() {
+    for kind in [Kind::Ublk, Kind::Nbd] {
+        if !kind.available() {
+            continue;
+        }
+        let disk = Attached::with_script(kind, TOGETHER, &["--lanes", "4"]);
+        let device = File::options()
+            .read(true)
+            .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
+            .open(disk.device())
+            .unwrap();
+        std::thread::scope(|scope| {
+            for reader in 0..4 {
+                let device = &device;
+                let at = (512 << 10) + reader * 65536;
+                scope.spawn(move || device.read_exact_at(&mut Page([0; 4096]).0, at).unwrap());
+            }
+        });
+        drop(device);
+        disk.detach();
+    }
+}

@@ -320,3 +320,21 @@ fn a_structured_conversation_may_end_at_every_byte() {
 fn an_extended_conversation_may_end_at_every_byte() {
     cut_everywhere(Framing::Extended);
 }
+
+/// Replies to requests that are served at the same time come in any order, so only the end counts.
+#[test]
+fn a_conversation_with_a_parallel_plugin_may_end_at_every_byte() {
+    let attacked = Attacked::parallel();
+    let said = conversation(Framing::Extended);
+    for len in 0..said.len() {
+        let mut client = attacked.raw();
+        client.send(&said[..len]);
+        client.half_close();
+        client.rest();
+
+        let mut client = attacked.raw();
+        client.send(&said[..len]);
+        drop(client);
+    }
+    attacked.is_as_before(8 * MIB);
+}

@@ -9,10 +9,10 @@ mod support;
 use std::os::unix::net::UnixStream;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::attacked::{Attacked, Framing, SIZE, conversation};
+use support::attacked::{Attacked, Framing, PAGES, SIZE, conversation};
 use support::home::until;
-use support::raw::{Ask, cmd, export, opt, option, rep};
-use support::{Held, MIB};
+use support::raw::{Ask, Raw, cmd, export, opt, option, rep};
+use support::{Held, MIB, Server};
 
 #[test]
 fn a_thousand_idle_connections_hold_nobody_up() {
@@ -67,7 +67,11 @@ fn a_slow_client_is_served_and_holds_nobody_up() {
 
 #[test]
 fn a_client_that_never_reads_holds_nobody_up() {
-    let attacked = Attacked::new(&[]);
+    never_reads(&Attacked::new(&[]));
+    never_reads(&Attacked::parallel());
+}
+
+fn never_reads(attacked: &Attacked) {
     let mut deaf = attacked.opened();
     deaf.stream.set_nonblocking(true).unwrap();
     let request = Ask::of(cmd::READ, 0, SIZE).compact();
@@ -101,9 +105,11 @@ fn detach_does_not_wait_for_a_client_that_never_reads() {
 
 #[test]
 fn one_client_too_many_is_told_so() {
-    let attacked = Attacked::new(&["--limit", "clients=2"]);
-    let (first, mut second) = (attacked.opened(), attacked.opened());
-    let mut third = attacked.greeted();
+    let server = Server::of_script(PAGES, &["--limit", "clients=2"]);
+    let opened = || Raw::opened(server.socket(), "");
+    let (first, mut second) = (opened(), opened());
+    let mut third = server.raw();
+    third.greet();
     let refused = third.option(opt::GO, &export(b"", &[]));
     assert!(refused.last().unwrap().is_error(), "{refused:?}");
     assert_eq!(second.pread(4096, 1), [1]);
@@ -114,5 +120,5 @@ fn one_client_too_many_is_told_so() {
     });
     assert_eq!(third.pread(4096, 1), [1]);
     drop((second, third));
-    attacked.is_as_before(2 * MIB);
+    server.detach();
 }

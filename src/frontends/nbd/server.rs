@@ -158,8 +158,8 @@ impl Server {
     }
 
     /// Take no more clients, answer what is under way, and end the connections. No disk is called any
-    /// more once this returns. A client that does not read its replies is waited for at most
-    /// [`GRACE`]; a disk that does not come back, as long as it takes.
+    /// more once this returns. A client that does not read its replies is waited for at most 2 s; a
+    /// disk that does not come back, as long as it takes.
     pub fn stop(self) {
         drop(self);
     }

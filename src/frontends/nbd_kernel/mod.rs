@@ -5,7 +5,7 @@
 //! answers. A parallel disk has several sockets, and several threads at each.
 //!
 //! What the kernel does not see is the end of this process: it waits for what is under way until
-//! [`TIMEOUT`]. Whoever sees it, the agent or the [guard](guard), disconnects the device.
+//! [`TIMEOUT`]. Whoever sees it, the agent or the [guard](mod@guard), disconnects the device.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -41,6 +41,8 @@ const MAX_TRIM: u64 = 1 << 30;
 /// waits behind others counts, and a plugin may rightly be slow (a network that is away for a while),
 /// so it is long; it must be there at all for the case that nobody is left who could disconnect.
 const TIMEOUT: Duration = Duration::from_secs(3600);
+/// Threads at one socket, at least.
+const TOGETHER: u16 = 8;
 /// How long the first read of the device may take.
 const FIRST_READ: Duration = Duration::from_secs(60);
 /// How long others may keep a device busy that shall be stopped.
@@ -278,8 +280,9 @@ struct Shape {
 }
 
 impl Shape {
-    /// One socket and one thread for a serial disk. The kernel has no more queues than processors, so
-    /// more sockets would lie idle.
+    /// One socket and one thread for a serial disk. A parallel one has a socket for each
+    /// [`TOGETHER`] threads: what one processor sends goes through one socket, and shall find several
+    /// threads there. The kernel has no more queues than processors: more sockets would lie idle.
     fn of(limits: &Limits, options: &Options) -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let most = u16::try_from(processors).unwrap_or(u16::MAX);
@@ -288,7 +291,7 @@ impl Shape {
         } else {
             1
         };
-        let sockets = lanes.min(most);
+        let sockets = (lanes / TOGETHER).clamp(1, most);
         Self {
             sockets,
             lanes: lanes.div_ceil(sockets),

@@ -105,6 +105,7 @@ fn a_serial_disk_has_one_socket_and_a_parallel_one_all_its_lanes() {
         } = Shape::of(&parallel, &options(lanes));
         let all = u32::from(sockets) * u32::from(each);
         assert!(all >= u32::from(lanes), "{lanes}: {sockets} * {each}");
+        assert!(each >= lanes.min(TOGETHER), "{lanes}: {sockets} * {each}");
         assert!(
             all < u32::from(lanes.max(1)) + u32::from(sockets),
             "{lanes}: {all}"

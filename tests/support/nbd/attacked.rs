@@ -1,5 +1,8 @@
 //! A server under attack, and what a client says in a conversation that uses most of the protocol.
 
+use std::thread;
+use std::time::Duration;
+
 use super::home::until;
 use super::raw::{self, Ask, Raw, cmd, export, opt, option};
 use super::{Held, Server};
@@ -8,7 +11,7 @@ use super::{Held, Server};
 pub(crate) const SIZE: u64 = 1 << 20;
 
 /// Every byte is the number of its 4 KiB page; what is written is counted and forgotten.
-const PAGES: &str = "
+pub(crate) const PAGES: &str = "
 import nbdkit
 API_VERSION = 2
 pages = b''.join(bytes([page]) * 4096 for page in range(256))
@@ -32,13 +35,31 @@ pub(crate) struct Attacked {
 
 impl Attacked {
     pub(crate) fn new(args: &[&str]) -> Self {
-        let server = Server::of_script(PAGES, args);
+        Self::serving(PAGES, args)
+    }
+
+    /// With a plugin that takes several requests at the same time.
+    pub(crate) fn parallel() -> Self {
+        let model = "def thread_model(): return nbdkit.THREAD_MODEL_PARALLEL\n";
+        Self::serving(&(PAGES.to_owned() + model), &[])
+    }
+
+    fn serving(script: &str, args: &[&str]) -> Self {
+        let server = Server::of_script(script, args);
         let worker = server.worker();
         // What is made at the first use is no growth.
         for _ in 0..20 {
             serves(&server);
         }
-        let before = Held::by(worker);
+        // The last of them may just be leaving.
+        let mut before = Held::by(worker);
+        until("the server is at rest", || {
+            thread::sleep(Duration::from_millis(100));
+            let now = Held::by(worker);
+            let rests = (now.threads, now.descriptors) == (before.threads, before.descriptors);
+            before = now;
+            rests
+        });
         Self {
             server,
             worker,
@@ -98,6 +119,7 @@ pub(crate) fn serves(server: &Server) {
     let mut client = Raw::opened(server.socket(), "");
     assert_eq!(client.pread(8190, 4), [1, 1, 2, 2]);
     client.send(&Ask::of(cmd::DISC, 0, 0).compact());
+    client.ended();
 }
 
 /// How replies are framed.
