@@ -17,8 +17,10 @@ use crate::agent::worker_process::{WorkerProcess, ending};
 
 /// How long the removal of what a killed worker left behind may take.
 const LEFTOVER_PATIENCE: Duration = Duration::from_millis(900);
-/// How long the last words of a dead worker may take to arrive; they are in the socket already.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long the last words of a dead worker may take to arrive. They are in the socket already, but
+/// the thread that reads it may wait for its turn; and the socket's end does not come where a child of
+/// the plugin has it, too.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How an attachment ended.
 #[derive(Debug)]
@@ -37,7 +39,9 @@ impl Agent {
     /// The worker has ended (or is given up, unless `dead`): find out how, and remove what it left
     /// behind.
     pub(super) fn bury(&mut self, worker: &mut WorkerProcess, dead: bool) -> Result<(), Refusal> {
-        self.hear_last_words(worker);
+        if dead {
+            self.hear_last_words(worker);
+        }
         let words = self.last_words.take().filter(|_| dead);
         if !matches!(words, Some(FromWorker::Stopped(_) | FromWorker::Refused(_))) {
             // While its number is still its own, that is, before it is waited for.
@@ -52,7 +56,9 @@ impl Agent {
             Some(FromWorker::Stopped(Some(told))) => return Err(told.into()),
             Some(FromWorker::Refused(told)) => {
                 // A plugin that does not answer the first read leaves a device behind.
-                self.remove_leftovers_if_any();
+                if self.device_made {
+                    self.clean_up();
+                }
                 return Err(told.into());
             }
             _ => {}
@@ -76,15 +82,14 @@ impl Agent {
             log::error!("{what}");
         }
         let what = Refusal::new(format!("{}: {what}", self.job.name));
-        self.remove_leftovers_if_any();
+        // Whatever was heard of it: what is not there is no error.
+        self.clean_up();
         Err(what)
     }
 
     /// If that is not possible, the folder stays, so that another command tries again.
-    fn remove_leftovers_if_any(&mut self) {
-        if self.device_made
-            && let Err(refusal) = self.remove_leftovers()
-        {
+    fn clean_up(&mut self) {
+        if let Err(refusal) = self.remove_leftovers() {
             log::error!("{refusal}");
             self.keep_folder = true;
         }
@@ -93,7 +98,9 @@ impl Agent {
     fn hear_last_words(&mut self, worker: &mut WorkerProcess) {
         let patience = Instant::now() + LAST_WORDS;
         let left = || patience.saturating_duration_since(Instant::now());
-        while let Ok(event) = self.events.recv_timeout(left()) {
+        while self.last_words.is_none()
+            && let Ok(event) = self.events.recv_timeout(left())
+        {
             match event {
                 // It has ended already.
                 Event::Heard(FromWorker::Shutdown) => {}
