@@ -737,3 +737,59 @@ fn the_callbacks_of_a_session_are_those_of_nbdkit() {
     assert!(ours.1.contains("zero 512 0 9 'main'"), "{}", ours.1);
     assert_eq!(ours, outcome(theirs, "theirs"));
 }
+
+#[test]
+fn a_file_at_the_place_of_a_dead_server_is_kept() {
+    let serving = Serving::new();
+    let socket = serving.home.path("socket");
+    serving.attach(&format!("nbd+unix:///?socket={}", socket.display()), &[]);
+    std::fs::remove_file(&socket).unwrap();
+    std::fs::write(&socket, "precious").unwrap();
+    signal(serving.home.pid("disk", "worker_pid"), Signal::KILL);
+    until("the folder stays", || serving.home.attachments().is_empty());
+    assert_eq!(std::fs::read_to_string(&socket).unwrap(), "precious");
+}
+
+/// With the partitions of each the kernel has no such number, and many have no such driver.
+#[test]
+fn a_disk_whose_device_cannot_be_made_is_closed_before_cleanup() {
+    let serving = Serving::new();
+    for round in 1..=5 {
+        let said = serving.try_attach("/dev/nbd1000000", &[]);
+        assert_eq!(said.code, 1, "{said:?}");
+        let calls = serving.calls();
+        let last = calls.len().saturating_sub(2);
+        assert_eq!(calls[last..], ["close ''", "cleanup"], "round {round}");
+    }
+}
+
+#[test]
+fn what_the_plugin_forked_does_not_keep_the_port() {
+    if !available() {
+        return;
+    }
+    let home = Home::new();
+    let forking = "
+import os, time
+def open(readonly):
+    child = os.fork()
+    if child == 0:
+        time.sleep(3600)
+        os._exit(0)
+    with __builtins__.open(os.path.join(os.path.dirname(__file__), 'child'), 'w') as f: f.write(str(child))
+def get_size(h): return 512
+def pread(h, count, offset): return bytearray(count)
+";
+    let plugin = home.script("forking.py", forking);
+    let plugin = plugin.to_str().unwrap();
+    let uri = home.run(["attach", plugin, "nbd://localhost:0"]).stdout;
+    let uri = uri.trim_end();
+    let client = Client::connected(uri);
+    let detached = home.run(["detach", "--force", uri]);
+    let again = home.run(["attach", plugin, uri]);
+    let child = std::fs::read_to_string(home.path("child")).unwrap();
+    signal(child.parse().unwrap(), Signal::KILL);
+    assert_eq!((detached.code, again.code), (0, 0), "{again:?}");
+    client.vanish();
+    assert_eq!(home.run(["detach", "--force", uri]).code, 0);
+}

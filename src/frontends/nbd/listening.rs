@@ -33,6 +33,8 @@ pub(super) struct Listening {
     pub(super) sockets: Vec<OwnedFd>,
     /// The one client that needs no accepting.
     pub(super) given: Option<Given>,
+    /// The sockets were opened here; others are somebody's who goes on listening.
+    opened: bool,
     /// What clients are told.
     pub(super) address: Address,
     /// The Unix socket that is removed at the end.
@@ -100,6 +102,7 @@ impl Listening {
             Place::Stdio => Ok(Self {
                 sockets: Vec::new(),
                 given: Some(given(passed).map_err(|what| refused(&what))?),
+                opened: false,
                 address: address.clone(),
                 made: None,
             }),
@@ -115,6 +118,7 @@ impl Listening {
         Ok(Self {
             sockets,
             given: None,
+            opened: address.place != Place::Activation,
             address: Address {
                 place,
                 ..address.clone()
@@ -134,6 +138,14 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
+        if self.opened {
+            for socket in &self.sockets {
+                // What the plugin forked may have it, too, and would keep the port from the next server.
+                if let Err(error) = rustix::net::shutdown(socket, rustix::net::Shutdown::Both) {
+                    log::debug!("a listening socket cannot be ended: {error}");
+                }
+            }
+        }
         if let Some(made) = &self.made
             && made.is_still_there()
             && let Err(error) = fs::remove_file(&made.path)

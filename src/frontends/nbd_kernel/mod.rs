@@ -101,7 +101,15 @@ pub(super) fn start(
     let connected = Device::connect(index, &theirs, &params);
     // The kernel holds its own.
     drop(theirs);
-    let device = connected.map_err(|error| refusal(index, &error))?;
+    let device = match connected {
+        Ok(device) => device,
+        Err(error) => {
+            // Nothing was asked of the disk, and it is closed before the plugin is told of its end.
+            serving.stopping();
+            serving.join();
+            return Err(refusal(index, &error));
+        }
+    };
     if let Err(error) = device.wait_until_usable(FIRST_READ) {
         let index = Some(device.index());
         give_up(device, serving, &error);
