@@ -464,3 +464,27 @@ fn what_cannot_be_written_is_an_error_unless_the_reader_is_gone() {
         assert_eq!(output.status.code(), Some(0), "{args:?}");
     }
 }
+
+#[test]
+fn a_relative_state_folder_is_refused() {
+    let home = Home::new();
+    let said = home
+        .command(["list"])
+        .env("PYDISK_STATE_DIR", "here")
+        .output();
+    home::Said::of(&said.unwrap()).refused("PYDISK_STATE_DIR `here`: an absolute path is needed");
+}
+
+#[test]
+fn a_place_that_cannot_be_printed_is_said() {
+    let home = Home::new();
+    let plugin = home.script("x.py", "def open(readonly): pass\ndef get_size(h): return 512\ndef pread(h, n, at): return bytes(n)\n");
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut attach = home.command(["attach", plugin.to_str().unwrap(), "nbd+unix:"]);
+    let said = attach.stdout(full).output().unwrap();
+    assert!(!home::Said::of(&said).stderr.is_empty());
+    assert_eq!(home.run(["detach", "x"]).code, 0);
+}

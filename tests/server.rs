@@ -793,3 +793,15 @@ def pread(h, count, offset): return bytearray(count)
     client.vanish();
     assert_eq!(home.run(["detach", "--force", uri]).code, 0);
 }
+
+#[test]
+fn detach_asks_for_force_when_nobody_can_say_who_is_connected() {
+    let serving = Serving::new();
+    serving.attach("nbd+unix:", &[]);
+    let worker = serving.home.pid("disk", "worker_pid");
+    signal(worker, Signal::STOP);
+    let said = serving.home.run(["detach", "disk"]);
+    signal(worker, Signal::CONT);
+    said.refused("who is connected cannot be found out");
+    assert_eq!(serving.home.run(["detach", "disk"]).code, 0);
+}

@@ -66,6 +66,12 @@ pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
         };
         let found = match found {
             Ok(found) => found,
+            // A worker that does not answer may well have clients; one that is gone has none.
+            Err(error) if matches!(at, Way::Server { .. }) && !is_gone(&error) => {
+                return Some(format!(
+                    "{at}: who is connected cannot be found out: {error}"
+                ));
+            }
             Err(error) => {
                 log::warn!("{at}: its users cannot be found: {error}");
                 return None;
@@ -83,6 +89,11 @@ pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
         }
         thread::sleep(RETRY_EVERY);
     }
+}
+
+fn is_gone(worker: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound};
+    matches!(worker.kind(), ConnectionRefused | NotFound)
 }
 
 fn words<T: ToString>(found: io::Result<impl IntoIterator<Item = T>>) -> io::Result<Vec<String>> {

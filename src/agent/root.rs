@@ -58,8 +58,13 @@ impl Root {
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };
-        if let Some(path) = absolute(ROOT_VARIABLE) {
-            return Ok(path);
+        if let Some(path) = std::env::var_os(ROOT_VARIABLE).filter(|path| !path.is_empty()) {
+            return absolute(ROOT_VARIABLE).ok_or_else(|| {
+                Refusal::new(format!(
+                    "{ROOT_VARIABLE} `{}`: an absolute path is needed",
+                    path.display()
+                ))
+            });
         }
         if geteuid().is_root() {
             return Ok("/run/pydisk".into());

@@ -71,7 +71,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     let launched = agent::launch(&job, passing, |disk| {
         // The disk is there, and `pydisk list` tells its path as well.
         if let Err(refusal) = logging::print(&format!("{}\n", disk.at)) {
-            log::error!("{refusal}");
+            complain(&refusal);
         }
     });
     // An agent that died early leaves its folder to us.
