@@ -805,3 +805,45 @@ fn detach_asks_for_force_when_nobody_can_say_who_is_connected() {
     said.refused("who is connected cannot be found out");
     assert_eq!(serving.home.run(["detach", "disk"]).code, 0);
 }
+
+#[test]
+fn two_clients_change_parts_of_one_block() {
+    if !available() {
+        return;
+    }
+    for model in [1, 2, 3] {
+        let home = Home::new();
+        let text = format!(
+            "
+import time
+API_VERSION = 2
+data = bytearray(8192)
+def thread_model(): return {model}
+def open(readonly): return 0
+def get_size(h): return len(data)
+def block_size(h): return (4096, 4096, 1 << 20)
+def pread(h, buf, offset, flags):
+    buf[:] = data[offset:offset + len(buf)]
+    time.sleep(.3)
+def pwrite(h, buf, offset, flags): data[offset:offset + len(buf)] = buf
+"
+        );
+        let plugin = home.script("blocks.py", &text);
+        let uri = home
+            .run(["attach", plugin.to_str().unwrap(), "nbd+unix:"])
+            .stdout;
+        let uri = uri.trim_end();
+        let (mut one, mut other) = (Client::connected(uri), Client::connected(uri));
+        // Clients that do not keep to the block size that they were told.
+        for client in [&mut one, &mut other] {
+            client.eval("h.set_strict_mode(0)");
+        }
+        one.start("h.pwrite(b'A' * 512, 0)");
+        other.start("h.pwrite(b'B' * 512, 512)");
+        one.finish();
+        other.finish();
+        let found = one.eval("bytes(h.pread(1024, 0)) == b'A' * 512 + b'B' * 512");
+        assert_eq!(found, "True", "thread model {model}");
+        assert_eq!(home.run(["detach", "--force", uri]).code, 0);
+    }
+}

@@ -19,7 +19,7 @@ pub mod memory;
 mod serial;
 
 pub use check::Check;
-pub use emulate::Emulate;
+pub use emulate::{Emulate, Parts};
 pub use error::{Errno, Error, Result};
 pub use exports::{Certificate, Client, Export, Exports, Guest, Listed, Peer};
 pub use extents::{Extent, ExtentKind, Extents};

@@ -92,7 +92,7 @@ fn serve(
     let ended = match &job.target {
         Target::Server(address) => {
             let setup = setup(address, job, folder, passing);
-            let exports = Arc::new(Layered(plugin.exports(job.read_only)));
+            let exports = Arc::new(Layered::new(plugin.exports(job.read_only)));
             let parallel = plugin.thread_model() == ThreadModel::Parallel;
             place
                 .events(receiver)

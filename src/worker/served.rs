@@ -4,34 +4,54 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::disk::{Check, Client, Disk, Emulate, Export, Exports, Guest, Listed, Result};
+use crate::disk::{Check, Client, Disk, Emulate, Export, Exports, Guest, Listed, Parts, Result};
 
 /// Exports with layers around each disk that is opened.
 #[derive(Debug)]
-pub(super) struct Layered(pub(super) Arc<dyn Exports>);
+pub(super) struct Layered {
+    exports: Arc<dyn Exports>,
+    /// Of all handles: what one client changes in a block, another one's change must not undo.
+    parts: Parts,
+}
+
+impl Layered {
+    pub(super) fn new(exports: Arc<dyn Exports>) -> Self {
+        Self {
+            exports,
+            parts: Parts::default(),
+        }
+    }
+}
 
 impl Exports for Layered {
     fn welcome(&self, client: Arc<Client>) -> Result<Box<dyn Guest>> {
-        Ok(Box::new(Visitor(self.0.welcome(client)?)))
+        let guest = self.exports.welcome(client)?;
+        let parts = Arc::clone(&self.parts);
+        Ok(Box::new(Visitor { guest, parts }))
     }
 }
 
 #[derive(Debug)]
-struct Visitor(Box<dyn Guest>);
+struct Visitor {
+    guest: Box<dyn Guest>,
+    parts: Parts,
+}
 
 impl Guest for Visitor {
     fn list(&mut self, tls: bool) -> Result<Vec<Listed>> {
-        self.0.list(tls)
+        self.guest.list(tls)
     }
 
     fn admit(&mut self, patience: Duration) -> bool {
-        self.0.admit(patience)
+        self.guest.admit(patience)
     }
 
     fn open(&mut self, name: &str, tls: bool) -> Result<Box<dyn Export>> {
-        let export = self.0.open(name, tls)?;
+        let export = self.guest.open(name, tls)?;
         let below = Arc::clone(export.disk());
-        let disk = Arc::new(Check::new(Emulate::new(Check::new(below))));
+        let disk = Arc::new(Check::new(
+            Emulate::new(Check::new(below)).sharing(&self.parts),
+        ));
         Ok(Box::new(Opened { disk, export }))
     }
 }

@@ -2,6 +2,7 @@
 //! right above a plugin's handle and above every layer that takes a capability away.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use parking_lot::RwLock;
 
@@ -15,6 +16,9 @@ mod tests;
 
 /// The longest read or write that is sent down, as in nbdkit; a multiple of every block size.
 const LONGEST_TRANSFER: u32 = 64 << 20;
+
+/// The lock under which parts of blocks are changed.
+pub type Parts = Arc<RwLock<()>>;
 
 /// A disk that serves any request within its size, whatever the one below can do.
 ///
@@ -44,7 +48,7 @@ pub struct Emulate<D> {
     /// read a block, change it and write it back: without it a write to another part of the same
     /// block would be undone. That is why it is held across the calls below; nothing is locked
     /// before it, see [`Disk::batch`] here. Absent where blocks have no parts or calls no company.
-    parts: Option<RwLock<()>>,
+    parts: Option<Parts>,
 }
 
 impl<D: Disk> Emulate<D> {
@@ -74,10 +78,18 @@ impl<D: Disk> Emulate<D> {
             longest: longest as usize,
             flush_for_fua,
             zero_below: below.zero,
-            parts: (block > 1 && below.parallel).then(RwLock::default),
+            parts: (block > 1 && below.parallel).then(Parts::default),
             limits,
             disk,
         }
+    }
+
+    /// The same for one of several handles of one disk, whose blocks are the others' as well: all of
+    /// them change parts of blocks under the lock `parts`.
+    #[must_use]
+    pub fn sharing(mut self, parts: &Parts) -> Self {
+        self.parts = (self.block > 1).then(|| Arc::clone(parts));
+        self
     }
 
     fn block_bytes(&self) -> u64 {
@@ -100,24 +112,24 @@ impl<D: Disk> Emulate<D> {
             Op::Cache(_) if self.limits.cache == Cache::Emulate => self.read_and_drop(&range),
             Op::Cache(_) => self.pass(&self.outward(&range), Op::Cache, flags),
             Op::Write(buf) if whole => {
-                let _shared = self.parts.as_ref().map(RwLock::read);
+                let _shared = self.parts.as_deref().map(RwLock::read);
                 self.write(range.start, buf, flags, owner)
             }
             Op::Write(buf) => {
-                let _exclusive = self.parts.as_ref().map(RwLock::write);
+                let _exclusive = self.parts.as_deref().map(RwLock::write);
                 self.write(range.start, buf, flags, owner)
             }
             Op::Trim(_) => {
                 let inner = self.inward(&range);
-                let _shared = self.parts.as_ref().map(RwLock::read);
+                let _shared = self.parts.as_deref().map(RwLock::read);
                 self.pass(&inner, Op::Trim, flags)
             }
             Op::Zero(_) if whole => {
-                let _shared = self.parts.as_ref().map(RwLock::read);
+                let _shared = self.parts.as_deref().map(RwLock::read);
                 self.zero_blocks(&range, flags)
             }
             Op::Zero(_) => {
-                let _exclusive = self.parts.as_ref().map(RwLock::write);
+                let _exclusive = self.parts.as_deref().map(RwLock::write);
                 self.zero_parts(&range, flags)
             }
         }
