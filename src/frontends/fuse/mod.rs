@@ -19,6 +19,7 @@ use std::time::Duration;
 use fuser::{Config, MountOption, Session, SessionACL};
 use parking_lot::Mutex;
 use pydisk_kernel::mounts::{self, Device, Unmount};
+use pydisk_kernel::unforked::Unforked;
 use rustix::io::Errno;
 
 use super::{Attached, Ended, Options};
@@ -139,7 +140,10 @@ impl FuseFile {
         let mounted = mounts::device_at(place.real())
             .map_err(|error| Refusal::new(format!("{}: after mount: {error}", path.display())))?;
         let ended = Arc::new(Mutex::new(Some(ended)));
+        let mut unforked = Unforked::default();
+        unforked.add(session.as_fd());
         let serving = Serving {
+            unforked,
             session,
             served,
             threads,
@@ -279,6 +283,8 @@ fn mount_options(name: &str, read_only: bool) -> Vec<MountOption> {
 
 /// What the threads of a mounted file need.
 struct Serving {
+    /// What the plugin forks does not keep the connection alive when this process is killed.
+    unforked: Unforked,
     /// Unmounts when dropped, if that was not done before.
     session: Session<session::Handshake>,
     served: session::Served,
@@ -302,11 +308,13 @@ fn run(
             log::debug!("{}: PR_SET_IO_FLUSHER: {error}", path.display());
         }
         let Serving {
+            unforked,
             session,
             served,
             threads,
         } = serving;
         let outcome = served.run(session.as_fd(), threads);
+        drop(unforked);
         drop(session);
         let path = path.display();
         tell(

@@ -267,7 +267,10 @@ impl Served {
             }
             {
                 let disk = self.file.pass();
-                seat.serve(self, disk.as_deref().map_err(|errno| *errno));
+                let disk = disk.as_deref().map_err(|errno| *errno);
+                if catch_unwind(AssertUnwindSafe(|| seat.serve(self, disk))).is_err() {
+                    log::error!("FUSE: a panic around a request, which is answered with EIO");
+                }
             }
             seat.answer(device)?;
         }
@@ -277,7 +280,14 @@ impl Served {
     fn admit(&self, head: &Head, call: Call) -> Result<(), Errno> {
         let free = matches!(
             call,
-            Call::Read { .. } | Call::Write { .. } | Call::Sync | Call::Release | Call::Destroy
+            Call::Read { .. }
+                | Call::Write { .. }
+                | Call::Sync
+                | Call::Flush
+                | Call::Release
+                | Call::Forget
+                | Call::Destroy
+                | Call::Other
         );
         match self.only {
             Some(only) if !free && head.uid() != only => Err(Errno::ACCESS),
