@@ -97,10 +97,20 @@ def pread(h, buf, offset, flags):
 /// Nobody is left then who could disconnect the device but its guard.
 #[test]
 fn a_reader_of_an_nbd_device_gets_an_error_when_worker_and_agent_are_killed() {
-    let kind = Kind::Nbd;
-    if !kind.available() {
-        return;
+    if Kind::Nbd.available() {
+        a_reader_gets_an_error(Path::new("/dev/nbd31731"));
     }
+}
+
+#[test]
+fn a_reader_of_a_fuse_file_gets_an_error_when_worker_and_agent_are_killed() {
+    if Kind::File.available() {
+        let place = tempfile::tempdir().unwrap();
+        a_reader_gets_an_error(&place.path().join("disk"));
+    }
+}
+
+fn a_reader_gets_an_error(device: &Path) {
     let (folder, script) = support::script(FORKING);
     let (note, states) = (folder.path().join("note"), folder.path().join("states"));
     std::fs::create_dir(&states).unwrap();
@@ -109,13 +119,13 @@ fn a_reader_of_an_nbd_device_gets_an_error_when_worker_and_agent_are_killed() {
         command.args(args).env("PYDISK_STATE_DIR", &states);
         command
     };
-    let device = "/dev/nbd31731";
     let parameter = format!("note={}", note.display());
     let plugin = script.to_str().unwrap();
-    let args = ["attach", plugin, device, "--name", "forking", &parameter];
+    let target = device.to_str().unwrap();
+    let args = ["attach", plugin, target, "--name", "forking", &parameter];
     assert!(pydisk(&args).status().unwrap().success());
     let mut reader = Command::new("dd")
-        .arg(format!("if={device}"))
+        .arg(format!("if={target}"))
         .args([
             "of=/dev/null",
             "bs=4096",
@@ -144,7 +154,7 @@ fn a_reader_of_an_nbd_device_gets_an_error_when_worker_and_agent_are_killed() {
     kill_process(child().unwrap(), Signal::KILL).unwrap();
     assert!(Instant::now() < deadline, "the reader hangs");
     assert_eq!(reader.wait().unwrap().code(), Some(1));
-    until("the device stays", || !Path::new(device).exists());
+    until("the device stays", || !device.exists());
     assert!(pydisk(&["list"]).status().unwrap().success());
     assert!(!states.join("forking").exists());
 }
