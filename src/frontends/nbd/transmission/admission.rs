@@ -163,8 +163,12 @@ impl What {
 
 impl Order {
     fn in_range(&self, limits: &Limits) -> Result<(), Refused> {
+        let failure = match self.what {
+            What::Write | What::Zero => Failure::NoSpc,
+            _ => Failure::Inval,
+        };
         if self.len == 0 {
-            return Err(refused(Failure::Inval, "a request for no byte at all"));
+            return Err(refused(failure, "a request for no byte at all"));
         }
         let fits = self
             .at
@@ -173,20 +177,13 @@ impl Order {
         if fits {
             return Ok(());
         }
-        let failure = match self.what {
-            What::Write | What::Zero => Failure::NoSpc,
-            _ => Failure::Inval,
-        };
         Err(refused(failure, "past the end of the export"))
     }
 
     fn in_size(&self, terms: &Terms, limits: &Limits) -> Result<(), Refused> {
         let has_data = self.what.carries_data();
         if has_data && self.len > terms.payload.into() {
-            return Err(refused(
-                Failure::Overflow,
-                "more data than the server takes",
-            ));
+            return Err(refused(Failure::NoMem, "more data than the server takes"));
         }
         if !limits.strict_blocks {
             return Ok(());
