@@ -21,9 +21,9 @@ use crate::disk::{
     Disk, Errno, Error, ExtentKind, Extents, Flags, Limits, Op, Owner, Request, Result,
 };
 
-/// `count` is an unsigned 32-bit number to a plugin; longer trims and zeroes are cut into pieces of
-/// this size, which every minimum block size divides.
-const MAX_COUNT: u64 = (1 << 32) - (1 << 16);
+/// `count` is an unsigned 32-bit number to a plugin; what does not fit is cut into pieces of this size,
+/// which every minimum block size divides.
+const LONGEST_PIECE: u64 = (1 << 32) - (1 << 16);
 
 /// Tells `extents` that only the first extent is wanted; nbdkit's.
 const FLAG_REQ_ONE: u32 = 4;
@@ -330,11 +330,19 @@ fn chosen_errno() -> Errno {
 fn in_counts(at: u64, len: u64, mut piece: impl FnMut(u64, u64) -> Result) -> Result {
     let mut done = 0;
     while done < len {
-        let count = (len - done).min(MAX_COUNT);
+        let count = count(len - done);
         piece(at + done, count)?;
         done += count;
     }
     Ok(())
+}
+
+/// How much of `len` one call is about.
+fn count(len: u64) -> u64 {
+    if len <= u32::MAX.into() {
+        return len;
+    }
+    LONGEST_PIECE
 }
 
 impl Disk for Handle {
@@ -375,7 +383,7 @@ impl Disk for Handle {
                     break;
                 }
                 let at = found.end();
-                let count = (range.end - at).min(MAX_COUNT);
+                let count = count(range.end - at);
                 let answer = callback
                     .call1((self.handle.bind(py), count, at, flags))
                     .map_err(|e| self.error(name, chosen_errno(), exceptions::describe(py, e)))?;
