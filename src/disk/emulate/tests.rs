@@ -187,10 +187,10 @@ fn other_failures_to_zero_are_not_made_up_for() {
 }
 
 #[test]
-fn not_supported_from_the_write_of_zeroes_is_eio() {
+fn not_supported_from_the_write_of_zeroes_is_einval() {
     let (disk, memory) = over(Memory::builder(MIB));
     memory.inject(Fault::fail(Errno::OPNOTSUPP).forever());
-    assert_eq!(serve(&disk, Op::Zero(4096), 0, NONE), Some(Errno::IO));
+    assert_eq!(serve(&disk, Op::Zero(4096), 0, NONE), Some(Errno::INVAL));
     assert_eq!(memory.calls().len(), 2, "one zero, one write, no loop");
 }
 

@@ -90,10 +90,11 @@ fn slow() -> Error {
 }
 
 /// To the one who asked for zeroes, `ENOTSUP` says that nothing was done and that writing would help.
-/// From the write itself, or from the flush afterwards, it says neither.
+/// From the write itself, or from the flush afterwards, it says neither. NBD clients are told `EINVAL`
+/// of either, as nbdkit tells them.
 pub(super) fn not_a_refusal(error: Error) -> Error {
     if error.errno == Errno::NOTSUP {
-        return Error::new(Errno::IO, error);
+        return Error::new(Errno::INVAL, error);
     }
     error
 }
