@@ -16,6 +16,7 @@ use super::state::Served;
 use crate::Refusal;
 use crate::frontends::Target;
 use crate::frontends::nbd::{Bounds, Place, TlsSetup};
+use crate::python::Errnos;
 
 /// One disk to serve: all that the user asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +37,8 @@ pub struct Job {
     pub lanes: u16,
     /// What a server is told besides its address.
     pub server: ServerOptions,
+    /// Whose errno failures have; none leaves it to the script.
+    pub errnos: Option<Errnos>,
     /// Descriptors that the worker inherits for its server, by number: sockets that systemd listens
     /// on, or the user's standard input and output.
     pub inherited: Vec<RawFd>,

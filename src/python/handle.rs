@@ -12,6 +12,8 @@ use pyo3::types::{PyMemoryView, PyString};
 
 use super::buffer::{self, After};
 use super::capabilities::Question;
+use super::errnos;
+use super::extents::Wrong;
 use super::module::Connection;
 use super::script::{Api, Script};
 use super::turns::Place;
@@ -137,7 +139,7 @@ impl Handle {
             let copied = returned.map(|object| buffer::copy_returned(&object, data));
             return match copied {
                 Ok(Ok(())) => self.outcome(py, name, Ok(())),
-                Ok(Err(what)) => Err(self.error(name, chosen_errno(), what)),
+                Ok(Err(what)) => Err(self.error(name, errnos::chosen(), what)),
                 Err(error) => self.outcome(py, name, Err::<(), _>(error)),
             };
         }
@@ -217,7 +219,7 @@ impl Handle {
                 Api::V1 => callback.call1((handle, count, at, flags.contains(Flags::MAY_TRIM))),
                 Api::V2 => callback.call1((handle, count, at, flags.bits())),
             };
-            if module::chosen_error() == Errno::OPNOTSUPP.raw_os_error() {
+            if self.errno(py, &returned) == Errno::OPNOTSUPP {
                 return Err(self.declined(name));
             }
             self.outcome(py, name, returned)
@@ -265,12 +267,24 @@ impl Handle {
                 }
                 // nbdkit answers success here, with data that was never transferred.
                 let what = "called nbdkit.set_error and returned without raising";
-                Err(self.error(name, chosen_errno(), what))
+                Err(self.error(name, errnos::chosen(), what))
             }
-            Err(error) => {
-                let errno = chosen_errno();
-                Err(self.error(name, errno, exceptions::describe(py, error)))
-            }
+            Err(error) => Err(self.raised(py, name, error)),
+        }
+    }
+
+    /// The failure of a callback that raised. Drops the exception.
+    fn raised(&self, py: Python<'_>, name: &Bound<'_, PyString>, error: PyErr) -> Error {
+        // First, because to describe an exception runs code of the plugin's.
+        let errno = self.plugin.errnos().of(py, &error);
+        self.error(name, errno, exceptions::describe(py, error))
+    }
+
+    /// The errno with which a callback fails, if it does.
+    fn errno<T>(&self, py: Python<'_>, returned: &PyResult<T>) -> Errno {
+        match returned {
+            Ok(_) => errnos::chosen(),
+            Err(error) => self.plugin.errnos().of(py, error),
         }
     }
 
@@ -311,19 +325,6 @@ impl<'py> ReturnValue<'py> for Bound<'py, PyAny> {
 impl ReturnValue<'_> for () {
     fn never_ran(&self) -> Option<String> {
         None
-    }
-}
-
-/// The last error number of Linux, `EHWPOISON`. Some above it mean something within the kernel only
-/// (512 is "start this system call anew") and must not be answered.
-const LAST_ERRNO: i32 = 133;
-
-/// The errno that the callback chose by `nbdkit.set_error`, else `EIO`.
-fn chosen_errno() -> Errno {
-    match module::chosen_error() {
-        0 => Errno::IO,
-        chosen @ 1..=LAST_ERRNO => Errno::from_raw_os_error(chosen),
-        _ => Errno::INVAL,
     }
 }
 
@@ -386,9 +387,11 @@ impl Disk for Handle {
                 let count = count(range.end - at);
                 let answer = callback
                     .call1((self.handle.bind(py), count, at, flags))
-                    .map_err(|e| self.error(name, chosen_errno(), exceptions::describe(py, e)))?;
-                extents::add(&answer, at..range.end, found)
-                    .map_err(|what| self.error(name, chosen_errno(), what))?;
+                    .map_err(|error| self.raised(py, name, error))?;
+                extents::add(&answer, at..range.end, found).map_err(|wrong| match wrong {
+                    Wrong::Raised(error) => self.raised(py, name, error),
+                    Wrong::Told(what) => self.error(name, errnos::chosen(), what),
+                })?;
                 // A generator has run by now, too.
                 self.outcome(py, name, Ok(()))?;
             }

@@ -6,6 +6,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
+use super::errnos::Errnos;
 use super::exceptions;
 use super::findings::{Finding, Findings};
 use crate::Refusal;
@@ -23,6 +24,8 @@ pub(super) struct Script {
     /// As the user wrote it; the subject of every message.
     pub(super) path: String,
     pub(super) api: Api,
+    /// Whose errno it wants failures to have.
+    pub(super) errnos: Errnos,
     main: Py<PyModule>,
     findings: Findings,
 }
@@ -38,11 +41,15 @@ impl Script {
         let mut script = Self {
             path: name,
             api: Api::V1,
+            errnos: Errnos::default(),
             main: main.unbind(),
             findings: Findings::default(),
         };
         script.require(py)?;
         script.api = script.declared_api(py)?;
+        script.errnos = Errnos::asked_for(script.main.bind(py))
+            .map_err(|what| script.refuse("PYDISK_ERRNO", what))?
+            .unwrap_or_default();
         super::lint::check(py, &script, &source)?;
         Ok(script)
     }

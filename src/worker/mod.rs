@@ -78,6 +78,9 @@ fn serve(
     receiver: agent::Receiver,
 ) -> Result<Option<Refusal>, Refusal> {
     let plugin = Plugin::load(&job.script)?;
+    if let Some(errnos) = job.errnos {
+        plugin.settle_errnos(errnos);
+    }
     plugin.configure(&job.parameters)?;
     plugin.get_ready()?;
     std::env::set_current_dir("/").map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
