@@ -22,6 +22,7 @@ use crate::disk::{Check, Client, Disk, Errno, Peer, Result};
 mod cut;
 mod model;
 mod negotiating;
+mod panics;
 mod requests;
 mod serving;
 mod together;

@@ -3,6 +3,7 @@
 //! threads.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::{self, Scope};
@@ -75,6 +76,15 @@ struct Taken {
 
 impl Shared<'_> {
     fn lane<'s>(&'s self, scope: &'s Scope<'s, '_>) {
+        let lived = catch_unwind(AssertUnwindSafe(|| self.live(scope)));
+        if lived.is_err() {
+            // What it had taken is not answered any more, and the turn may have been its.
+            self.link.close();
+            self.over(End::Panicked);
+        }
+    }
+
+    fn live<'s>(&'s self, scope: &'s Scope<'s, '_>) {
         self.terms.disk.lane(&mut || {
             let mut lane = Lane {
                 slot: Slot::new(),
