@@ -17,6 +17,7 @@ use super::incoming::{Arrival, Incoming};
 use super::outbox::{Outbox, Pending};
 use super::performing::perform;
 use super::turns::Turns;
+use crate::disk::waited_for;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
 
@@ -76,7 +77,9 @@ struct Taken {
 
 impl Shared<'_> {
     fn lane<'s>(&'s self, scope: &'s Scope<'s, '_>) {
-        let lived = catch_unwind(AssertUnwindSafe(|| self.live(scope)));
+        let lived = catch_unwind(AssertUnwindSafe(|| {
+            waited_for(self.link.listener(), || self.live(scope));
+        }));
         if lived.is_err() {
             // What it had taken is not answered any more, and the turn may have been its.
             self.link.close();

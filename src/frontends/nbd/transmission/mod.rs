@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::ending::End;
 use super::link::Link;
 use super::wire::{Shape, Transmission};
-use crate::disk::{Cache, Client, Disk, Fua, Limits};
+use crate::disk::{Cache, Client, Disk, Fua, Limits, waited_for};
 
 mod admission;
 mod batched;
@@ -50,9 +50,11 @@ fn run(terms: &Terms, link: &Link) -> End {
         return lanes::run(terms, link);
     }
     let mut end = None;
-    terms
-        .disk
-        .lane(&mut || end = Some(batched::run(terms, link)));
+    waited_for(link.listener(), || {
+        terms
+            .disk
+            .lane(&mut || end = Some(batched::run(terms, link)));
+    });
     end.expect("a disk runs what it is given to run")
 }
 
