@@ -205,7 +205,9 @@ impl FuseFile {
         match self.unmount(Unmount::Idle) {
             Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
                 // Requests under way are answered; later ones get EIO.
-                self.file.close(PATIENCE);
+                if !self.file.close(PATIENCE) {
+                    self.file.give_up();
+                }
                 self.unmount(Unmount::Force)
                     .map_err(|error| failed(&self.place, &error))?;
             }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -116,7 +117,7 @@ impl Server {
         let serving = Arc::clone(&shared);
         let accepting = thread::Builder::new()
             .name("nbd-accept".into())
-            .spawn(move || serving.run(listening, &ended))
+            .spawn(move || serving.run_to_the_end(listening, &ended))
             .map_err(|error| failed(&error))?;
         Ok(Self {
             shared,
@@ -182,7 +183,15 @@ impl Drop for Server {
 }
 
 impl Shared {
-    fn run(self: Arc<Self>, mut listening: Listening, ended: &Ended) {
+    /// Whatever happens to it, nobody takes a server for alive that accepts no one.
+    fn run_to_the_end(self: Arc<Self>, listening: Listening, ended: &Ended) {
+        let ran = catch_unwind(AssertUnwindSafe(|| self.run(listening, ended)));
+        if ran.is_err() {
+            ended.send("internal error".into()).unwrap_or_default();
+        }
+    }
+
+    fn run(self: &Arc<Self>, mut listening: Listening, ended: &Ended) {
         if let Some(given) = listening.given.take() {
             self.serve_given(given, ended);
             return;
