@@ -233,6 +233,7 @@ fn converse(disk: Memory, said: &[u8]) -> Vec<u8> {
         }),
         seats: Seats::new(bounds.clients),
         bounds,
+        dialect: Dialect::default(),
         tls: Tls::Off,
     };
     let (mut ours, theirs) = UnixStream::pair().expect("a socket");
