@@ -51,30 +51,44 @@ impl std::fmt::Display for Connected {
     }
 }
 
-/// Tell everybody who asks, until this process ends, what `list` gives.
-///
-/// # Errors
-/// If the socket cannot be made.
-pub fn tell(folder: &Folder, list: impl Fn() -> Vec<Connected> + Send + 'static) -> io::Result<()> {
-    let (_open, address) = control::address(folder, SOCKET)?;
-    let listener = UnixListener::bind(address)?;
-    fs::set_permissions(folder.path().join(SOCKET), Permissions::from_mode(0o600))?;
-    thread::Builder::new()
-        .name("clients".into())
-        .spawn(move || {
-            for stream in listener.incoming() {
-                let told = stream.and_then(|stream| {
-                    stream.set_write_timeout(Some(PATIENCE))?;
-                    send(&stream, &list())
-                });
-                if let Err(error) = told {
-                    log::debug!("clients: {error}");
-                    // Out of descriptors or memory, perhaps: do not spin.
-                    thread::sleep(Duration::from_millis(10));
+/// The worker's socket, before anybody is answered.
+#[derive(Debug)]
+pub struct Telling(UnixListener);
+
+impl Telling {
+    /// Make the socket.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn at(folder: &Folder) -> io::Result<Self> {
+        let (_open, address) = control::address(folder, SOCKET)?;
+        let listener = UnixListener::bind(address)?;
+        fs::set_permissions(folder.path().join(SOCKET), Permissions::from_mode(0o600))?;
+        Ok(Self(listener))
+    }
+
+    /// Tell everybody who asks, until this process ends, what `list` gives.
+    ///
+    /// # Errors
+    /// If there is no thread for it.
+    pub fn tell(self, list: impl Fn() -> Vec<Connected> + Send + 'static) -> io::Result<()> {
+        thread::Builder::new()
+            .name("clients".into())
+            .spawn(move || {
+                for stream in self.0.incoming() {
+                    let told = stream.and_then(|stream| {
+                        stream.set_write_timeout(Some(PATIENCE))?;
+                        send(&stream, &list())
+                    });
+                    if let Err(error) = told {
+                        log::debug!("clients: {error}");
+                        // Out of descriptors or memory, perhaps: do not spin.
+                        thread::sleep(Duration::from_millis(10));
+                    }
                 }
-            }
-        })?;
-    Ok(())
+            })?;
+        Ok(())
+    }
 }
 
 /// Who is connected to the server of an attachment.
@@ -114,7 +128,8 @@ mod tests {
             since: 5,
         };
         let told = client.clone();
-        tell(&folder, move || vec![told.clone(); 1000]).unwrap();
+        let telling = Telling::at(&folder).unwrap();
+        telling.tell(move || vec![told.clone(); 1000]).unwrap();
         for _ in 0..3 {
             assert_eq!(connected(&folder).unwrap(), vec![client.clone(); 1000]);
         }

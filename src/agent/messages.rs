@@ -12,10 +12,12 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::conduct::Conduct;
 use super::state::Served;
 use crate::Refusal;
 use crate::frontends::Target;
-use crate::frontends::nbd::{Bounds, Place, TlsSetup};
+use crate::frontends::nbd::{Bounds, Dialect, Family, TlsSetup};
+use crate::logging::Logging;
 use crate::python::Errnos;
 
 /// One disk to serve: all that the user asked for.
@@ -46,18 +48,12 @@ pub struct Job {
     pub passwords: Vec<RawFd>,
     /// The Python whose packages the plugin sees; none is for the interpreter to find.
     pub python: Option<PathBuf>,
-    /// Log to standard error for good, not only until the disk can be used.
+    /// Whoever asked for the disk waits for its end.
     pub foreground: bool,
-    /// Log what only helps to find a fault.
-    pub verbose: bool,
-}
-
-impl Job {
-    /// Whether standard output is for the user, to read there where the disk is.
-    #[must_use]
-    pub fn prints_its_place(&self) -> bool {
-        !matches!(&self.target, Target::Server(address) if address.place == Place::Stdio)
-    }
+    /// What is logged, and where to.
+    pub logging: Logging,
+    /// How the processes behave.
+    pub conduct: Conduct,
 }
 
 /// What a server is told besides its address.
@@ -67,6 +63,12 @@ pub struct ServerOptions {
     pub bounds: Bounds,
     /// Whether they encrypt.
     pub tls: TlsSetup,
+    /// How much of the protocol they find.
+    pub dialect: Dialect,
+    /// Which addresses of the host it listens on.
+    pub family: Family,
+    /// The SELinux label of its sockets, if it is not the process's own.
+    pub label: Option<String>,
 }
 
 /// What the worker tells the agent.

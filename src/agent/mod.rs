@@ -13,6 +13,7 @@ use std::thread;
 
 mod clients;
 mod command;
+mod conduct;
 mod control;
 mod folder;
 mod inuse;
@@ -25,7 +26,8 @@ mod state;
 mod supervise;
 mod worker_process;
 
-pub use clients::{Connected, connected, tell};
+pub use clients::{Connected, Telling, connected};
+pub use conduct::Conduct;
 pub use control::{ask, listens};
 pub use folder::{Folder, Held, Holder, Role, kept_log};
 pub use lost::detach as detach_without_agent;
@@ -106,7 +108,7 @@ pub fn in_foreground(
     folder: Folder,
     command: Option<String>,
 ) -> Outcome {
-    logging::start(&job.name, job.verbose);
+    logging::start(&job.name, job.logging.level);
     match folder.hold(Role::Agent) {
         Ok(held) => Agent::new(job, passing, folder, held, Launcher::Myself(command)).run(),
         Err(error) => Outcome::Refused(Refusal::new(format!(
@@ -123,7 +125,7 @@ pub fn process() -> ExitCode {
         logging::say("pydisk: agent-process is started by `pydisk attach`\n");
         return ExitCode::from(2);
     };
-    logging::start(&job.name, job.verbose);
+    logging::start(&job.name, job.logging.level);
     if let Err(error) = rustix::process::setsid() {
         log::debug!("no session of its own: {error}");
     }

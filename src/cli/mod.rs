@@ -15,9 +15,11 @@ mod detach;
 mod info;
 mod interpreter;
 mod list;
+mod nbdkit;
 mod plugin;
 mod probe;
 mod server;
+mod start;
 mod words;
 
 use crate::python::Errnos;
@@ -104,6 +106,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Take a command line of nbdkit's for a Python plugin; so does pydisk by the name of `nbdkit`
+    #[command(
+        override_usage = "pydisk nbdkit [OPTIONS] python <SCRIPT> [KEY=VALUE]...",
+        after_help = "`pydisk nbdkit --help` shows the options."
+    )]
+    Nbdkit,
     #[command(name = agent::AGENT, hide = true)]
     AgentProcess,
     #[command(name = agent::WORKER, hide = true)]
@@ -119,6 +127,14 @@ enum Command {
     },
     #[command(name = worker::GUARD, hide = true)]
     GuardProcess { folder: PathBuf },
+    #[command(name = nbdkit::DUMP, hide = true)]
+    DumpProcess {
+        /// What the plugin is called.
+        #[arg(long)]
+        name: String,
+        script: Option<PathBuf>,
+        words: Vec<String>,
+    },
     #[command(name = info::INFO, hide = true)]
     InfoProcess { script: PathBuf, words: Vec<String> },
 }
@@ -224,6 +240,9 @@ impl From<Refusal> for Failure {
 /// Do what the command line says.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(words) = nbdkit::words() {
+        return nbdkit::main(words);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -240,6 +259,8 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::info(&args),
         Command::Check(args) => check::check(&args),
         Command::Probe { json } => probe::probe(json).map_err(Failure::from),
+        // Whatever follows the word went to another parser.
+        Command::Nbdkit => return nbdkit::main(Vec::new()),
         Command::AgentProcess => return agent::process(),
         Command::WorkerProcess => return worker::process(),
         Command::StopProcess { device } => return worker::stop_process(&device),
@@ -249,6 +270,11 @@ pub fn main() -> ExitCode {
             options,
         } => check::process(&script, &words, &options),
         Command::GuardProcess { folder } => return frontends::guard_nbd(&folder),
+        Command::DumpProcess {
+            name,
+            script,
+            words,
+        } => nbdkit::dump_process(&name, script.as_deref(), &words),
         Command::InfoProcess { script, words } => info::process(&script, &words),
     };
     match done {

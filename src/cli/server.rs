@@ -62,7 +62,11 @@ impl ServerArgs {
         for limit in &self.limits {
             set(&mut bounds, limit)?;
         }
-        Ok(ServerOptions { bounds, tls })
+        Ok(ServerOptions {
+            bounds,
+            tls,
+            ..ServerOptions::default()
+        })
     }
 
     /// Where there is no server there are no options for it.

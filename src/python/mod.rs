@@ -56,6 +56,29 @@ pub struct Plugin {
     cleaned: AtomicBool,
 }
 
+/// What a plugin says of itself.
+#[derive(Debug)]
+pub struct Dump {
+    /// Which callbacks may overlap.
+    pub thread_model: ThreadModel,
+    /// What its `dump_plugin` printed.
+    pub own: String,
+}
+
+/// The version of Python, without running a script.
+///
+/// # Errors
+/// One sentence, if there is no interpreter.
+pub fn version() -> Result<String, Refusal> {
+    interpreter::start()?;
+    Ok(Python::attach(python_version))
+}
+
+fn python_version(py: Python<'_>) -> String {
+    let version = py.version_info();
+    format!("{}.{}.{}", version.major, version.minor, version.patch)
+}
+
 /// Which callbacks may overlap; nbdkit's names and order, from strict to free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ThreadModel {
@@ -224,41 +247,59 @@ impl Plugin {
     }
 
     /// What `pydisk info` shows: facts by name, and at the end the lines that the plugin's own
-    /// `dump_plugin` printed. It takes the place of [`Plugin::configure`]: as in nbdkit, `config` and
-    /// `thread_model` are called before it, `config_complete` is not.
+    /// `dump_plugin` printed.
+    ///
+    /// # Errors
+    /// As [`Plugin::dump`].
+    pub fn info(&self, params: &[(String, String)]) -> Result<Vec<(String, String)>, Refusal> {
+        let Dump { thread_model, own } = self.dump(params)?;
+        let (callbacks, version) = Python::attach(|py| {
+            (
+                lint::defined(py, &self.script).join(" "),
+                python_version(py),
+            )
+        });
+        let api = match self.script.api {
+            Api::V1 => "1",
+            Api::V2 => "2",
+        };
+        let mut facts: Vec<(String, String)> = [
+            ("path", self.script.path.clone()),
+            ("api_version", api.to_owned()),
+            ("thread_model", thread_model.word().to_owned()),
+            ("callbacks", callbacks),
+            ("python_version", version),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        let own = own
+            .lines()
+            .map(|line| line.split_once('=').unwrap_or((line, "")));
+        facts.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        Ok(facts)
+    }
+
+    /// What the plugin says of itself, without serving it. It takes the place of
+    /// [`Plugin::configure`]: as in nbdkit, `config` and `thread_model` are called before it,
+    /// `config_complete` is not.
     ///
     /// # Errors
     /// One sentence, when one of them raised.
-    pub fn info(&self, params: &[(String, String)]) -> Result<Vec<(String, String)>, Refusal> {
+    pub fn dump(&self, params: &[(String, String)]) -> Result<Dump, Refusal> {
         Python::attach(|py| {
             self.config(py, params)?;
-            let model = self.ask_thread_model(py)?;
-            let version = py.version_info();
-            let mut facts: Vec<(String, String)> = [
-                ("path", self.script.path.clone()),
-                (
-                    "api_version",
-                    if self.script.api == Api::V2 { "2" } else { "1" }.to_owned(),
-                ),
-                ("thread_model", model.word().to_owned()),
-                ("callbacks", lint::defined(py, &self.script).join(" ")),
-                (
-                    "python_version",
-                    format!("{}.{}.{}", version.major, version.minor, version.patch),
-                ),
-            ]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into();
-            facts.extend(self.own_facts(py)?);
-            Ok(facts)
+            Ok(Dump {
+                thread_model: self.ask_thread_model(py)?,
+                own: self.own_facts(py)?,
+            })
         })
     }
 
-    /// What `dump_plugin` prints, by line.
-    fn own_facts(&self, py: Python<'_>) -> Result<Vec<(String, String)>, Refusal> {
+    /// What `dump_plugin` prints.
+    fn own_facts(&self, py: Python<'_>) -> Result<String, Refusal> {
         let name = intern!(py, "dump_plugin");
         if self.script.find(py, name).is_none() {
-            return Ok(Vec::new());
+            return Ok(String::new());
         }
         let failed = |error| {
             self.script
@@ -274,15 +315,10 @@ impl Plugin {
         let outcome = self.script.call(py, name, ());
         sys.setattr("stdout", stdout).map_err(failed)?;
         outcome?;
-        let text = printed
+        printed
             .call_method0("getvalue")
-            .and_then(|text| text.extract::<String>());
-        let lines = text.map_err(failed)?;
-        Ok(lines
-            .lines()
-            .map(|line| line.split_once('=').unwrap_or((line, "")))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect())
+            .and_then(|text| text.extract::<String>())
+            .map_err(failed)
     }
 
     fn is_cleaned(&self) -> bool {

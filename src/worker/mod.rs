@@ -16,6 +16,7 @@ use std::thread;
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+mod door;
 mod guard;
 mod sectors;
 mod served;
@@ -25,10 +26,11 @@ use crate::agent::{
     self, Connected, Folder, FromWorker, Job, Passing, Role, Served, ToWorker, Way, send,
 };
 use crate::disk::{Check, Disk, Emulate, Op, Request};
-use crate::frontends::nbd::{Address, Server, Setup};
+use crate::frontends::nbd::Server;
 use crate::frontends::{self, Attached, Target};
 use crate::python::{Plugin, ThreadModel};
 use crate::{Refusal, logging};
+use door::Door;
 pub use guard::GUARD;
 use sectors::WholeSectors;
 use served::Layered;
@@ -41,7 +43,7 @@ pub fn process() -> ExitCode {
         return ExitCode::from(2);
     };
     crate::python::allow_descriptors(&job.passwords);
-    logging::start(&job.name, job.verbose);
+    logging::start(&job.name, job.logging.level);
     // Before everything that this process has inherited is marked.
     let passing = Passing::inherited(&job.inherited);
     surroundings::settle(&job.target);
@@ -83,7 +85,16 @@ fn serve(
     }
     plugin.configure(&job.parameters)?;
     plugin.get_ready()?;
-    std::env::set_current_dir("/").map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
+    if job.conduct.leaves_folder {
+        std::env::set_current_dir("/")
+            .map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
+    }
+    // What takes rights, before they are given up.
+    let door = match &job.target {
+        Target::Server(address) => Some(Door::open(address, job, folder, passing)?),
+        _ => None,
+    };
+    surroundings::change(&job.conduct)?;
     // As in nbdkit, `cleanup` undoes what `after_fork` did, so it follows only where that succeeded.
     plugin.after_fork()?;
     let place = Place {
@@ -92,16 +103,15 @@ fn serve(
         stream,
         plugin: &plugin,
     };
-    let ended = match &job.target {
-        Target::Server(address) => {
-            let setup = setup(address, job, folder, passing);
+    let ended = match door {
+        Some(door) => {
             let exports = Arc::new(Layered::new(plugin.exports(job.read_only)));
             let parallel = plugin.thread_model() == ThreadModel::Parallel;
             place
                 .events(receiver)
-                .and_then(|events| place.listen(setup, exports, parallel, &events))
+                .and_then(|events| place.listen(door, exports, parallel, &events))
         }
-        _ => open(job, &plugin).and_then(|disk| {
+        None => open(job, &plugin).and_then(|disk| {
             let events = place.events(receiver)?;
             place.attach(disk, &events)
         }),
@@ -122,16 +132,6 @@ fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
     }
     let disk = WholeSectors::new(disk).map_err(|refusal| refused(refusal.to_string()))?;
     Ok(Arc::new(Check::new(disk)))
-}
-
-fn setup(address: &Address, job: &Job, folder: &Folder, passing: Passing) -> Setup {
-    Setup {
-        address: address.clone(),
-        folder: folder.path().to_owned(),
-        bounds: job.server.bounds.clone(),
-        tls: job.server.tls.clone(),
-        passed: passing.into_descriptors(),
-    }
 }
 
 /// Where a disk is served: for whom, and in which folder.
@@ -181,7 +181,8 @@ impl Place<'_> {
             read_only: Some(limits.read_only),
             parallel: limits.parallel,
         };
-        if let Err(error) = self.announce(served, events, end) {
+        let log = self.job.logging.open(&self.folder.log());
+        if let Err(error) = log.and_then(|log| self.announce(served, log, events, end)) {
             if let Err(refusal) = remove(&self.job.target, attached) {
                 log::error!("{refusal}");
             }
@@ -193,16 +194,16 @@ impl Place<'_> {
         Ok(stop(self.job, attached, disk))
     }
 
-    /// Start a server, say so, and stop it when it is time.
+    /// Serve at the door, say so, and stop when it is time.
     fn listen(
         &self,
-        setup: Setup,
+        door: Door,
         exports: Arc<Layered>,
         parallel: bool,
         events: &Events,
     ) -> Result<Option<Refusal>, Refusal> {
         let (ended, end) = channel();
-        let server = Server::start(setup, exports, ended)?;
+        let server = door.bound.serve(exports, ended)?;
         let served = Served {
             at: Way::Server {
                 uri: server.uri(),
@@ -216,10 +217,11 @@ impl Place<'_> {
         // Whoever asks for the clients finds none once the server is about to be stopped.
         let server = Arc::new(Mutex::new(Some(server)));
         let asked = Arc::clone(&server);
-        let announced = agent::tell(self.folder, move || {
-            asked.lock().as_ref().map(connected).unwrap_or_default()
-        })
-        .and_then(|()| self.announce(served, events, end));
+        let list = move || asked.lock().as_ref().map(connected).unwrap_or_default();
+        let announced = door
+            .telling
+            .tell(list)
+            .and_then(|()| self.announce(served, door.log, events, end));
         let why = announced.is_ok().then(|| self.wait(events)).flatten();
         let server = server.lock().take().expect("nobody else takes it");
         match why {
@@ -238,6 +240,10 @@ impl Place<'_> {
     fn wait(&self, events: &Events) -> Option<String> {
         let why = loop {
             match events.events.recv() {
+                Ok(Event::Orphaned) if !self.job.conduct.outlives_agent => {
+                    log::warn!("the agent is gone, and this worker ends with it");
+                    break None;
+                }
                 Ok(Event::Orphaned) => {
                     log::warn!(
                         "the agent is gone: this worker goes on until a signal or `pydisk detach`"
@@ -254,11 +260,15 @@ impl Place<'_> {
     }
 
     /// Tell the agent that the disk can be used, and log to a file from here on.
-    fn announce(&self, served: Served, events: &Events, end: Receiver<String>) -> io::Result<()> {
+    fn announce(
+        &self,
+        served: Served,
+        log: logging::Opened,
+        events: &Events,
+        end: Receiver<String>,
+    ) -> io::Result<()> {
         forward("front-end-ends", &events.sender, end)?;
-        if !self.job.foreground {
-            logging::to_file(&self.folder.log())?;
-        }
+        log.take_over()?;
         send(self.stream, &FromWorker::Ready(served))
     }
 }

@@ -3,6 +3,11 @@
 
 use std::fs;
 
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use rustix::mm::{MlockAllFlags, mlockall};
+
+use crate::Refusal;
+use crate::agent::Conduct;
 use crate::frontends::Target;
 
 /// Settle the process for serving `target`.
@@ -23,6 +28,41 @@ pub(super) fn settle(target: &Target) {
     if !matches!(target, Target::File(_)) {
         leave_foreign_namespace();
     }
+}
+
+/// Become what the user wants the process to be that runs the plugin, once it needs no rights any
+/// more but those.
+///
+/// # Errors
+/// One sentence, if it has not the right to.
+pub(super) fn change(conduct: &Conduct) -> Result<(), Refusal> {
+    if conduct.locks_memory {
+        // Every page now and later: what is swapped to the disk that this process serves would be
+        // waited for by the process that has to serve it.
+        mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).map_err(|error| {
+            Refusal::new(format!("--swap: memory cannot be locked: {error}"))
+                .hint("run it as root, or raise `ulimit -l`")
+        })?;
+    }
+    if let Some(group) = conduct.group {
+        let gid = Gid::from_raw(group);
+        // In this order: who is somebody else already may not choose groups.
+        setgroups(&[gid])
+            .and_then(|()| setgid(gid))
+            .map_err(|error| {
+                Refusal::new(format!(
+                    "-g: this process may not become group {group}: {error}"
+                ))
+            })?;
+    }
+    if let Some(user) = conduct.user {
+        setuid(Uid::from_raw(user)).map_err(|error| {
+            Refusal::new(format!(
+                "-u: this process may not become user {user}: {error}"
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 /// The last process of a mount namespace unmounts what is mounted there when it ends. If that were

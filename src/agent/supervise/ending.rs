@@ -160,7 +160,8 @@ impl Agent {
             answer(&waiting.stream, &told);
         }
         if !self.told {
-            let refusal = ended.err().unwrap_or_else(|| {
+            let given_up = self.given_up.take();
+            let refusal = given_up.or(ended.err()).unwrap_or_else(|| {
                 Refusal::new(format!(
                     "{}: it was stopped before it could be used",
                     self.job.name

@@ -9,10 +9,12 @@
 mod address;
 mod bounds;
 mod conversation;
+mod dialect;
 mod ending;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod label;
 mod link;
 mod listening;
 mod negotiation;
@@ -32,9 +34,10 @@ mod transmission;
 mod unnegotiated;
 mod wire;
 
-pub use address::{Address, DEFAULT_PORT, Place};
+pub use address::{Address, DEFAULT_PORT, Family, Place};
 pub use bounds::Bounds;
+pub use dialect::Dialect;
 pub use registry::Connected;
-pub use server::{Server, Setup};
+pub use server::{Bound, Server, Setup};
 pub use tls::{TlsMode, TlsSetup};
 pub(super) use unnegotiated::Unnegotiated;

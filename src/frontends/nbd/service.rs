@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 
 use super::bounds::Bounds;
+use super::dialect::Dialect;
 use super::tls::Tls;
 use crate::disk::Exports;
 
@@ -14,6 +15,7 @@ use crate::disk::Exports;
 pub(super) struct Service {
     pub(super) exports: Arc<dyn Exports>,
     pub(super) bounds: Bounds,
+    pub(super) dialect: Dialect,
     pub(super) tls: Tls,
     pub(super) seats: Seats,
 }

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::disk::{Cache, Emulate, Fua, Limits, Op, Request};
+use crate::frontends::nbd::address::Family;
 use crate::frontends::nbd::testing::within;
 use crate::frontends::nbd::{Server, Setup, TlsSetup};
 
@@ -100,6 +101,9 @@ fn a_request_of_years_ends_with_the_server() {
             folder: folder.path().to_owned(),
             bounds: Bounds::default(),
             tls: TlsSetup::default(),
+            dialect: Dialect::default(),
+            family: Family::Any,
+            label: None,
             passed: Vec::new(),
         };
         let shelf = Shelf {

@@ -18,6 +18,7 @@ use super::wire::request::Head;
 use super::wire::{Asked, OPTION_MAGIC, OPTION_REPLY_MAGIC, Shape};
 use crate::disk::memory::Memory;
 use crate::disk::{Check, Client, Disk, Errno, Peer, Result};
+use crate::frontends::nbd::dialect::Dialect;
 
 mod abandoned;
 mod cut;
@@ -38,6 +39,7 @@ pub(super) fn service(disk: impl Disk + 'static) -> Service {
         }),
         seats: Seats::new(bounds.clients),
         bounds,
+        dialect: Dialect::default(),
         tls: Tls::Off,
     }
 }
