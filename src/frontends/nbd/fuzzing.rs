@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::bounds::Bounds;
 use super::conversation::hold;
+use super::dialect::Dialect;
 use super::link::Link;
 use super::service::{Seats, Service, Standing};
 use super::shelf::Shelf;
