@@ -61,11 +61,13 @@ pub struct Plugin {
 pub struct Dump {
     /// Which callbacks may overlap.
     pub thread_model: ThreadModel,
+    /// The version of Python.
+    pub python: String,
     /// What its `dump_plugin` printed.
     pub own: String,
 }
 
-/// The version of Python, without running a script.
+/// The version of Python, where no plugin is loaded.
 ///
 /// # Errors
 /// One sentence, if there is no interpreter.
@@ -252,13 +254,12 @@ impl Plugin {
     /// # Errors
     /// As [`Plugin::dump`].
     pub fn info(&self, params: &[(String, String)]) -> Result<Vec<(String, String)>, Refusal> {
-        let Dump { thread_model, own } = self.dump(params)?;
-        let (callbacks, version) = Python::attach(|py| {
-            (
-                lint::defined(py, &self.script).join(" "),
-                python_version(py),
-            )
-        });
+        let Dump {
+            thread_model,
+            python,
+            own,
+        } = self.dump(params)?;
+        let callbacks = Python::attach(|py| lint::defined(py, &self.script).join(" "));
         let api = match self.script.api {
             Api::V1 => "1",
             Api::V2 => "2",
@@ -268,7 +269,7 @@ impl Plugin {
             ("api_version", api.to_owned()),
             ("thread_model", thread_model.word().to_owned()),
             ("callbacks", callbacks),
-            ("python_version", version),
+            ("python_version", python),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
@@ -290,6 +291,7 @@ impl Plugin {
             self.config(py, params)?;
             Ok(Dump {
                 thread_model: self.ask_thread_model(py)?,
+                python: python_version(py),
                 own: self.own_facts(py)?,
             })
         })

@@ -15,7 +15,7 @@ use crate::Refusal;
 use crate::cli::info::{in_own_process, own_output};
 use crate::cli::{Failure, info, interpreter, plugin};
 use crate::logging::{self, Detail};
-use crate::python::{self, Plugin, ThreadModel};
+use crate::python::{self, Dump, Plugin, ThreadModel};
 
 /// The hidden subcommand that loads a plugin for `--dump-plugin`.
 pub(in crate::cli) const DUMP: &str = "dump-process";
@@ -141,7 +141,11 @@ pub(in crate::cli) fn process(
     python::remember_descriptors();
     logging::start("dump-plugin", Detail::Events);
     let parameters = info::parameters(words)?;
-    Ok(dump(name, script, &parameters)?)
+    // By the name that the user called.
+    Ok(dump(name, script, &parameters).unwrap_or_else(|refusal| {
+        logging::say(&format!("nbdkit: error: {refusal}\n"));
+        ExitCode::FAILURE
+    }))
 }
 
 fn dump(
@@ -151,19 +155,20 @@ fn dump(
 ) -> Result<ExitCode, Refusal> {
     let program = program()?;
     let mut out = own_output(script.unwrap_or(&program))?;
-    let (model, own) = match script {
-        Some(script) => {
-            let dump = Plugin::load(script)?.dump(parameters)?;
-            (dump.thread_model, dump.own)
-        }
-        None => (ThreadModel::SerializeAllRequests, String::new()),
+    let dump = match script {
+        Some(script) => Plugin::load(script)?.dump(parameters)?,
+        None => Dump {
+            thread_model: ThreadModel::SerializeAllRequests,
+            python: python::version()?,
+            own: String::new(),
+        },
     };
     let mut text = format!(
         "path={}\nname={name}\nversion={}\napi_version=2\nmax_thread_model=parallel\n\
          thread_model={}\nerrno_is_preserved=0\n",
         program.display(),
         release(),
-        model.word(),
+        dump.thread_model.word(),
     );
     if let Some(key) = Named::find(name).ok().and_then(|named| named.magic_key()) {
         writeln!(text, "magic_config_key={key}").expect("a string takes all");
@@ -171,10 +176,10 @@ fn dump(
     for callback in CALLBACKS.split_ascii_whitespace() {
         writeln!(text, "has_{callback}=1").expect("a string takes all");
     }
-    let version = python::version()?;
     write!(
         text,
-        "python_version={version}\nnbdkit_python_maximum_api_version=2\n{own}"
+        "python_version={}\nnbdkit_python_maximum_api_version=2\n{}",
+        dump.python, dump.own
     )
     .expect("a string takes all");
     // A reader that has gone away wants no more of it.
