@@ -1,5 +1,6 @@
 //! What the `extents` callback says, brought into order by nbdkit's rules.
 
+use std::fmt;
 use std::ops::Range;
 
 use pyo3::prelude::*;
@@ -7,6 +8,30 @@ use pyo3::types::PyTuple;
 
 use super::exceptions;
 use crate::disk::{ExtentKind, Extents};
+
+/// What is wrong with an answer.
+#[derive(Debug)]
+pub(super) enum Wrong {
+    /// A rule was broken, or a generator raised an exception.
+    Answer(String),
+    /// There are extents, and not a byte of them is in the range.
+    Nothing,
+}
+
+impl From<String> for Wrong {
+    fn from(what: String) -> Self {
+        Self::Answer(what)
+    }
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer(what) => f.write_str(what),
+            Self::Nothing => f.write_str("the extents must reach the requested offset"),
+        }
+    }
+}
 
 /// Add what a plugin answered for `range` to `found`, up to the end of `range` at most.
 ///
@@ -19,7 +44,7 @@ pub(super) fn add(
     answer: &Bound<'_, PyAny>,
     range: Range<u64>,
     found: &mut Extents,
-) -> Result<(), String> {
+) -> Result<(), Wrong> {
     let py = answer.py();
     let before = found.end();
     let mut expected: Option<u64> = None;
@@ -31,16 +56,18 @@ pub(super) fn add(
         let (at, len, kind) = parts(&item)?;
         match expected {
             Some(expected) if at != expected => {
-                return Err("extents must be in ascending order and without gaps".to_owned());
+                let what = "extents must be in ascending order and without gaps";
+                return Err(what.to_owned().into());
             }
             None if at > range.start => {
-                return Err(
-                    "the first extent must start at or before the requested offset".to_owned(),
-                );
+                let what = "the first extent must start at or before the requested offset";
+                return Err(what.to_owned().into());
             }
             _ => {}
         }
-        let end = at.checked_add(len).ok_or("an extent must end below 2^64")?;
+        let end = at
+            .checked_add(len)
+            .ok_or_else(|| "an extent must end below 2^64".to_owned())?;
         expected = Some(end);
         let from = at.max(range.start);
         let to = end.min(range.end);
@@ -48,8 +75,11 @@ pub(super) fn add(
             found.push(to - from, ExtentKind::from_bits_truncate(kind));
         }
     }
+    if expected.is_none() {
+        return Err("extents must not be empty".to_owned().into());
+    }
     if found.end() == before {
-        return Err("extents must not be empty and must reach the requested offset".to_owned());
+        return Err(Wrong::Nothing);
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use pyo3::types::{PyMemoryView, PyString};
 
 use super::buffer::{self, After};
 use super::capabilities::Question;
+use super::extents::Wrong;
 use super::module::Connection;
 use super::script::{Api, Script};
 use super::turns::Place;
@@ -345,6 +346,10 @@ fn count(len: u64) -> u64 {
     LONGEST_PIECE
 }
 
+fn all_data(range: &Range<u64>, found: &mut Extents) {
+    found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
+}
+
 impl Disk for Handle {
     fn limits(&self) -> &Limits {
         &self.limits
@@ -369,12 +374,16 @@ impl Disk for Handle {
 
     fn extents(&self, range: Range<u64>, found: &mut Extents) -> Result {
         if !self.limits.extents {
-            found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
+            all_data(&range, found);
             return Ok(());
         }
         self.turn(|py| {
             let name = intern!(py, "extents");
-            let callback = self.find(py, name)?;
+            // As nbdkit has it: a handle that promises `extents` without having it has one, of data.
+            let Some(callback) = self.script().find(py, name) else {
+                all_data(&range, found);
+                return Ok(());
+            };
             let first_only = found.is_first_only();
             let flags = if first_only { FLAG_REQ_ONE } else { 0 };
             for _ in 0..MOST_EXTENTS_CALLS {
@@ -387,8 +396,14 @@ impl Disk for Handle {
                 let answer = callback
                     .call1((self.handle.bind(py), count, at, flags))
                     .map_err(|e| self.error(name, chosen_errno(), exceptions::describe(py, e)))?;
-                extents::add(&answer, at..range.end, found)
-                    .map_err(|what| self.error(name, chosen_errno(), what))?;
+                extents::add(&answer, at..range.end, found).map_err(|wrong| {
+                    let errno = match wrong {
+                        Wrong::Answer(_) => chosen_errno(),
+                        // nbdkit's word for it.
+                        Wrong::Nothing => Errno::INVAL,
+                    };
+                    self.error(name, errno, wrong)
+                })?;
                 // A generator has run by now, too.
                 self.outcome(py, name, Ok(()))?;
             }
