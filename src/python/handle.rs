@@ -346,6 +346,10 @@ fn count(len: u64) -> u64 {
     LONGEST_PIECE
 }
 
+fn all_data(range: &Range<u64>, found: &mut Extents) {
+    found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
+}
+
 impl Disk for Handle {
     fn limits(&self) -> &Limits {
         &self.limits
@@ -370,12 +374,16 @@ impl Disk for Handle {
 
     fn extents(&self, range: Range<u64>, found: &mut Extents) -> Result {
         if !self.limits.extents {
-            found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
+            all_data(&range, found);
             return Ok(());
         }
         self.turn(|py| {
             let name = intern!(py, "extents");
-            let callback = self.find(py, name)?;
+            // As nbdkit has it: a handle that promises `extents` without having it has one, of data.
+            let Some(callback) = self.script().find(py, name) else {
+                all_data(&range, found);
+                return Ok(());
+            };
             let first_only = found.is_first_only();
             let flags = if first_only { FLAG_REQ_ONE } else { 0 };
             for _ in 0..MOST_EXTENTS_CALLS {
@@ -391,6 +399,11 @@ impl Disk for Handle {
                 extents::add(&answer, at..range.end, found).map_err(|wrong| match wrong {
                     Wrong::Raised(error) => self.raised(py, name, error),
                     Wrong::Told(what) => self.error(name, errnos::chosen(), what),
+                    Wrong::Nothing => {
+                        // The errno is nbdkit's.
+                        let what = "the extents must reach the requested offset";
+                        self.error(name, Errno::INVAL, what)
+                    }
                 })?;
                 // A generator has run by now, too.
                 self.outcome(py, name, Ok(()))?;

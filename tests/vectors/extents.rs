@@ -34,6 +34,7 @@ fn vector_21_what_extents_may_be() {
         ("return [(0, 4096, 0), (8192, 4096, 0)]", "EIO"),
         ("return [(4096, 4096, 0)]", "EIO"),
         ("return []", "EIO"),
+        ("return [(0, 0, 0)]", "EINVAL"),
         ("return None", "EIO"),
         ("return [[0, count, 0]]", "EIO"),
         ("return [(0, count)]", "EIO"),

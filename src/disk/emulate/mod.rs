@@ -59,18 +59,13 @@ impl<D: Disk> Emulate<D> {
         let block = below.block.minimum.max(1);
         let maximum = below.block.maximum.min(LONGEST_TRANSFER);
         let longest = (maximum / block).max(1) * block;
-        let flush_for_fua = below.fua == Fua::Emulate && below.flush;
+        let flush_for_fua = below.fua == Fua::Emulate;
         let limits = Limits {
             size: below.size / u64::from(block) * u64::from(block),
             strict_blocks: false,
-            fua: match below.fua {
-                // A flush is promised that is not there.
-                Fua::Emulate if !below.flush => Fua::None,
-                fua => fua,
-            },
             zero: !below.read_only,
-            // Whoever zeroes by writing knows at once that it is not fast.
-            fast_zero: !below.read_only && (below.fast_zero || !below.zero),
+            // Where zeroes are written it is known at once that it is not fast.
+            fast_zero: !below.read_only && below.fast_zero,
             trim: !below.read_only && below.trim,
             ..below.clone()
         };

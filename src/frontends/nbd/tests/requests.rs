@@ -157,6 +157,23 @@ fn flags_that_do_not_belong_are_refused() {
 }
 
 #[test]
+fn what_is_wrong_in_several_ways_gets_the_first_error() {
+    for shape in SHAPES {
+        let odd = Asked::DF | Asked::FAST_ZERO;
+        let (_, mut caller) = with(|limits| limits.read_only = true, shape);
+        assert_eq!(caller.call(6, odd, SIZE, b"", 512).error, 1, "read-only");
+        let (_, mut caller) = with(|_| (), shape);
+        assert_eq!(
+            caller.call(6, odd, SIZE, b"", 512).error,
+            28,
+            "past the end"
+        );
+        assert_eq!(caller.call(6, odd, 0, b"", 512).error, 22, "an odd flag");
+        assert_eq!(caller.call(3, odd, 0, b"", 0).error, 22, "an odd flag");
+    }
+}
+
+#[test]
 fn a_write_with_extended_headers_announces_its_payload() {
     let (disk, mut caller) = with(|_| (), Shape::Extended);
     assert_eq!(caller.call(1, NONE, 0, &[1; 512], 512).error, 22);
