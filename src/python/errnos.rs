@@ -52,16 +52,16 @@ impl Errnos {
     /// # Errors
     /// The value, as a message shows it, and what is accepted.
     pub(super) fn asked_for(main: &Bound<'_, PyModule>) -> Result<Option<Self>, String> {
+        // A script whose own `__getattr__` raises for what it does not know asks for nothing.
         let asked = main
             .as_any()
             .getattr_opt(intern!(main.py(), "PYDISK_ERRNO"));
-        let asked = asked.map_err(|error| exceptions::describe(main.py(), error))?;
-        let Some(asked) = asked else {
+        let Ok(Some(asked)) = asked else {
             return Ok(None);
         };
         let word = asked.cast::<PyString>().ok().map(exceptions::lossy);
         let parsed = word.unwrap_or_default().parse();
-        let refused = |accepted| format!("is {}: {accepted}", super::capabilities::shown(&asked));
+        let refused = |accepted| format!("is {}: {accepted}", exceptions::shown(&asked));
         parsed.map(Some).map_err(refused)
     }
 

@@ -17,7 +17,7 @@ use super::extents::Wrong;
 use super::module::Connection;
 use super::script::{Api, Script};
 use super::turns::Place;
-use super::{Plugin, exceptions, exports, extents, module};
+use super::{Plugin, exceptions, exports, extents, forks, module};
 use crate::Refusal;
 use crate::disk::{
     Disk, Errno, Error, ExtentKind, Extents, Flags, Limits, Op, Owner, Request, Result,
@@ -113,7 +113,9 @@ impl Handle {
         let _entered = self.connection.enter();
         Python::attach(|py| {
             module::clear_error();
-            work(py)
+            let done = work(py);
+            forks::end_child(py);
+            done
         })
     }
 
@@ -122,12 +124,15 @@ impl Handle {
     }
 
     fn find<'py>(&self, py: Python<'py>, name: &Bound<'py, PyString>) -> Result<Bound<'py, PyAny>> {
-        self.script().find(py, name).ok_or_else(|| {
-            Error::new(
-                Errno::IO,
-                format!("{}: {name} not implemented", self.script().path),
-            )
-        })
+        let found = self.script().look_up(py, name);
+        found
+            .map_err(|error| self.raised(py, name, error))?
+            .ok_or_else(|| {
+                Error::new(
+                    Errno::IO,
+                    format!("{}: {name} not implemented", self.script().path),
+                )
+            })
     }
 
     fn read(&self, py: Python<'_>, data: &mut [u8], at: u64, owner: Option<&Owner>) -> Result {
@@ -206,7 +211,8 @@ impl Handle {
     fn zero(&self, py: Python<'_>, count: u64, at: u64, flags: Flags) -> Result {
         let name = intern!(py, "zero");
         // As nbdkit has it: a handle that promises `zero` without having it has declined.
-        let Some(callback) = self.script().find(py, name) else {
+        let found = self.script().look_up(py, name);
+        let Some(callback) = found.map_err(|error| self.raised(py, name, error))? else {
             return Err(self.declined(name));
         };
         let handle = self.handle.bind(py);

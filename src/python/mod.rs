@@ -22,6 +22,7 @@ mod exceptions;
 mod exports;
 mod extents;
 mod findings;
+mod forks;
 mod handle;
 mod interpreter;
 mod lint;
@@ -168,7 +169,7 @@ impl Plugin {
                 "thread_model",
                 format_args!(
                     "returned {}: one of the nbdkit.THREAD_MODEL_ constants is accepted",
-                    capabilities::shown(&answer)
+                    exceptions::shown(&answer)
                 ),
             )),
         }

@@ -21,6 +21,7 @@ use pydisk_kernel::fuse::{
     Attributes, Call, Changes, Head, Received, Reply, Statistics, TimeChange,
 };
 use pydisk_kernel::pages::Slot;
+use pydisk_kernel::threads;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
@@ -162,7 +163,7 @@ impl Served {
             let mut others = Vec::new();
             for number in 1..threads {
                 let lane = move || self.in_lane(|| self.one_of_many(device));
-                let named = thread::Builder::new().name(format!("fuse lane {number}"));
+                let named = threads::deep(format!("fuse lane {number}"));
                 others.push(named.spawn_scoped(scope, lane)?);
             }
             let mut outcome = self.in_lane(|| self.one_of_many(device));

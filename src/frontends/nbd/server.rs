@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pydisk_kernel::threads;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -345,9 +346,7 @@ impl Shared {
             say(|| format!("client {number} {end}"));
         };
         self.clients.enter(connection, || {
-            thread::Builder::new()
-                .name(format!("nbd-{number}"))
-                .spawn(body)
+            threads::deep(format!("nbd-{number}")).spawn(body)
         })
     }
 }

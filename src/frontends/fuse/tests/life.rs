@@ -1,6 +1,7 @@
 //! How the file comes and goes: refused places, stopping, unmounting, killed processes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use pydisk_kernel::usage::{self, User};
 

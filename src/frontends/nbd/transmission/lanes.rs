@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pydisk_kernel::pages::Slot;
+use pydisk_kernel::threads;
 
 use super::Terms;
 use super::incoming::{Arrival, Incoming};
@@ -177,7 +178,7 @@ impl Shared<'_> {
         if counted.is_err() {
             return;
         }
-        let thread = thread::Builder::new().name("nbd-lane".into());
+        let thread = threads::deep("nbd-lane");
         if let Err(error) = thread.spawn_scoped(scope, || self.lane(scope)) {
             // There is one lane at least, and it tries again with the next request.
             self.started.fetch_sub(1, Ordering::AcqRel);
