@@ -13,7 +13,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::slice;
 use std::sync::Arc;
@@ -22,7 +22,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pydisk_kernel::nbd::{self as kernel, Device, Error, Params};
-use pydisk_kernel::unforked::Unforked;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::nbd::Unnegotiated;
@@ -177,8 +176,6 @@ fn calm(device: &Device) -> bool {
 
 /// The thread that serves the socket of a device, and those that it starts.
 struct Serving {
-    /// A plugin may fork, and the child outlive this process: the socket shall not.
-    _unforked: Unforked,
     socket: Arc<Unnegotiated>,
     thread: Option<JoinHandle<()>>,
     /// Its end is no news.
@@ -192,8 +189,6 @@ impl Serving {
         lanes: u16,
         ended: Ended,
     ) -> std::io::Result<Self> {
-        let mut unforked = Unforked::default();
-        unforked.add(socket.as_fd());
         let socket = Arc::new(Unnegotiated::new(disk, socket, MOST_IO, lanes));
         let stopping = Arc::new(AtomicBool::new(false));
         let (served, expected) = (Arc::clone(&socket), Arc::clone(&stopping));
@@ -207,7 +202,6 @@ impl Serving {
         };
         let thread = thread::Builder::new().name("nbd".into()).spawn(serve)?;
         Ok(Self {
-            _unforked: unforked,
             socket,
             thread: Some(thread),
             stopping,
