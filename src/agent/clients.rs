@@ -5,11 +5,13 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Duration;
 
+use pydisk_kernel::unforked::Unforked;
 use serde::{Deserialize, Serialize};
 
 use super::control;
@@ -75,6 +77,8 @@ impl Telling {
         thread::Builder::new()
             .name("clients".into())
             .spawn(move || {
+                // What the plugin forks does not keep people waiting for an answer.
+                let _unforked = Unforked::only(self.0.as_fd());
                 for stream in self.0.incoming() {
                     let told = stream.and_then(|stream| {
                         stream.set_write_timeout(Some(PATIENCE))?;
