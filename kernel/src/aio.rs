@@ -120,8 +120,7 @@ impl Requests {
             started: Vec::with_capacity(depth),
         };
         // SAFETY: io_setup(2) writes the context to the pointer, which lives through the call.
-        let made =
-            unsafe { libc::syscall(libc::SYS_io_setup, count, &raw mut requests.context) };
+        let made = unsafe { libc::syscall(libc::SYS_io_setup, count, &raw mut requests.context) };
         checked(made)?;
         Ok(requests)
     }
@@ -188,8 +187,8 @@ impl Requests {
             libc::syscall(
                 libc::SYS_io_getevents,
                 self.context,
-                1 as libc::c_long,
-                AT_ONCE as libc::c_long,
+                1_usize,
+                AT_ONCE,
                 events.as_mut_ptr(),
                 &raw mut until,
             )
@@ -214,7 +213,11 @@ impl Requests {
 
     fn submit(&mut self) -> io::Result<()> {
         let mut pointers: Vec<*const Iocb> = Vec::with_capacity(self.started.len());
-        pointers.extend(self.started.iter().map(|slot| &raw const self.blocks[*slot]));
+        pointers.extend(
+            self.started
+                .iter()
+                .map(|slot| &raw const self.blocks[*slot]),
+        );
         let mut sent = 0;
         while sent < pointers.len() {
             let left = &mut pointers[sent..];
@@ -225,7 +228,7 @@ impl Requests {
                 libc::syscall(
                     libc::SYS_io_submit,
                     self.context,
-                    left.len() as libc::c_long,
+                    left.len(),
                     left.as_mut_ptr(),
                 )
             };
@@ -316,10 +319,7 @@ mod tests {
         std::fs::write(&path, [1; 100]).unwrap();
         let mut requests = Requests::new(File::open(&path).unwrap(), 2, LEN).unwrap();
         requests.start(0, Direction::Read, 0);
-        assert_eq!(
-            answered(&mut requests, 1).remove(0).outcome.unwrap(),
-            100
-        );
+        assert_eq!(answered(&mut requests, 1).remove(0).outcome.unwrap(), 100);
         // Not open for writing: refused before it is a request.
         requests.start(1, Direction::Write, 0);
         let refused = requests.wait(Duration::ZERO, &mut Vec::new()).unwrap_err();

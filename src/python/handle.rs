@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pyo3::call::PyCallArgs;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PyString};
@@ -14,6 +15,7 @@ use super::buffer::{self, After};
 use super::capabilities::Question;
 use super::module::Connection;
 use super::script::{Api, Script};
+use super::stopwatch::Stopwatch;
 use super::turns::Place;
 use super::{Plugin, exceptions, exports, extents, module};
 use crate::Refusal;
@@ -39,6 +41,8 @@ pub(super) struct Handle {
     limits: Limits,
     /// Whether the log already says that this plugin keeps buffers.
     told_of_leak: AtomicBool,
+    /// Where somebody wants to know how long callbacks take.
+    stopwatch: Option<Arc<Stopwatch>>,
     connection: Connection,
     /// Given back when the handle is closed.
     _place: Place,
@@ -75,6 +79,7 @@ impl Handle {
         let limits = question.limits(read_only, plugin.thread_model());
         drop(entered);
         let mut handle = Self {
+            stopwatch: plugin.stopwatch.get().cloned(),
             plugin,
             handle: opened.unbind(),
             limits: Limits::read_only(0),
@@ -128,12 +133,24 @@ impl Handle {
         })
     }
 
+    /// Call a callback that serves a request.
+    fn call<'py>(
+        &self,
+        callback: &Bound<'py, PyAny>,
+        arguments: impl PyCallArgs<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match &self.stopwatch {
+            None => callback.call1(arguments),
+            Some(stopwatch) => stopwatch.time(|| callback.call1(arguments)),
+        }
+    }
+
     fn read(&self, py: Python<'_>, data: &mut [u8], at: u64, owner: Option<&Owner>) -> Result {
         let name = intern!(py, "pread");
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         if self.script().api == Api::V1 {
-            let returned = callback.call1((handle, data.len(), at));
+            let returned = self.call(&callback, (handle, data.len(), at));
             let copied = returned.map(|object| buffer::copy_returned(&object, data));
             return match copied {
                 Ok(Ok(())) => self.outcome(py, name, Ok(())),
@@ -142,7 +159,7 @@ impl Handle {
             };
         }
         let lent = buffer::lend_for_reading(py, data, owner, |view| {
-            self.outcome(py, name, callback.call1((handle, view, at, 0_u32)))
+            self.outcome(py, name, self.call(&callback, (handle, view, at, 0_u32)))
         });
         self.after(py, name, lent)
     }
@@ -154,8 +171,8 @@ impl Handle {
         let flags = request.flags.bits();
         let call = |view: &Bound<'_, PyMemoryView>| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, view, at)),
-                Api::V2 => callback.call1((handle, view, at, flags)),
+                Api::V1 => self.call(&callback, (handle, view, at)),
+                Api::V2 => self.call(&callback, (handle, view, at, flags)),
             };
             self.outcome(py, name, returned)
         };
@@ -194,8 +211,8 @@ impl Handle {
         let handle = self.handle.bind(py);
         in_counts(at, count, |at, count| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, count, at)),
-                Api::V2 => callback.call1((handle, count, at, flags.bits())),
+                Api::V1 => self.call(&callback, (handle, count, at)),
+                Api::V2 => self.call(&callback, (handle, count, at, flags.bits())),
             };
             self.outcome(py, name, returned)
         })
@@ -214,8 +231,11 @@ impl Handle {
         }
         in_counts(at, count, |at, count| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, count, at, flags.contains(Flags::MAY_TRIM))),
-                Api::V2 => callback.call1((handle, count, at, flags.bits())),
+                Api::V1 => self.call(
+                    &callback,
+                    (handle, count, at, flags.contains(Flags::MAY_TRIM)),
+                ),
+                Api::V2 => self.call(&callback, (handle, count, at, flags.bits())),
             };
             if module::chosen_error() == Errno::OPNOTSUPP.raw_os_error() {
                 return Err(self.declined(name));
@@ -231,7 +251,7 @@ impl Handle {
             self.outcome(
                 py,
                 name,
-                callback.call1((self.handle.bind(py), count, at, 0_u32)),
+                self.call(&callback, (self.handle.bind(py), count, at, 0_u32)),
             )
         })
     }
@@ -241,8 +261,8 @@ impl Handle {
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         let returned = match self.script().api {
-            Api::V1 => callback.call1((handle,)),
-            Api::V2 => callback.call1((handle, 0_u32)),
+            Api::V1 => self.call(&callback, (handle,)),
+            Api::V2 => self.call(&callback, (handle, 0_u32)),
         };
         self.outcome(py, name, returned)
     }
@@ -376,8 +396,8 @@ impl Disk for Handle {
                 }
                 let at = found.end();
                 let count = (range.end - at).min(MAX_COUNT);
-                let answer = callback
-                    .call1((self.handle.bind(py), count, at, flags))
+                let answer = self
+                    .call(&callback, (self.handle.bind(py), count, at, flags))
                     .map_err(|e| self.error(name, chosen_errno(), exceptions::describe(py, e)))?;
                 extents::add(&answer, at..range.end, found)
                     .map_err(|what| self.error(name, chosen_errno(), what))?;

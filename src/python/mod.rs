@@ -26,11 +26,13 @@ mod interpreter;
 mod lint;
 mod module;
 mod script;
+mod stopwatch;
 mod turns;
 
 use exports::{Offered, Visitor};
 pub use findings::Finding;
 use script::{Api, Script};
+pub use stopwatch::Stopwatch;
 use turns::Turns;
 
 /// Look which descriptors were passed to this process, so that `nbdkit.read_password` takes no other.
@@ -49,6 +51,8 @@ pub fn allow_descriptors(numbers: &[i32]) {
 pub struct Plugin {
     script: Script,
     turns: OnceLock<Arc<Turns>>,
+    /// Of the handles that are opened after it was asked for.
+    stopwatch: OnceLock<Arc<Stopwatch>>,
     cleaned: AtomicBool,
 }
 
@@ -91,9 +95,15 @@ impl Plugin {
             Ok(Arc::new(Self {
                 script,
                 turns: OnceLock::new(),
+                stopwatch: OnceLock::new(),
                 cleaned: AtomicBool::new(false),
             }))
         })
+    }
+
+    /// Measure the time inside callbacks from here on, of handles that are opened later.
+    pub fn measure(&self) -> Arc<Stopwatch> {
+        Arc::clone(self.stopwatch.get_or_init(Arc::default))
     }
 
     /// Hand each `key=value` to `config`, then call `config_complete` and `thread_model`.

@@ -8,6 +8,7 @@
 
 mod address;
 mod bounds;
+mod client;
 mod conversation;
 mod ending;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -34,6 +35,7 @@ mod wire;
 
 pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
+pub use client::Client as LoadClient;
 pub use registry::Connected;
 pub use server::{Server, Setup};
 pub use tls::{TlsMode, TlsSetup};
