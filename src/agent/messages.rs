@@ -37,6 +37,8 @@ pub struct Job {
     pub read_only: bool,
     /// Threads that serve a parallel plugin.
     pub lanes: u16,
+    /// Whether the worker counts what it spends, and tells.
+    pub measured: bool,
     /// What a server is told besides its address.
     pub server: ServerOptions,
     /// Whose errno failures have; none leaves it to the script.

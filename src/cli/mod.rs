@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod attach;
+mod bench;
 mod check;
 mod choice;
 mod detach;
@@ -43,6 +44,14 @@ nothing wrong was found, 1 otherwise.
 
   pydisk check ./disk.py size=1G              what can be tried without changing the disk
   pydisk check --write ./disk.py size=64M     everything, on a disk that may be destroyed";
+
+const BENCHING: &str = "\
+Without --write the plugin is opened for reading only. Nothing stays attached. Exit status: 0 if every
+request of every load succeeded, 1 otherwise.
+
+  pydisk bench ./disk.py size=1G
+  pydisk bench --front-end fuse --depth 4 --depth 32 --block 64k ./disk.py size=1G
+  pydisk bench --write ./disk.py size=1G      writes, too, on a disk that may be destroyed";
 
 /// Write a disk in Python. Mount it.
 #[derive(Debug, Parser)]
@@ -100,6 +109,12 @@ enum Command {
         after_help = CHECKING
     )]
     Check(CheckArgs),
+    /// Measure what a plugin does on each front end, and how much of it is the plugin's own
+    #[command(
+        override_usage = "pydisk bench [OPTIONS] <PLUGIN> [KEY=VALUE]...",
+        after_help = BENCHING
+    )]
+    Bench(bench::BenchArgs),
     /// Show which front ends work on this host, and why the others do not
     Probe {
         /// For programs
@@ -258,6 +273,7 @@ pub fn main() -> ExitCode {
         Command::Detach { which, all, force } => detach::detach(&which, all, force),
         Command::Info(args) => info::info(&args),
         Command::Check(args) => check::check(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Probe { json } => probe::probe(json).map_err(Failure::from),
         // Whatever follows the word went to another parser.
         Command::Nbdkit => return nbdkit::main(Vec::new()),

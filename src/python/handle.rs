@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pyo3::call::PyCallArgs;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PyString};
@@ -16,6 +17,7 @@ use super::errnos;
 use super::extents::Wrong;
 use super::module::Connection;
 use super::script::{Api, Script};
+use super::stopwatch::Stopwatch;
 use super::turns::Place;
 use super::{Plugin, exceptions, exports, extents, forks, module};
 use crate::Refusal;
@@ -41,6 +43,8 @@ pub(super) struct Handle {
     limits: Limits,
     /// Whether the log already says that this plugin keeps buffers.
     told_of_leak: AtomicBool,
+    /// Where somebody wants to know how long callbacks take.
+    stopwatch: Option<Arc<Stopwatch>>,
     connection: Connection,
     /// Given back when the handle is closed.
     _place: Place,
@@ -77,6 +81,7 @@ impl Handle {
         let limits = question.limits(read_only, plugin.thread_model());
         drop(entered);
         let mut handle = Self {
+            stopwatch: plugin.stopwatch.get().cloned(),
             plugin,
             handle: opened.unbind(),
             limits: Limits::read_only(0),
@@ -135,12 +140,24 @@ impl Handle {
             })
     }
 
+    /// Call a callback that serves a request.
+    fn call<'py>(
+        &self,
+        callback: &Bound<'py, PyAny>,
+        arguments: impl PyCallArgs<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match &self.stopwatch {
+            None => callback.call1(arguments),
+            Some(stopwatch) => stopwatch.time(|| callback.call1(arguments)),
+        }
+    }
+
     fn read(&self, py: Python<'_>, data: &mut [u8], at: u64, owner: Option<&Owner>) -> Result {
         let name = intern!(py, "pread");
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         if self.script().api == Api::V1 {
-            let returned = callback.call1((handle, data.len(), at));
+            let returned = self.call(&callback, (handle, data.len(), at));
             let copied = returned.map(|object| buffer::copy_returned(&object, data));
             return match copied {
                 Ok(Ok(())) => self.outcome(py, name, Ok(())),
@@ -149,7 +166,7 @@ impl Handle {
             };
         }
         let lent = buffer::lend_for_reading(py, data, owner, |view| {
-            self.outcome(py, name, callback.call1((handle, view, at, 0_u32)))
+            self.outcome(py, name, self.call(&callback, (handle, view, at, 0_u32)))
         });
         self.after(py, name, lent)
     }
@@ -161,8 +178,8 @@ impl Handle {
         let flags = request.flags.bits();
         let call = |view: &Bound<'_, PyMemoryView>| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, view, at)),
-                Api::V2 => callback.call1((handle, view, at, flags)),
+                Api::V1 => self.call(&callback, (handle, view, at)),
+                Api::V2 => self.call(&callback, (handle, view, at, flags)),
             };
             self.outcome(py, name, returned)
         };
@@ -201,8 +218,8 @@ impl Handle {
         let handle = self.handle.bind(py);
         in_counts(at, count, |at, count| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, count, at)),
-                Api::V2 => callback.call1((handle, count, at, flags.bits())),
+                Api::V1 => self.call(&callback, (handle, count, at)),
+                Api::V2 => self.call(&callback, (handle, count, at, flags.bits())),
             };
             self.outcome(py, name, returned)
         })
@@ -222,8 +239,11 @@ impl Handle {
         }
         in_counts(at, count, |at, count| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, count, at, flags.contains(Flags::MAY_TRIM))),
-                Api::V2 => callback.call1((handle, count, at, flags.bits())),
+                Api::V1 => self.call(
+                    &callback,
+                    (handle, count, at, flags.contains(Flags::MAY_TRIM)),
+                ),
+                Api::V2 => self.call(&callback, (handle, count, at, flags.bits())),
             };
             if self.errno(py, &returned) == Errno::OPNOTSUPP {
                 return Err(self.declined(name));
@@ -239,7 +259,7 @@ impl Handle {
             self.outcome(
                 py,
                 name,
-                callback.call1((self.handle.bind(py), count, at, 0_u32)),
+                self.call(&callback, (self.handle.bind(py), count, at, 0_u32)),
             )
         })
     }
@@ -249,8 +269,8 @@ impl Handle {
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         let returned = match self.script().api {
-            Api::V1 => callback.call1((handle,)),
-            Api::V2 => callback.call1((handle, 0_u32)),
+            Api::V1 => self.call(&callback, (handle,)),
+            Api::V2 => self.call(&callback, (handle, 0_u32)),
         };
         self.outcome(py, name, returned)
     }
@@ -399,8 +419,8 @@ impl Disk for Handle {
                 }
                 let at = found.end();
                 let count = count(range.end - at);
-                let answer = callback
-                    .call1((self.handle.bind(py), count, at, flags))
+                let answer = self
+                    .call(&callback, (self.handle.bind(py), count, at, flags))
                     .map_err(|error| self.raised(py, name, error))?;
                 extents::add(&answer, at..range.end, found).map_err(|wrong| match wrong {
                     Wrong::Raised(error) => self.raised(py, name, error),

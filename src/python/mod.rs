@@ -28,12 +28,14 @@ mod interpreter;
 mod lint;
 mod module;
 mod script;
+mod stopwatch;
 mod turns;
 
 pub use errnos::Errnos;
 use exports::{Offered, Visitor};
 pub use findings::Finding;
 use script::{Api, Script};
+pub use stopwatch::Stopwatch;
 use turns::Turns;
 
 /// Look which descriptors were passed to this process, so that `nbdkit.read_password` takes no other.
@@ -54,6 +56,8 @@ pub struct Plugin {
     turns: OnceLock<Arc<Turns>>,
     /// What the user asked for, in place of what the script asks for.
     errnos: OnceLock<Errnos>,
+    /// Of the handles that are opened after it was asked for.
+    stopwatch: OnceLock<Arc<Stopwatch>>,
     cleaned: AtomicBool,
 }
 
@@ -122,9 +126,15 @@ impl Plugin {
                 script,
                 turns: OnceLock::new(),
                 errnos: OnceLock::new(),
+                stopwatch: OnceLock::new(),
                 cleaned: AtomicBool::new(false),
             }))
         })
+    }
+
+    /// Measure the time inside callbacks from here on, of handles that are opened later.
+    pub fn measure(&self) -> Arc<Stopwatch> {
+        Arc::clone(self.stopwatch.get_or_init(Arc::default))
     }
 
     /// Hand each `key=value` to `config`, then call `config_complete` and `thread_model`.

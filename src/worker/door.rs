@@ -1,7 +1,7 @@
 //! What a worker opens for a server while it still has the rights to: the sockets, the certificates
 //! and the log. Nobody is let in yet.
 
-use crate::agent::{Folder, Job, Passing, Telling};
+use crate::agent::{self, Folder, Job, Passing, Telling};
 use crate::frontends::nbd::{Address, Bound, Setup};
 use crate::{Refusal, logging};
 
@@ -37,7 +37,7 @@ impl Door {
         })?;
         Ok(Self {
             bound,
-            telling: Telling::at(folder).map_err(failed)?,
+            telling: agent::telling(folder).map_err(failed)?,
             log: job.logging.open(&folder.log()).map_err(failed)?,
         })
     }

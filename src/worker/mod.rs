@@ -25,6 +25,7 @@ mod surroundings;
 use crate::agent::{
     self, Connected, Folder, FromWorker, Job, Passing, Role, Served, ToWorker, Way, send,
 };
+use crate::bench::Cost;
 use crate::disk::{Check, Disk, Emulate, Op, Request};
 use crate::frontends::nbd::Server;
 use crate::frontends::{self, Attached, Target};
@@ -97,6 +98,10 @@ fn serve(
     surroundings::change(&job.conduct)?;
     // As in nbdkit, `cleanup` undoes what `after_fork` did, so it follows only where that succeeded.
     plugin.after_fork()?;
+    if job.measured {
+        // From the first handle on.
+        drop(plugin.measure());
+    }
     let place = Place {
         job,
         folder,
@@ -118,6 +123,20 @@ fn serve(
     };
     plugin.cleanup();
     ended
+}
+
+/// Count what this worker spends, and tell everybody who asks.
+fn measure(plugin: &Plugin, folder: &Folder) -> Result<(), Refusal> {
+    let stopwatch = plugin.measure();
+    let count = move || {
+        let (callbacks, inside) = stopwatch.read();
+        Cost {
+            callbacks,
+            inside,
+            cpu: pydisk_kernel::process::cpu_time(),
+        }
+    };
+    agent::tell_cost(folder, count).map_err(|error| Refusal::new(format!("cost: {error}")))
 }
 
 /// Open the plugin and put the layers around it.
@@ -151,6 +170,9 @@ impl Place<'_> {
     /// From here on the agent and signals are heard, and there may be something to remove.
     fn events(&self, receiver: agent::Receiver) -> Result<Events, Refusal> {
         let (sender, events) = channel();
+        if self.job.measured {
+            measure(self.plugin, self.folder)?;
+        }
         listen(receiver, &sender)
             .and_then(|()| send(self.stream, &FromWorker::Starting))
             .map_err(|error| self.failed(&error))?;

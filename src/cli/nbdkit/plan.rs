@@ -147,6 +147,7 @@ impl Plan {
             target: self.target,
             read_only: self.read_only,
             lanes: self.threads,
+            measured: false,
             server: self.server,
             inherited: self.inherited,
             passwords: self.passwords,

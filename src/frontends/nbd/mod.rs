@@ -8,6 +8,7 @@
 
 mod address;
 mod bounds;
+mod client;
 mod conversation;
 mod dialect;
 mod ending;
@@ -36,6 +37,7 @@ mod wire;
 
 pub use address::{Address, DEFAULT_PORT, Family, Place};
 pub use bounds::Bounds;
+pub use client::Client as LoadClient;
 pub use dialect::Dialect;
 pub use registry::Connected;
 pub use server::{Bound, Server, Setup};
