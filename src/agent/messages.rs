@@ -32,8 +32,8 @@ pub struct Job {
     pub target: Target,
     /// Whether the disk is opened for reading only.
     pub read_only: bool,
-    /// Threads that serve a parallel plugin.
-    pub lanes: u16,
+    /// Threads that serve a parallel plugin; none is for the plugin's kind to decide.
+    pub lanes: Option<u16>,
     /// What a server is told besides its address.
     pub server: ServerOptions,
     /// Descriptors that the worker inherits for its server, by number: sockets that systemd listens
@@ -60,8 +60,10 @@ impl Job {
 /// What a server is told besides its address.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ServerOptions {
-    /// What clients may ask for.
+    /// What clients may ask for, but for `requests`.
     pub bounds: Bounds,
+    /// Requests of one client at the same time; none is for the plugin's kind to decide.
+    pub requests: Option<u16>,
     /// Whether they encrypt.
     pub tls: TlsSetup,
 }

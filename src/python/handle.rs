@@ -15,7 +15,7 @@ use super::capabilities::Question;
 use super::module::Connection;
 use super::script::{Api, Script};
 use super::turns::Place;
-use super::{Plugin, exceptions, exports, extents, module};
+use super::{Plugin, coroutines, exceptions, exports, extents, module};
 use crate::Refusal;
 use crate::disk::{
     Disk, Errno, Error, ExtentKind, Extents, Flags, Limits, Op, Owner, Request, Result,
@@ -94,7 +94,7 @@ impl Handle {
 
     /// What `export_description` says, if there is one.
     pub(super) fn description(&self) -> std::result::Result<Option<String>, Refusal> {
-        self.turn(|py| {
+        self.turn("export_description", |py| {
             let name = intern!(py, "export_description");
             let answer = self.script().call(py, name, (self.handle.bind(py),))?;
             answer
@@ -104,10 +104,10 @@ impl Handle {
         })
     }
 
-    /// Run callbacks when it is this handle's turn. The turn is waited for outside of Python, because
+    /// Run the callback of this name when it is this handle's turn. The turn is waited for outside of Python, because
     /// whoever has it may be about to enter.
-    fn turn<T>(&self, work: impl FnOnce(Python<'_>) -> T) -> T {
-        let _turn = self.plugin.turns().callback();
+    fn turn<T>(&self, callback: &str, work: impl FnOnce(Python<'_>) -> T) -> T {
+        let _turn = self.plugin.turns().callback(callback);
         let _entered = self.connection.enter();
         Python::attach(|py| {
             module::clear_error();
@@ -133,7 +133,7 @@ impl Handle {
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         if self.script().api == Api::V1 {
-            let returned = callback.call1((handle, data.len(), at));
+            let returned = awaited(&callback, (handle, data.len(), at));
             let copied = returned.map(|object| buffer::copy_returned(&object, data));
             return match copied {
                 Ok(Ok(())) => self.outcome(py, name, Ok(())),
@@ -142,7 +142,7 @@ impl Handle {
             };
         }
         let lent = buffer::lend_for_reading(py, data, owner, |view| {
-            self.outcome(py, name, callback.call1((handle, view, at, 0_u32)))
+            self.outcome(py, name, awaited(&callback, (handle, view, at, 0_u32)))
         });
         self.after(py, name, lent)
     }
@@ -154,8 +154,8 @@ impl Handle {
         let flags = request.flags.bits();
         let call = |view: &Bound<'_, PyMemoryView>| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, view, at)),
-                Api::V2 => callback.call1((handle, view, at, flags)),
+                Api::V1 => awaited(&callback, (handle, view, at)),
+                Api::V2 => awaited(&callback, (handle, view, at, flags)),
             };
             self.outcome(py, name, returned)
         };
@@ -194,8 +194,8 @@ impl Handle {
         let handle = self.handle.bind(py);
         in_counts(at, count, |at, count| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, count, at)),
-                Api::V2 => callback.call1((handle, count, at, flags.bits())),
+                Api::V1 => awaited(&callback, (handle, count, at)),
+                Api::V2 => awaited(&callback, (handle, count, at, flags.bits())),
             };
             self.outcome(py, name, returned)
         })
@@ -214,8 +214,11 @@ impl Handle {
         }
         in_counts(at, count, |at, count| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, count, at, flags.contains(Flags::MAY_TRIM))),
-                Api::V2 => callback.call1((handle, count, at, flags.bits())),
+                Api::V1 => awaited(
+                    &callback,
+                    (handle, count, at, flags.contains(Flags::MAY_TRIM)),
+                ),
+                Api::V2 => awaited(&callback, (handle, count, at, flags.bits())),
             };
             if module::chosen_error() == Errno::OPNOTSUPP.raw_os_error() {
                 return Err(self.declined(name));
@@ -231,7 +234,7 @@ impl Handle {
             self.outcome(
                 py,
                 name,
-                callback.call1((self.handle.bind(py), count, at, 0_u32)),
+                awaited(&callback, (self.handle.bind(py), count, at, 0_u32)),
             )
         })
     }
@@ -241,8 +244,8 @@ impl Handle {
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         let returned = match self.script().api {
-            Api::V1 => callback.call1((handle,)),
-            Api::V2 => callback.call1((handle, 0_u32)),
+            Api::V1 => awaited(&callback, (handle,)),
+            Api::V2 => awaited(&callback, (handle, 0_u32)),
         };
         self.outcome(py, name, returned)
     }
@@ -283,6 +286,26 @@ impl Handle {
     }
 }
 
+/// What a callback returns, or what that comes to where it can be awaited.
+fn awaited<'py>(
+    callback: &Bound<'py, PyAny>,
+    args: impl pyo3::call::PyCallArgs<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    callback.call1(args).and_then(coroutines::outcome)
+}
+
+/// The callback that serves an operation.
+fn callback(op: &Op<'_>) -> &'static str {
+    match op {
+        Op::Read(_) => "pread",
+        Op::Write(_) => "pwrite",
+        Op::Zero(_) => "zero",
+        Op::Trim(_) => "trim",
+        Op::Cache(_) => "cache",
+        Op::Flush => "flush",
+    }
+}
+
 /// What a write needs beside its bytes and their place.
 #[derive(Clone, Copy)]
 struct Rest<'a> {
@@ -302,9 +325,12 @@ impl<'py> ReturnValue<'py> for Bound<'py, PyAny> {
             return None;
         }
         let kind = self.get_type().name().ok()?.to_string_lossy().into_owned();
-        ["coroutine", "generator", "async_generator"]
-            .contains(&kind.as_str())
-            .then_some(kind)
+        match kind.as_str() {
+            // Of a coroutine that was awaited, too.
+            "coroutine" => Some("coroutine: `await` is missing".to_owned()),
+            "generator" | "async_generator" => Some(kind),
+            _ => None,
+        }
     }
 }
 
@@ -349,7 +375,7 @@ impl Disk for Handle {
             flags,
             owner,
         } = request;
-        self.turn(|py| match op {
+        self.turn(callback(&op), |py| match op {
             Op::Read(data) => self.read(py, data, at, owner),
             Op::Write(data) => self.write(py, data, at, Rest { flags, owner }),
             Op::Zero(count) => self.zero(py, count, at, flags),
@@ -364,7 +390,7 @@ impl Disk for Handle {
             found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
             return Ok(());
         }
-        self.turn(|py| {
+        self.turn("extents", |py| {
             let name = intern!(py, "extents");
             let callback = self.find(py, name)?;
             let first_only = found.is_first_only();
@@ -376,8 +402,7 @@ impl Disk for Handle {
                 }
                 let at = found.end();
                 let count = (range.end - at).min(MAX_COUNT);
-                let answer = callback
-                    .call1((self.handle.bind(py), count, at, flags))
+                let answer = awaited(&callback, (self.handle.bind(py), count, at, flags))
                     .map_err(|e| self.error(name, chosen_errno(), exceptions::describe(py, e)))?;
                 extents::add(&answer, at..range.end, found)
                     .map_err(|what| self.error(name, chosen_errno(), what))?;
@@ -390,8 +415,10 @@ impl Disk for Handle {
 
     /// Others who must not overlap wait until the batch is done; it waits for nothing itself.
     fn batch(&self, work: &mut dyn FnMut()) {
-        let _turn = self.plugin.turns().callback();
-        Python::attach(|_py| work());
+        match self.plugin.turns().batch() {
+            Some(_turn) => Python::attach(|_py| work()),
+            None => work(),
+        }
     }
 
     /// The thread keeps one Python thread state, so `threading.local` keeps its values, and to attach
@@ -405,7 +432,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let nothing = Python::attach(|py| py.None());
         let handle = std::mem::replace(&mut self.handle, nothing);
-        self.turn(|py| {
+        self.turn("close", |py| {
             if self.plugin.is_cleaned() {
                 log::warn!("a handle was left open until after `cleanup`: it is not closed");
                 return;

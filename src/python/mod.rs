@@ -17,6 +17,7 @@ use crate::disk::{Disk, Exports};
 
 mod buffer;
 mod capabilities;
+mod coroutines;
 mod exceptions;
 mod exports;
 mod extents;
@@ -48,6 +49,8 @@ pub fn allow_descriptors(numbers: &[i32]) {
 #[derive(Debug)]
 pub struct Plugin {
     script: Script,
+    /// The callbacks that were `async def` when the script was loaded.
+    coroutines: Vec<&'static str>,
     turns: OnceLock<Arc<Turns>>,
     cleaned: AtomicBool,
 }
@@ -89,6 +92,7 @@ impl Plugin {
         Python::attach(|py| {
             let script = Script::run(py, script)?;
             Ok(Arc::new(Self {
+                coroutines: lint::coroutines(py, &script),
                 script,
                 turns: OnceLock::new(),
                 cleaned: AtomicBool::new(false),
@@ -104,8 +108,11 @@ impl Plugin {
         Python::attach(|py| {
             self.config(py, params)?;
             self.script.call(py, intern!(py, "config_complete"), ())?;
-            let model = self.ask_thread_model(py)?;
-            if self.turns.set(Turns::new(model)).is_err() {
+            let turns = match self.ask_thread_model(py)? {
+                None if self.is_async() => Turns::of_coroutines(self.coroutines.clone()),
+                said => Turns::new(self.model(said)),
+            };
+            if self.turns.set(turns).is_err() {
                 log::debug!("thread_model: asked twice, the first answer stands");
             }
             Ok(())
@@ -125,15 +132,16 @@ impl Plugin {
         Ok(())
     }
 
-    fn ask_thread_model(&self, py: Python<'_>) -> Result<ThreadModel, Refusal> {
+    /// What `thread_model` says, if the plugin has it.
+    fn ask_thread_model(&self, py: Python<'_>) -> Result<Option<ThreadModel>, Refusal> {
         let Some(answer) = self.script.call(py, intern!(py, "thread_model"), ())? else {
-            return Ok(ThreadModel::SerializeAllRequests);
+            return Ok(None);
         };
         match answer.extract::<i64>() {
-            Ok(0) => Ok(ThreadModel::SerializeConnections),
-            Ok(1) => Ok(ThreadModel::SerializeAllRequests),
-            Ok(2) => Ok(ThreadModel::SerializeRequests),
-            Ok(3..) => Ok(ThreadModel::Parallel),
+            Ok(0) => Ok(Some(ThreadModel::SerializeConnections)),
+            Ok(1) => Ok(Some(ThreadModel::SerializeAllRequests)),
+            Ok(2) => Ok(Some(ThreadModel::SerializeRequests)),
+            Ok(3..) => Ok(Some(ThreadModel::Parallel)),
             _ => Err(self.script.refuse(
                 "thread_model",
                 format_args!(
@@ -142,6 +150,15 @@ impl Plugin {
                 ),
             )),
         }
+    }
+
+    /// The model that a plugin has which says this.
+    fn model(&self, said: Option<ThreadModel>) -> ThreadModel {
+        said.unwrap_or(if self.is_async() {
+            ThreadModel::Parallel
+        } else {
+            ThreadModel::SerializeAllRequests
+        })
     }
 
     /// What was warned of so far: likely mistakes in the script, and answers that were odd.
@@ -154,6 +171,14 @@ impl Plugin {
     #[must_use]
     pub fn lines(&self) -> Vec<(String, u32)> {
         Python::attach(|py| lint::lines(py, &self.script))
+    }
+
+    /// Whether any callback that serves requests is a coroutine: many requests may then wait at the same
+    /// time, at little cost.
+    #[must_use]
+    pub fn is_async(&self) -> bool {
+        let serves = |name: &&str| lint::SERVING.contains(name);
+        self.coroutines.iter().any(serves)
     }
 
     /// Which callbacks may overlap; the default until [`Plugin::configure`] asked.
@@ -216,7 +241,7 @@ impl Plugin {
     pub fn info(&self, params: &[(String, String)]) -> Result<Vec<(String, String)>, Refusal> {
         Python::attach(|py| {
             self.config(py, params)?;
-            let model = self.ask_thread_model(py)?;
+            let model = self.model(self.ask_thread_model(py)?);
             let version = py.version_info();
             let mut facts: Vec<(String, String)> = [
                 ("path", self.script.path.clone()),
@@ -226,6 +251,7 @@ impl Plugin {
                 ),
                 ("thread_model", model.word().to_owned()),
                 ("callbacks", lint::defined(py, &self.script).join(" ")),
+                ("async_callbacks", self.coroutines.join(" ")),
                 (
                     "python_version",
                     format!("{}.{}.{}", version.major, version.minor, version.patch),
@@ -291,11 +317,12 @@ impl Plugin {
         if self.cleaned.swap(true, Ordering::AcqRel) {
             return;
         }
-        let _turn = self.turns().callback();
+        let _turn = self.turns().callback("cleanup");
         Python::attach(|py| {
             if let Err(refusal) = self.script.call(py, intern!(py, "cleanup"), ()) {
                 log::error!("{refusal}");
             }
+            py.detach(coroutines::end);
             interpreter::run_exit_functions(py);
         });
     }

@@ -6,8 +6,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-use super::exceptions;
 use super::findings::{Finding, Findings};
+use super::{coroutines, exceptions};
 use crate::Refusal;
 
 /// Which of nbdkit's two calling conventions a plugin follows.
@@ -93,7 +93,8 @@ impl Script {
         self.findings.list()
     }
 
-    /// Call a callback of the start or the end of the plugin's life, if the script has it.
+    /// Call a callback of the start or the end of the plugin's life, if the script has it, and await
+    /// what can be awaited.
     pub(super) fn call<'py, A>(
         &self,
         py: Python<'py>,
@@ -106,7 +107,8 @@ impl Script {
         let Some(callback) = self.find(py, name) else {
             return Ok(None);
         };
-        callback.call1(args).map(Some).map_err(|error| {
+        let returned = callback.call1(args).and_then(coroutines::outcome);
+        returned.map(Some).map_err(|error| {
             Refusal::new(format!(
                 "{}: {name}: {}",
                 self.path,

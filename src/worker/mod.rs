@@ -25,7 +25,7 @@ use crate::agent::{
     self, Connected, Folder, FromWorker, Job, Passing, Role, Served, ToWorker, Way, send,
 };
 use crate::disk::{Check, Disk, Emulate, Op, Request};
-use crate::frontends::nbd::{Address, Server, Setup};
+use crate::frontends::nbd::{Address, Bounds, Server, Setup};
 use crate::frontends::{self, Attached, Target};
 use crate::python::{Plugin, ThreadModel};
 use crate::{Refusal, logging};
@@ -91,7 +91,7 @@ fn serve(
     };
     let ended = match &job.target {
         Target::Server(address) => {
-            let setup = setup(address, job, folder, passing);
+            let setup = setup(address, job, &plugin, passing);
             let exports = Arc::new(Layered::new(plugin.exports(job.read_only)));
             let parallel = plugin.thread_model() == ThreadModel::Parallel;
             place
@@ -121,14 +121,30 @@ fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
     Ok(Arc::new(Check::new(disk)))
 }
 
-fn setup(address: &Address, job: &Job, folder: &Folder, passing: Passing) -> Setup {
+fn setup(address: &Address, job: &Job, plugin: &Plugin, passing: Passing) -> Setup {
     Setup {
         address: address.clone(),
-        folder: folder.path().to_owned(),
-        bounds: job.server.bounds.clone(),
+        folder: job.folder.clone(),
+        bounds: Bounds {
+            requests: at_once(job.server.requests, plugin),
+            ..job.server.bounds.clone()
+        },
         tls: job.server.tls.clone(),
         passed: passing.into_descriptors(),
     }
+}
+
+/// Requests that a parallel plugin serves at the same time, unless the user says how many.
+const AT_ONCE: u16 = 16;
+/// The same where they are coroutines, which are made for waiting and share the interpreter.
+const COROUTINES_AT_ONCE: u16 = 64;
+
+fn at_once(wanted: Option<u16>, plugin: &Plugin) -> u16 {
+    wanted.unwrap_or(if plugin.is_async() {
+        COROUTINES_AT_ONCE
+    } else {
+        AT_ONCE
+    })
 }
 
 /// Where a disk is served: for whom, and in which folder.
@@ -164,7 +180,7 @@ impl Place<'_> {
         let options = frontends::Options {
             name: self.job.name.clone(),
             folder: self.folder.path().to_owned(),
-            lanes: self.job.lanes,
+            lanes: at_once(self.job.lanes, self.plugin),
         };
         if matches!(self.job.target, Target::Nbd(_)) {
             guard::start(self.folder)?;
