@@ -175,9 +175,10 @@ struct AttachArgs {
     /// Name of the attachment [default: the plugin's file name]
     #[arg(long)]
     name: Option<String>,
-    /// Threads that serve a plugin with the parallel thread model
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
-    lanes: u16,
+    /// Requests that a plugin with the parallel thread model serves at the same time [default: 16,
+    /// with `async def` 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    lanes: Option<u16>,
     /// The Python or the virtual environment whose packages the plugin sees
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,

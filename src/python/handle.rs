@@ -19,7 +19,7 @@ use super::module::Connection;
 use super::script::{Api, Script};
 use super::stopwatch::Stopwatch;
 use super::turns::Place;
-use super::{Plugin, exceptions, exports, extents, forks, module};
+use super::{Plugin, coroutines, exceptions, exports, extents, forks, module};
 use crate::Refusal;
 use crate::disk::{
     Disk, Errno, Error, ExtentKind, Extents, Flags, Limits, Op, Owner, Request, Result,
@@ -101,7 +101,7 @@ impl Handle {
 
     /// What `export_description` says, if there is one.
     pub(super) fn description(&self) -> std::result::Result<Option<String>, Refusal> {
-        self.turn(|py| {
+        self.turn("export_description", |py| {
             let name = intern!(py, "export_description");
             let answer = self.script().call(py, name, (self.handle.bind(py),))?;
             answer
@@ -111,10 +111,10 @@ impl Handle {
         })
     }
 
-    /// Run callbacks when it is this handle's turn. The turn is waited for outside of Python, because
+    /// Run the callback of this name when it is this handle's turn. The turn is waited for outside of Python, because
     /// whoever has it may be about to enter.
-    fn turn<T>(&self, work: impl FnOnce(Python<'_>) -> T) -> T {
-        let _turn = self.plugin.turns().callback();
+    fn turn<T>(&self, callback: &str, work: impl FnOnce(Python<'_>) -> T) -> T {
+        let _turn = self.plugin.turns().callback(callback);
         let _entered = self.connection.enter();
         Python::attach(|py| {
             module::clear_error();
@@ -140,15 +140,16 @@ impl Handle {
             })
     }
 
-    /// Call a callback that serves a request.
+    /// Call a callback that serves a request, and wait for what it returns where that can be awaited.
     fn call<'py>(
         &self,
         callback: &Bound<'py, PyAny>,
         arguments: impl PyCallArgs<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let call = || callback.call1(arguments).and_then(coroutines::outcome);
         match &self.stopwatch {
-            None => callback.call1(arguments),
-            Some(stopwatch) => stopwatch.time(|| callback.call1(arguments)),
+            None => call(),
+            Some(stopwatch) => stopwatch.time(call),
         }
     }
 
@@ -323,6 +324,18 @@ impl Handle {
     }
 }
 
+/// The callback that serves an operation.
+fn callback(op: &Op<'_>) -> &'static str {
+    match op {
+        Op::Read(_) => "pread",
+        Op::Write(_) => "pwrite",
+        Op::Zero(_) => "zero",
+        Op::Trim(_) => "trim",
+        Op::Cache(_) => "cache",
+        Op::Flush => "flush",
+    }
+}
+
 /// What a write needs beside its bytes and their place.
 #[derive(Clone, Copy)]
 struct Rest<'a> {
@@ -342,9 +355,12 @@ impl<'py> ReturnValue<'py> for Bound<'py, PyAny> {
             return None;
         }
         let kind = self.get_type().name().ok()?.to_string_lossy().into_owned();
-        ["coroutine", "generator", "async_generator"]
-            .contains(&kind.as_str())
-            .then_some(kind)
+        match kind.as_str() {
+            // Of a coroutine that was awaited, too.
+            "coroutine" => Some("coroutine: `await` is missing".to_owned()),
+            "generator" | "async_generator" => Some(kind),
+            _ => None,
+        }
     }
 }
 
@@ -388,7 +404,7 @@ impl Disk for Handle {
             flags,
             owner,
         } = request;
-        self.turn(|py| match op {
+        self.turn(callback(&op), |py| match op {
             Op::Read(data) => self.read(py, data, at, owner),
             Op::Write(data) => self.write(py, data, at, Rest { flags, owner }),
             Op::Zero(count) => self.zero(py, count, at, flags),
@@ -403,7 +419,7 @@ impl Disk for Handle {
             all_data(&range, found);
             return Ok(());
         }
-        self.turn(|py| {
+        self.turn("extents", |py| {
             let name = intern!(py, "extents");
             // As nbdkit has it: a handle that promises `extents` without having it has one, of data.
             let Some(callback) = self.script().find(py, name) else {
@@ -440,8 +456,10 @@ impl Disk for Handle {
 
     /// Others who must not overlap wait until the batch is done; it waits for nothing itself.
     fn batch(&self, work: &mut dyn FnMut()) {
-        let _turn = self.plugin.turns().callback();
-        Python::attach(|_py| work());
+        match self.plugin.turns().batch() {
+            Some(_turn) => Python::attach(|_py| work()),
+            None => work(),
+        }
     }
 
     /// The thread keeps one Python thread state, so `threading.local` keeps its values, and to attach
@@ -455,7 +473,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let nothing = Python::attach(|py| py.None());
         let handle = std::mem::replace(&mut self.handle, nothing);
-        self.turn(|py| {
+        self.turn("close", |py| {
             if self.plugin.is_cleaned() {
                 log::warn!("a handle was left open until after `cleanup`: it is not closed");
                 return;

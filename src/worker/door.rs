@@ -2,7 +2,7 @@
 //! and the log. Nobody is let in yet.
 
 use crate::agent::{self, Folder, Job, Passing, Telling};
-use crate::frontends::nbd::{Address, Bound, Setup};
+use crate::frontends::nbd::{Address, Bound, Bounds, Setup};
 use crate::{Refusal, logging};
 
 /// A server that listens and waits for the plugin.
@@ -13,16 +13,17 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Listen at `address`.
+    /// Listen at `address`; `requests` of a client are served at the same time.
     ///
     /// # Errors
     /// One sentence, and nothing is left behind.
     pub(super) fn open(
         address: &Address,
         job: &Job,
-        folder: &Folder,
+        requests: u16,
         passing: Passing,
     ) -> Result<Self, Refusal> {
+        let folder = &Folder::at(job.folder.clone());
         let failed = |error: std::io::Error| Refusal::new(format!("{}: {error}", job.name));
         let server = job.server.clone();
         let bound = Bound::at(Setup {
@@ -30,7 +31,10 @@ impl Door {
             family: server.family,
             label: server.label,
             folder: folder.path().to_owned(),
-            bounds: server.bounds,
+            bounds: Bounds {
+                requests,
+                ..server.bounds
+            },
             dialect: server.dialect,
             tls: server.tls,
             passed: passing.into_descriptors(),

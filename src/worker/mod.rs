@@ -92,7 +92,10 @@ fn serve(
     }
     // What takes rights, before they are given up.
     let door = match &job.target {
-        Target::Server(address) => Some(Door::open(address, job, folder, passing)?),
+        Target::Server(address) => {
+            let requests = at_once(job.server.requests, &plugin);
+            Some(Door::open(address, job, requests, passing)?)
+        }
         _ => None,
     };
     surroundings::change(&job.conduct)?;
@@ -153,6 +156,19 @@ fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
     Ok(Arc::new(Check::new(disk)))
 }
 
+/// Requests that a parallel plugin serves at the same time, unless the user says how many.
+const AT_ONCE: u16 = 16;
+/// The same where they are coroutines, which are made for waiting and share the interpreter.
+const COROUTINES_AT_ONCE: u16 = 64;
+
+fn at_once(wanted: Option<u16>, plugin: &Plugin) -> u16 {
+    wanted.unwrap_or(if plugin.is_async() {
+        COROUTINES_AT_ONCE
+    } else {
+        AT_ONCE
+    })
+}
+
 /// Where a disk is served: for whom, and in which folder.
 #[derive(Clone, Copy)]
 struct Place<'a> {
@@ -189,7 +205,7 @@ impl Place<'_> {
         let options = frontends::Options {
             name: self.job.name.clone(),
             folder: self.folder.path().to_owned(),
-            lanes: self.job.lanes,
+            lanes: at_once(self.job.lanes, self.plugin),
         };
         if matches!(self.job.target, Target::Nbd(_)) {
             guard::start(self.folder)?;

@@ -11,7 +11,6 @@ use crate::agent::{self, Conduct, Folder, Job, Loan, Name, Root, ServerOptions, 
 use crate::bench::{self, Cost, FrontEnd, Place, Row, Workload};
 use crate::cli::complain;
 use crate::frontends::Target;
-use crate::frontends::nbd::Bounds;
 use crate::logging::{self, Detail, Logging, Sink};
 
 /// How long each load goes on before it is measured, at most: what is only slow at first is not what
@@ -83,10 +82,6 @@ impl Bench {
     }
 
     fn job(&self, kind: Kind, folder: &Folder) -> Result<Job, Refusal> {
-        let bounds = Bounds {
-            requests: self.lanes,
-            ..Bounds::default()
-        };
         Ok(Job {
             name: folder.name(),
             folder: folder.path().to_owned(),
@@ -100,10 +95,10 @@ impl Bench {
                 Kind::Nbd => "nbd+unix:///".parse()?,
             },
             read_only: !self.write,
-            lanes: self.lanes,
+            lanes: Some(self.lanes),
             measured: true,
             server: ServerOptions {
-                bounds,
+                requests: Some(self.lanes),
                 ..ServerOptions::default()
             },
             inherited: Vec::new(),
