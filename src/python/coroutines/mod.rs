@@ -8,10 +8,11 @@
 use std::ffi::CString;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pydisk_kernel::threads;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{
@@ -145,21 +146,19 @@ fn make(py: Python<'_>) -> PyResult<EventLoop> {
     let run = module.getattr("run")?.unbind();
     let (sender, ended) = channel();
     let its = Arc::clone(&shared);
-    let thread = thread::Builder::new()
-        .name("asyncio".into())
-        .spawn(move || {
-            Python::attach(|py| {
-                let outcome = run.call1(py, (event_loop, inbox));
-                its.dies();
-                if let Err(error) = outcome {
-                    log::error!(
-                        "the event loop has ended, and every request fails from here on: {}",
-                        exceptions::describe(py, error)
-                    );
-                }
-            });
-            sender.send(()).unwrap_or_default();
-        })?;
+    let thread = threads::deep("asyncio").spawn(move || {
+        Python::attach(|py| {
+            let outcome = run.call1(py, (event_loop, inbox));
+            its.dies();
+            if let Err(error) = outcome {
+                log::error!(
+                    "the event loop has ended, and every request fails from here on: {}",
+                    exceptions::describe(py, error)
+                );
+            }
+        });
+        sender.send(()).unwrap_or_default();
+    })?;
     Ok(EventLoop {
         shared,
         thread: Mutex::new(Some((thread, ended))),

@@ -7,6 +7,8 @@ use parking_lot::{Condvar, Mutex};
 use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
 
+use crate::python::forks;
+
 /// How often who waits looks whether the loop is still there.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -67,8 +69,9 @@ impl Ticket {
         self.0.state.lock().outcome = Some(Err(PyErr::from_value(error.into_any())));
     }
 
-    /// Tell who waits.
-    fn done(&self) {
+    /// Tell who waits, which is not the child that the coroutine may have forked.
+    fn done(&self, py: Python<'_>) {
+        forks::end_child(py);
         self.0.done();
     }
 }
