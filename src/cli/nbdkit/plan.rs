@@ -130,7 +130,7 @@ impl Plan {
     pub(super) fn start(self) -> Result<ExitCode, Refusal> {
         let Configured { script, parameters } = self.configured;
         let python = interpreter::choose(None, &script)?;
-        let root = Root::open()?;
+        let root = Root::open_anywhere()?;
         agent::sweep(&root)?;
         let (folder, held) = root.reserve(&Name::from_script(&script))?;
         let script = match self.text {
