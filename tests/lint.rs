@@ -127,10 +127,12 @@ def _flushed(h): pass" => [
     variables_are_not_callbacks: "
 thread_model = nbdkit.THREAD_MODEL_PARALLEL
 THREAD_MODEL = nbdkit.THREAD_MODEL_PARALLEL
-api_version = 2" => [
+api_version = 2
+pydisk_errno = 'native'" => [
         ":7: thread_model: cannot be called, so it counts as missing",
         ":8: THREAD_MODEL: is never read: a function `thread_model`",
-        ":9: api_version: is never read: is `API_VERSION` meant?"
+        ":9: api_version: is never read: is `API_VERSION` meant?",
+        ":10: pydisk_errno: is never read: is `PYDISK_ERRNO` meant?"
     ];
     the_second_definition_wins: "
 def flush(h, flags): pass

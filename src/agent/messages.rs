@@ -18,6 +18,7 @@ use crate::Refusal;
 use crate::frontends::Target;
 use crate::frontends::nbd::{Bounds, Dialect, Family, TlsSetup};
 use crate::logging::Logging;
+use crate::python::Errnos;
 
 /// One disk to serve: all that the user asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +39,8 @@ pub struct Job {
     pub lanes: u16,
     /// What a server is told besides its address.
     pub server: ServerOptions,
+    /// Whose errno failures have; none leaves it to the script.
+    pub errnos: Option<Errnos>,
     /// Descriptors that the worker inherits for its server, by number: sockets that systemd listens
     /// on, or the user's standard input and output.
     pub inherited: Vec<RawFd>,

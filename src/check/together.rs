@@ -3,6 +3,7 @@
 use std::thread;
 
 use fastrand::Rng;
+use pydisk_kernel::threads;
 
 use super::Trial;
 use crate::disk::{Disk, Op, Request};
@@ -109,7 +110,7 @@ fn on_threads(trial: &Trial<'_>, part: u64, body: impl Fn(u64, Rng) + Sync) {
             let random = trial.random(part + number);
             let body = &body;
             let work = move || trial.disk.lane(&mut || body(number, random.clone()));
-            if let Err(error) = thread::Builder::new().spawn_scoped(scope, work) {
+            if let Err(error) = threads::deep("check").spawn_scoped(scope, work) {
                 trial
                     .report
                     .note(format!("fewer threads than wanted: {error}"));

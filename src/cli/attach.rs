@@ -63,6 +63,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         lanes: args.lanes,
         python,
         server,
+        errnos: args.errno,
         inherited,
         passwords,
         foreground,

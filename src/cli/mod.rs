@@ -22,6 +22,7 @@ mod server;
 mod start;
 mod words;
 
+use crate::python::Errnos;
 use crate::{Refusal, agent, frontends, logging, worker};
 
 const EXAMPLES: &str = "\
@@ -165,6 +166,10 @@ struct AttachArgs {
     /// The Python or the virtual environment whose packages the plugin sees
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
+    /// Whose errno a failed callback reports: only what nbdkit.set_error chose (nbdkit), or an
+    /// OSError's own as well (native) [default: the plugin's PYDISK_ERRNO, else nbdkit]
+    #[arg(long, value_name = "native|nbdkit")]
+    errno: Option<Errnos>,
     /// Log what only helps to find a fault
     #[arg(short, long)]
     verbose: bool,

@@ -23,7 +23,7 @@ pub(super) struct ServerArgs {
     /// Accept only clients with a certificate that ca-cert.pem has signed
     #[arg(long)]
     tls_verify_peer: bool,
-    /// Change what clients may ask for: payload=32M, option=64k, requests=16, clients=256,
+    /// Change what clients may ask for: payload=64M, option=64k, requests=16, clients=256,
     /// handshake=10 (seconds); repeatable
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<String>,

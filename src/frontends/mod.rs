@@ -12,6 +12,7 @@ use crate::disk::Disk;
 
 mod answer;
 mod fuse;
+mod kernel_errnos;
 mod loopback;
 pub mod nbd;
 mod nbd_kernel;

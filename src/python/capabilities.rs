@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyList, PyString, PyTuple};
 
 use super::ThreadModel;
-use super::exceptions;
+use super::exceptions::shown;
 use super::script::{Api, Script};
 use crate::Refusal;
 use crate::disk::{BlockSizes, Cache, Fua, Limits};
@@ -201,12 +201,4 @@ fn triple(answer: &Bound<'_, PyAny>) -> PyResult<(u32, u32, u32)> {
     <[u32; 3]>::try_from(items)
         .map(|[minimum, preferred, maximum]| (minimum, preferred, maximum))
         .map_err(|items| pyo3::exceptions::PyValueError::new_err(items.len()))
-}
-
-/// A value as a message shows it.
-pub(super) fn shown(value: &Bound<'_, PyAny>) -> String {
-    match value.repr() {
-        Ok(text) => format!("`{}`", exceptions::lossy(&text)),
-        Err(_) => "something odd".to_owned(),
-    }
 }

@@ -204,7 +204,7 @@ fn listed(entry: &Bound<'_, PyAny>) -> Result<Listed, String> {
 
 /// A string as NBD can carry it.
 pub(super) fn text(value: &Bound<'_, PyAny>) -> Result<String, String> {
-    let shown = || super::capabilities::shown(value);
+    let shown = || super::exceptions::shown(value);
     let text = if let Ok(text) = value.cast::<PyString>() {
         text.to_str().map(str::to_owned).ok()
     } else if let Ok(bytes) = value.cast::<PyBytes>() {

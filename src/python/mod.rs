@@ -17,10 +17,12 @@ use crate::disk::{Disk, Exports};
 
 mod buffer;
 mod capabilities;
+mod errnos;
 mod exceptions;
 mod exports;
 mod extents;
 mod findings;
+mod forks;
 mod handle;
 mod interpreter;
 mod lint;
@@ -28,6 +30,7 @@ mod module;
 mod script;
 mod turns;
 
+pub use errnos::Errnos;
 use exports::{Offered, Visitor};
 pub use findings::Finding;
 use script::{Api, Script};
@@ -49,6 +52,8 @@ pub fn allow_descriptors(numbers: &[i32]) {
 pub struct Plugin {
     script: Script,
     turns: OnceLock<Arc<Turns>>,
+    /// What the user asked for, in place of what the script asks for.
+    errnos: OnceLock<Errnos>,
     cleaned: AtomicBool,
 }
 
@@ -108,7 +113,7 @@ impl Plugin {
     ///
     /// # Errors
     /// One sentence: no such file, a Python error (with its traceback), a missing callback, a
-    /// callback that takes other arguments, an unknown API version.
+    /// callback that takes other arguments, an unknown API version or `PYDISK_ERRNO`.
     pub fn load(script: &Path) -> Result<Arc<Self>, Refusal> {
         interpreter::start()?;
         Python::attach(|py| {
@@ -116,6 +121,7 @@ impl Plugin {
             Ok(Arc::new(Self {
                 script,
                 turns: OnceLock::new(),
+                errnos: OnceLock::new(),
                 cleaned: AtomicBool::new(false),
             }))
         })
@@ -163,10 +169,21 @@ impl Plugin {
                 "thread_model",
                 format_args!(
                     "returned {}: one of the nbdkit.THREAD_MODEL_ constants is accepted",
-                    capabilities::shown(&answer)
+                    exceptions::shown(&answer)
                 ),
             )),
         }
+    }
+
+    /// Settle whose errno failures have, whatever the script asks for. Only the first call counts.
+    pub fn settle_errnos(&self, errnos: Errnos) {
+        if self.errnos.set(errnos).is_err() {
+            log::debug!("whose errno counts: settled twice, the first word stands");
+        }
+    }
+
+    fn errnos(&self) -> Errnos {
+        self.errnos.get().copied().unwrap_or(self.script.errnos)
     }
 
     /// What was warned of so far: likely mistakes in the script, and answers that were odd.

@@ -80,6 +80,9 @@ fn serve(
     receiver: agent::Receiver,
 ) -> Result<Option<Refusal>, Refusal> {
     let plugin = Plugin::load(&job.script)?;
+    if let Some(errnos) = job.errnos {
+        plugin.settle_errnos(errnos);
+    }
     plugin.configure(&job.parameters)?;
     plugin.get_ready()?;
     if job.conduct.leaves_folder {

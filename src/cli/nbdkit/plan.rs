@@ -23,9 +23,6 @@ use crate::{Refusal, params};
 /// nbdkit waits for its plugin as long as it takes; so long may one take to store what it has.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The longest read or write that nbdkit takes.
-const PAYLOAD: u32 = 64 << 20;
-
 /// nbdkit has no limit on clients; here each may take memory and descriptors.
 const CLIENTS: u32 = 1000;
 
@@ -97,7 +94,6 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         text,
         server: ServerOptions {
             bounds: Bounds {
-                payload: PAYLOAD,
                 requests: threads,
                 clients: CLIENTS,
                 handshake: handshake(&options)?,
@@ -142,6 +138,8 @@ impl Plan {
             folder: folder.path().to_owned(),
             script,
             parameters,
+            // Errors are those of nbdkit unless the script says otherwise.
+            errnos: None,
             target: self.target,
             read_only: self.read_only,
             lanes: self.threads,

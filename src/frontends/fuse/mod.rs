@@ -13,12 +13,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
 use std::time::Duration;
 
 use fuser::{Config, MountOption, Session, SessionACL};
 use parking_lot::Mutex;
 use pydisk_kernel::mounts::{self, Device, Unmount};
+use pydisk_kernel::threads;
 use pydisk_kernel::unforked::Unforked;
 use rustix::io::Errno;
 
@@ -205,7 +205,9 @@ impl FuseFile {
         match self.unmount(Unmount::Idle) {
             Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
                 // Requests under way are answered; later ones get EIO.
-                self.file.close(PATIENCE);
+                if !self.file.close(PATIENCE) {
+                    self.file.give_up();
+                }
                 self.unmount(Unmount::Force)
                     .map_err(|error| failed(&self.place, &error))?;
             }
@@ -326,8 +328,7 @@ fn run(
         );
         drop(done);
     };
-    thread::Builder::new()
-        .name(format!("fuse {name}"))
+    threads::deep(format!("fuse {name}"))
         .spawn(serve)
         .map_err(|error| Refusal::new(format!("{shown}: starting a thread: {error}")))?;
     Ok(finished)

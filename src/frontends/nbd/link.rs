@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +51,12 @@ impl Link {
     /// Whether the client has ended its side of the connection.
     pub(super) fn is_gone(&self) -> bool {
         self.stream.is_gone()
+    }
+
+    /// How to find out, without waiting, whether an answer may still reach the client.
+    pub(super) fn listener(&self) -> Rc<dyn Fn() -> bool> {
+        let stream = Arc::clone(&self.stream);
+        Rc::new(move || stream.is_heard())
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -11,6 +11,7 @@ mod bounds;
 mod conversation;
 mod dialect;
 mod ending;
+mod family;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -34,9 +35,10 @@ mod transmission;
 mod unnegotiated;
 mod wire;
 
-pub use address::{Address, DEFAULT_PORT, Family, Place};
+pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
 pub use dialect::Dialect;
+pub use family::Family;
 pub use registry::Connected;
 pub use server::{Bound, Server, Setup};
 pub use tls::{TlsMode, TlsSetup};

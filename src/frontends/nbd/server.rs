@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,14 +12,16 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pydisk_kernel::threads;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::address::{Address, Family};
+use super::address::Address;
 use super::bounds::Bounds;
 use super::conversation;
 use super::dialect::Dialect;
+use super::family::Family;
 use super::label::Labelled;
 use super::link::Link;
 use super::listening::{Given, Listening, accept};
@@ -118,7 +121,7 @@ impl Bound {
         let serving = Arc::clone(&shared);
         let accepting = thread::Builder::new()
             .name("nbd-accept".into())
-            .spawn(move || serving.run(self.listening, &ended))
+            .spawn(move || serving.run_to_the_end(self.listening, &ended))
             .map_err(|error| failed(&error))?;
         Ok(Server {
             shared,
@@ -225,7 +228,15 @@ impl Drop for Server {
 }
 
 impl Shared {
-    fn run(self: Arc<Self>, mut listening: Listening, ended: &Ended) {
+    /// Whatever happens to it, nobody takes a server for alive that accepts no one.
+    fn run_to_the_end(self: Arc<Self>, listening: Listening, ended: &Ended) {
+        let ran = catch_unwind(AssertUnwindSafe(|| self.run(listening, ended)));
+        if ran.is_err() {
+            ended.send("internal error".into()).unwrap_or_default();
+        }
+    }
+
+    fn run(self: &Arc<Self>, mut listening: Listening, ended: &Ended) {
         if let Some(given) = listening.given.take() {
             self.serve_given(given, ended);
             return;
@@ -336,9 +347,7 @@ impl Shared {
             say(|| format!("client {number} {end}"));
         };
         self.clients.enter(connection, || {
-            thread::Builder::new()
-                .name(format!("nbd-{number}"))
-                .spawn(body)
+            threads::deep(format!("nbd-{number}")).spawn(body)
         })
     }
 }

@@ -12,7 +12,9 @@ use pydisk_kernel::peer;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, shutdown, sockopt};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, shutdown, sockopt,
+};
 
 /// The bytes to and from one client.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(super) struct Stream {
     ends: Ends,
     /// Nothing more is read.
     quiet: AtomicBool,
+    /// Nor written.
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -41,6 +45,7 @@ impl Stream {
         Self {
             ends: Ends::Socket(socket),
             quiet: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -63,6 +68,7 @@ impl Stream {
         Ok(Self {
             ends,
             quiet: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -145,6 +151,24 @@ impl Stream {
                 && polled[0].revents().intersects(gone)
     }
 
+    /// Whether what is written may still reach somebody. Over TCP a client that sends nothing more
+    /// cannot be told from one that is gone, and is taken for gone.
+    pub(super) fn is_heard(&self) -> bool {
+        if self.closed.load(Ordering::Acquire) {
+            return false;
+        }
+        let (client, gone) = match &self.ends {
+            Ends::Pipes { output, .. } => (output, PollFlags::ERR),
+            Ends::Socket(socket) => match sockopt::socket_domain(socket) {
+                Ok(AddressFamily::UNIX) => (socket, PollFlags::HUP | PollFlags::ERR),
+                _ => (socket, PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
+            },
+        };
+        let mut polled = [PollFd::new(client, gone & PollFlags::RDHUP)];
+        !matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1..))
+            || !polled[0].revents().intersects(gone)
+    }
+
     /// Until something can be written.
     pub(super) fn wait_for_room(&self, deadline: Option<Instant>) -> io::Result<()> {
         match &self.ends {
@@ -175,6 +199,7 @@ impl Stream {
     /// End both directions: whoever reads or writes comes back at once.
     pub(super) fn close(&self) {
         self.quiet.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::Release);
         match &self.ends {
             Ends::Socket(socket) => shut(socket, Shutdown::Both),
             Ends::Pipes { quiet, closed, .. } => {

@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pydisk_kernel::nbd::{self as kernel, Device, Error, Params};
+use pydisk_kernel::threads;
 use pydisk_kernel::unforked::Unforked;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -220,8 +221,7 @@ impl Serving {
         };
         for socket in 0..count {
             let (loops, state) = (Arc::clone(&serving.loops), Arc::clone(&serving.state));
-            let thread = thread::Builder::new()
-                .name(format!("nbd-{socket}"))
+            let thread = threads::deep(format!("nbd-{socket}"))
                 .spawn(move || state.one_less(&loops.serve(socket)))?;
             serving.threads.push(thread);
         }

@@ -301,6 +301,8 @@ def strays(script):
                                "returns it is needed")
         elif plain == "apiversion" and name != "API_VERSION":
             yield line, name, "is never read: is `API_VERSION` meant?"
+        elif plain.startswith("pydiskerr") and name != "PYDISK_ERRNO":
+            yield line, name, "is never read: is `PYDISK_ERRNO` meant?"
 
 
 def unknown(script, function):
