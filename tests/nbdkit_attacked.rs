@@ -345,3 +345,103 @@ fn somebody_without_rights_or_a_runtime_folder_is_served_as_well() {
     assert_eq!(link.code, 1, "{link:?}");
     assert!(link.stderr.contains("it must belong to you"), "{link:?}");
 }
+
+#[test]
+fn a_plugin_that_hangs_before_it_serves_is_ended_by_a_signal() {
+    let nbdkit = Nbdkit::ours();
+    for text in [
+        format!(
+            "{}\ndef after_fork(): log('hangs'); import time; time.sleep(3600)\n",
+            nbdkit::PLUGIN
+        ),
+        format!(
+            "{}\nlog('hangs'); import time; time.sleep(3600)\n",
+            nbdkit::PLUGIN
+        ),
+    ] {
+        nbdkit.forget_calls();
+        let path = nbdkit.home.script("hanging.py", &text);
+        let mut child = nbdkit
+            .command(["-f", "-U", "socket", "-P", "pid", "python"])
+            .arg(path)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until("it hangs", || nbdkit.calls() == ["hangs"]);
+        signal(child.id().cast_signed(), Signal::TERM);
+        assert_eq!(end(&mut child).code(), Some(1));
+        assert_eq!(nbdkit.home.attachments(), [""; 0]);
+        assert!(!nbdkit.home.path("socket").exists());
+        assert!(!nbdkit.home.path("pid").exists());
+    }
+}
+
+#[test]
+fn a_socket_is_removed_that_its_user_may_not_remove() {
+    if !available() || !rustix::process::geteuid().is_root() {
+        say("skipped: -u takes root");
+        return;
+    }
+    let nbdkit = Nbdkit::ours();
+    Command::new("chmod")
+        .args(["a+rx"])
+        .arg(nbdkit.home.path(""))
+        .status()
+        .unwrap();
+    for socket in ["socket", "-"] {
+        let size = "nbdinfo --size \"$uri\" && echo $unixsocket";
+        // What the plugin logs it may not write.
+        let text = nbdkit::PLUGIN.replace(
+            "def log(*what):",
+            "def log(*what): return\ndef unused(*what):",
+        );
+        let path = nbdkit.home.script("silent.py", &text);
+        let said = nbdkit.run([
+            "-u",
+            "12345",
+            "-g",
+            "12345",
+            "-U",
+            socket,
+            "python",
+            path.to_str().unwrap(),
+            "--run",
+            size,
+        ]);
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{said:?}");
+        let (size, socket) = said.stdout.trim().split_once('\n').unwrap();
+        assert_eq!(size, "1048576");
+        assert!(!std::path::Path::new(socket).exists(), "{socket}");
+        assert_eq!(nbdkit.home.attachments(), [""; 0]);
+    }
+}
+
+#[test]
+fn memory_that_may_not_be_locked_is_a_message() {
+    if !rustix::process::geteuid().is_root() {
+        say("skipped: needs root, to have less than that");
+        return;
+    }
+    let nbdkit = Nbdkit::ours();
+    let program = nbdkit.program().to_str().unwrap();
+    let line = format!(
+        "ulimit -l 64; exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock -- \
+         {program} --swap -U - python {} --run 'exit 3'",
+        nbdkit.plugin
+    );
+    let output = Command::new("bash")
+        .args(["-c", &line])
+        .env("PYDISK_STATE_DIR", nbdkit.home.path("state"))
+        .env_remove("VIRTUAL_ENV")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = Said::of(&output);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(
+        said.stderr.contains("--swap: memory cannot be locked"),
+        "{said:?}"
+    );
+    assert_eq!(nbdkit.home.attachments(), [""; 0]);
+}
