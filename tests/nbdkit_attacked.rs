@@ -121,12 +121,12 @@ fn a_plugin_that_hangs_is_ended_by_a_second_signal() {
     client.start("h.pread(512, 0)");
     until("it hangs", || nbdkit.calls().contains(&"hangs".to_owned()));
     let worker = nbdkit.home.pid("hanging", "worker_pid");
-    for _ in 0..2 {
-        signal(child.id().cast_signed(), Signal::TERM);
-        until("the first one is noticed", || {
-            nbdkit.home.field("hanging", "state") != "attached"
-        });
-    }
+    let pid = child.id().cast_signed();
+    signal(pid, Signal::TERM);
+    until("it is noticed", || {
+        nbdkit.home.field("hanging", "state") != "attached"
+    });
+    signal(pid, Signal::INT);
     assert_eq!(end(&mut child).code(), Some(1));
     assert!(!runs(worker));
     assert!(client.finish().starts_with("error: "));
@@ -444,4 +444,78 @@ fn memory_that_may_not_be_locked_is_a_message() {
         "{said:?}"
     );
     assert_eq!(nbdkit.home.attachments(), [""; 0]);
+}
+
+#[test]
+fn messages_stay_out_of_a_connection_that_is_standard_error_too() {
+    if !available() {
+        return;
+    }
+    // As inetd starts it. The plugin fails, and that is said somewhere.
+    let nbdkit = Nbdkit::ours();
+    let text = nbdkit::PLUGIN.replace(
+        "def pread(h, buf, offset, flags):",
+        "import sys\nprint('hello', file=sys.stderr)\ndef pread(h, buf, offset, flags):\n    raise OSError('told')\n   ",
+    );
+    let path = nbdkit.home.script("failing.py", &text);
+    let script = "
+import nbd, os, socket, subprocess, sys
+ours, theirs = socket.socketpair()
+server = subprocess.Popen(sys.argv[1:], stdin=theirs, stdout=theirs, stderr=theirs)
+theirs.close()
+h = nbd.NBD()
+h.connect_socket(os.dup(ours.fileno()))
+for _ in range(3):
+    try: h.pread(512, 0)
+    except nbd.Error as error: print(error.errno)
+print(h.get_size())
+h.shutdown()
+ours.close()
+print(server.wait())
+";
+    let command = nbdkit.command([""; 0]);
+    let output = command
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .fold(
+            &mut Command::new("/usr/bin/python3"),
+            |command, (name, value)| command.env(name, value),
+        )
+        .args(["-c", script])
+        .arg(nbdkit.program())
+        .args(["-s", "python"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = Said::of(&output);
+    assert_eq!(said.stdout, "EIO\nEIO\nEIO\n1048576\n0\n", "{said:?}");
+}
+
+#[test]
+fn a_plugin_that_hangs_does_not_outlive_a_kill_for_ever() {
+    if !available() {
+        return;
+    }
+    let nbdkit = Nbdkit::ours();
+    let hanging = format!(
+        "{}\ndef close(h): import time; time.sleep(3600)\n",
+        nbdkit::PLUGIN
+    );
+    let path = nbdkit.home.script("hanging.py", &hanging);
+    let mut child = nbdkit.start(&["-U", "socket", "python", path.to_str().unwrap()]);
+    let socket = nbdkit.home.path("socket");
+    let mut client = Client::connected(&format!("nbd+unix:///?socket={}", socket.display()));
+    client.read();
+    let worker = nbdkit.home.pid("hanging", "worker_pid");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The place is free at once, whatever the plugin does.
+    until("it listens no more", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_err()
+    });
+    assert!(runs(worker));
+    home::until_within(std::time::Duration::from_secs(120), "it has ended", || {
+        !runs(worker)
+    });
 }

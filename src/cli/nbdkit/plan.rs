@@ -9,7 +9,7 @@ use nix::unistd::{Group, User};
 use rustix::process::geteuid;
 
 use super::options::Options;
-use super::place::{Placed, placed};
+use super::place::{self, Placed, placed};
 use super::script::{Configured, Named, configure, read_pipe};
 use super::warn;
 use crate::agent::{self, Conduct, Job, Name, Passing, Root, ServerOptions};
@@ -66,6 +66,7 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         Refusal::new("the first parameter must be script=/path/to/python/script.py")
     })?;
     let tls = tls(&options)?;
+    let shared = options.single && place::leave_connection()?;
     let Placed {
         address,
         family,
@@ -104,7 +105,7 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
             family,
             label: options.selinux_label.clone(),
         },
-        logging: logging(&options, foreground)?,
+        logging: logging(&options, foreground && !shared)?,
         conduct: conduct(&options, foreground)?,
         target: Target::Server(address),
         configured,
