@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -35,6 +36,10 @@ use door::Door;
 pub use guard::GUARD;
 use sectors::WholeSectors;
 use served::Layered;
+
+/// How long the plugin may take to stop when the agent was killed, with which its worker ends. Whoever
+/// kills has no time for more.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The hidden subcommand: serve one disk for the agent at standard input.
 #[must_use]
@@ -280,6 +285,7 @@ impl Place<'_> {
             match events.events.recv() {
                 Ok(Event::Orphaned) if !self.job.conduct.outlives_agent => {
                     log::warn!("the agent is gone, and this worker ends with it");
+                    surroundings::end_after(ORPHAN_PATIENCE);
                     break None;
                 }
                 Ok(Event::Orphaned) => {

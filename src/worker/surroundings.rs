@@ -2,9 +2,12 @@
 //! these makes a disk safer where it is permitted; none is needed to serve.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group, kill_process};
 
 use crate::Refusal;
 use crate::agent::Conduct;
@@ -63,6 +66,28 @@ pub(super) fn change(conduct: &Conduct) -> Result<(), Refusal> {
         })?;
     }
     Ok(())
+}
+
+/// End this process and what its plugin started after `patience`, if the plugin still hangs then and
+/// there is no agent to do it.
+pub(super) fn end_after(patience: Duration) {
+    let end = move || {
+        thread::sleep(patience);
+        log::error!("the plugin did not stop in time: its worker ends");
+        // A group of its own, unless `settle` could not make one.
+        let ended = if getpgrp() == getpid() {
+            kill_current_process_group(Signal::KILL)
+        } else {
+            kill_process(getpid(), Signal::KILL)
+        };
+        if let Err(error) = ended {
+            log::error!("the worker cannot end itself: {error}");
+        }
+    };
+    let started = thread::Builder::new().name("last-resort".into()).spawn(end);
+    if let Err(error) = started {
+        log::warn!("nothing ends a plugin that hangs: {error}");
+    }
 }
 
 /// The last process of a mount namespace unmounts what is mounted there when it ends. If that were

@@ -382,10 +382,13 @@ impl Agent {
             "stopped by {}",
             signal_hook::low_level::signal_name(signal).unwrap_or("signal")
         );
-        // Who sends a second signal is in a hurry.
-        let patience = match self.stopping {
-            Some(_) => SIGNAL_PATIENCE.min(self.job.conduct.patience),
-            None => self.job.conduct.patience,
+        // Who types it twice is in a hurry; a script that repeats its signal until the process is gone
+        // must not cost the plugin what it is about to store.
+        let typed_twice = self.stopping.is_some() && matches!(signal, SIGINT | SIGQUIT);
+        let patience = if typed_twice {
+            SIGNAL_PATIENCE
+        } else {
+            self.job.conduct.patience
         };
         self.end(worker, patience);
     }

@@ -82,7 +82,7 @@ pub(super) struct Options {
     /// Which flags of the handshake are offered, for tests of clients
     #[arg(long, value_name = "MASK", allow_hyphen_values = true)]
     pub(super) mask_handshake: Option<String>,
-    /// Speak the protocol of today [default]
+    /// Speak the protocol of today, as without it
     #[arg(
         short = 'n',
         long = "newstyle",

@@ -1,9 +1,12 @@
 //! Where a command line of nbdkit's wants the server: which options choose it, and which of them do
 //! not go together.
 
+use std::fs::OpenOptions;
 use std::net::IpAddr;
 
 use pydisk_kernel::activation;
+use rustix::fs::{FileType, fstat};
+use rustix::stdio::{dup2_stderr, stderr, stdin};
 
 use super::options::Options;
 use super::warn;
@@ -53,6 +56,25 @@ pub(super) fn placed(options: &Options, tls: bool) -> Result<Placed, Refusal> {
         family,
         passing,
     })
+}
+
+/// Under inetd standard error is the client's connection as well, and no place for messages: let go of
+/// it. Whether that was so.
+///
+/// # Errors
+/// One sentence, if it cannot be let go of.
+pub(super) fn leave_connection() -> Result<bool, Refusal> {
+    let failed = |error: std::io::Error| Refusal::new(format!("-s: {error}"));
+    let (Ok(client), Ok(messages)) = (fstat(stdin()), fstat(stderr())) else {
+        return Ok(false);
+    };
+    let socket = FileType::from_raw_mode(client.st_mode) == FileType::Socket;
+    if !socket || (client.st_dev, client.st_ino) != (messages.st_dev, messages.st_ino) {
+        return Ok(false);
+    }
+    let nowhere = OpenOptions::new().write(true).open("/dev/null");
+    dup2_stderr(nowhere.map_err(failed)?).map_err(|error| failed(error.into()))?;
+    Ok(true)
 }
 
 /// What systemd, or whoever does as it does, has passed to this process.

@@ -9,7 +9,7 @@ use nix::unistd::{Group, User};
 use rustix::process::geteuid;
 
 use super::options::Options;
-use super::place::{Placed, placed};
+use super::place::{self, Placed, placed};
 use super::script::{Configured, Named, configure, read_pipe};
 use super::warn;
 use crate::agent::{self, Conduct, Job, Name, Passing, Root, ServerOptions};
@@ -22,9 +22,6 @@ use crate::{Refusal, params};
 
 /// nbdkit waits for its plugin as long as it takes; so long may one take to store what it has.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The longest read or write that nbdkit takes.
-const PAYLOAD: u32 = 64 << 20;
 
 /// nbdkit has no limit on clients; here each may take memory and descriptors.
 const CLIENTS: u32 = 1000;
@@ -69,6 +66,7 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         Refusal::new("the first parameter must be script=/path/to/python/script.py")
     })?;
     let tls = tls(&options)?;
+    let shared = options.single && place::leave_connection()?;
     let Placed {
         address,
         family,
@@ -97,7 +95,6 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         text,
         server: ServerOptions {
             bounds: Bounds {
-                payload: PAYLOAD,
                 clients: CLIENTS,
                 handshake: handshake(&options)?,
                 ..Bounds::default()
@@ -108,7 +105,7 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
             family,
             label: options.selinux_label.clone(),
         },
-        logging: logging(&options, foreground)?,
+        logging: logging(&options, foreground && !shared)?,
         conduct: conduct(&options, foreground)?,
         target: Target::Server(address),
         configured,
@@ -130,7 +127,7 @@ impl Plan {
     pub(super) fn start(self) -> Result<ExitCode, Refusal> {
         let Configured { script, parameters } = self.configured;
         let python = interpreter::choose(None, &script)?;
-        let root = Root::open()?;
+        let root = Root::open_anywhere()?;
         agent::sweep(&root)?;
         let (folder, held) = root.reserve(&Name::from_script(&script))?;
         let script = match self.text {

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -55,30 +55,6 @@ pub enum Place {
     Stdio,
     /// The sockets that systemd passed to this process.
     Activation,
-}
-
-/// Which addresses of a host are meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Family {
-    /// All.
-    #[default]
-    Any,
-    /// Those of IPv4.
-    V4,
-    /// Those of IPv6.
-    V6,
-}
-
-impl Family {
-    /// Whether it has this address.
-    pub(super) fn has(self, address: IpAddr) -> bool {
-        match self {
-            Self::Any => true,
-            Self::V4 => address.is_ipv4(),
-            Self::V6 => address.is_ipv6(),
-        }
-    }
 }
 
 impl FromStr for Address {

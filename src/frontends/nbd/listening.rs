@@ -20,7 +20,8 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
-use super::address::{Address, Family, Place};
+use super::address::{Address, Place};
+use super::family::Family;
 use crate::Refusal;
 use crate::disk::Peer;
 
@@ -167,7 +168,16 @@ impl Drop for Listening {
             && made.is_still_there()
             && let Err(error) = fs::remove_file(&made.path)
         {
-            log::warn!("`{}` cannot be removed: {error}", made.path.display());
+            // Who has become another user since may not; the agent did not, and removes it.
+            let level = match error.kind() {
+                io::ErrorKind::PermissionDenied => log::Level::Debug,
+                _ => log::Level::Warn,
+            };
+            log::log!(
+                level,
+                "`{}` cannot be removed: {error}",
+                made.path.display()
+            );
         }
     }
 }

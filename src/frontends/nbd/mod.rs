@@ -12,6 +12,7 @@ mod client;
 mod conversation;
 mod dialect;
 mod ending;
+mod family;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -35,10 +36,11 @@ mod transmission;
 mod unnegotiated;
 mod wire;
 
-pub use address::{Address, DEFAULT_PORT, Family, Place};
+pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
 pub use client::Client as LoadClient;
 pub use dialect::Dialect;
+pub use family::Family;
 pub use registry::Connected;
 pub use server::{Bound, Server, Setup};
 pub use tls::{TlsMode, TlsSetup};

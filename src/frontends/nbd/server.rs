@@ -17,10 +17,11 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::address::{Address, Family};
+use super::address::Address;
 use super::bounds::Bounds;
 use super::conversation;
 use super::dialect::Dialect;
+use super::family::Family;
 use super::label::Labelled;
 use super::link::Link;
 use super::listening::{Given, Listening, accept};
