@@ -106,6 +106,7 @@ fn serve(
             place.attach(disk, &events)
         }),
     };
+    frontends::tell_hidden();
     plugin.cleanup();
     ended
 }

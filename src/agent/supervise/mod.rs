@@ -328,6 +328,9 @@ impl Agent {
         let told = self.save().and_then(|()| match &self.launcher {
             Launcher::Process(stream) => {
                 logging::to_file(&self.folder.log())?;
+                if let Err(error) = logging::watch(&self.folder.log()) {
+                    log::debug!("the log is not watched: {error}");
+                }
                 send(stream, &FromAgent::Ready(served.clone()))
             }
             Launcher::Myself(None) => {
