@@ -7,13 +7,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::fs::inotify;
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
@@ -194,8 +197,34 @@ pub(crate) fn collect(taker: impl Fn(&str) + Send + Sync + 'static) {
     }
 }
 
-/// Start the log file anew if it has grown too large. Called before each line, and now and then by
-/// the agent for the sake of plugins that print.
+/// How long the log may grow unseen while a plugin prints.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Limit the log file at `path`, if it is to be, whoever writes to it, from a thread that sleeps until
+/// somebody does: what a plugin prints does not come by here.
+///
+/// # Errors
+/// What the kernel says about inotify; the file is then looked at by [`limit`] alone.
+pub(crate) fn watch(path: &Path) -> io::Result<()> {
+    if !BOUNDED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY)?;
+    let body = move || {
+        let mut buffer = [MaybeUninit::uninit(); 1024];
+        // Which event it is does not matter, so those that come with it need not be looked at.
+        while inotify::Reader::new(&watch, &mut buffer).next().is_ok() {
+            limit();
+            thread::sleep(PAUSE);
+        }
+    };
+    thread::Builder::new().name("log".into()).spawn(body)?;
+    Ok(())
+}
+
+/// Start the log file anew if it has grown too large. Called before each line, by [`watch`], and now
+/// and then by the agent.
 pub(crate) fn limit() {
     if !BOUNDED.load(Ordering::Relaxed) {
         return;

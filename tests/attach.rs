@@ -674,6 +674,32 @@ fn the_log_starts_anew_when_it_is_large() {
 }
 
 #[test]
+fn what_a_plugin_prints_does_not_fill_the_place_of_the_log() {
+    let Some((home, _)) = ram() else { return };
+    // 256 MiB in four seconds or more.
+    let plugin = home.script(
+        "chatty.py",
+        "import time\nAPI_VERSION = 2\ndef open(r): return 1\ndef get_size(h): return 8192\n\
+         def pread(h, buf, offset, flags):\n    for _ in range(offset):\n        \
+         print('x' * 65535)\n        time.sleep(0.001)\n",
+    );
+    let said = home.run(["attach", plugin.to_str().unwrap(), "./disk"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let log = home.state("chatty").join("log");
+    let file = fs::File::open(home.path("disk")).unwrap();
+    let reader = std::thread::spawn(move || file.read_exact_at(&mut [0; 4096], 4096));
+    let mut most = 0;
+    while !reader.is_finished() {
+        most = most.max(fs::metadata(&log).unwrap().len());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    reader.join().unwrap().unwrap();
+    assert!(most < 64 << 20, "the log had {most} bytes");
+    assert!(most > 4 << 20, "nothing was printed: {most} bytes");
+    assert_eq!(home.run(["detach", "chatty"]).code, 0);
+}
+
+#[test]
 fn a_failed_last_flush_is_told() {
     let Some((home, _)) = ram() else { return };
     let plugin = home.script(

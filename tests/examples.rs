@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod support;
+#[path = "support/web.rs"]
+mod web;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -10,16 +12,18 @@ use std::path::Path;
 
 use rustix::fs::FallocateFlags;
 use support::device::{Attached, Kind, repository};
+use web::Web;
 
 /// Uses a disk and fails the test if it is not what it should be.
 type Check = fn(&File);
 
 /// What is tried on each file. A file without an entry fails the test.
-const FILES: [(&str, Check); 7] = [
+const FILES: [(&str, Check); 8] = [
     ("examples/errors.py", keeps_what_is_written),
     ("examples/hello.py", says_hello),
     ("examples/pattern.py", counts),
     ("examples/ramdisk.py", keeps_what_is_written),
+    ("examples/url.py", reads_as_letters),
     ("examples/v1.py", keeps_what_is_written),
     ("plugins/file.py", keeps_what_is_written),
     ("plugins/memory.py", keeps_what_is_written),
@@ -52,6 +56,13 @@ fn says_hello(disk: &File) {
     assert_eq!(&found, b"Hello from Python!");
 }
 
+fn reads_as_letters(disk: &File) {
+    let mut found = vec![0; 1 << 20];
+    disk.read_exact_at(&mut found, 12345).unwrap();
+    assert!(found.iter().all(|byte| *byte == b'u'));
+    disk.write_all_at(b"rubbish!", 4096).unwrap_err();
+}
+
 fn counts(disk: &File) {
     let mut found = [0; 8];
     for at in [0, 8, 4096, (1 << 40) - 8] {
@@ -63,7 +74,7 @@ fn counts(disk: &File) {
 }
 
 /// The parameters in a file's first line, with the paths of this test.
-fn parameters(file: &Path, backing: &Path) -> Vec<String> {
+fn parameters(file: &Path, backing: &Path, web: &Web) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     let first = text.lines().next().unwrap();
     let name = file.file_stem().unwrap().to_str().unwrap();
@@ -73,6 +84,7 @@ fn parameters(file: &Path, backing: &Path) -> Vec<String> {
     words
         .map(|word| match word.split_once('=').unwrap() {
             ("file", _) => format!("file={}", backing.display()),
+            ("url", _) => format!("url={}", web.url("letters")),
             _ => word.to_owned(),
         })
         .collect()
@@ -98,12 +110,14 @@ fn each_file_does_what_its_first_line_says() {
     let folder = tempfile::tempdir().unwrap();
     let backing = folder.path().join("backing");
     File::create(&backing).unwrap().set_len(8 << 20).unwrap();
+    std::fs::write(folder.path().join("letters"), vec![b'u'; 4 << 20]).unwrap();
+    let web = Web::serving(folder.path());
     for (name, check) in FILES {
         let file = repository(name);
-        let parameters = parameters(&file, &backing);
+        let parameters = parameters(&file, &backing, &web);
         let parameters: Vec<_> = parameters.iter().map(String::as_str).collect();
         let disk = Attached::new(Kind::File, &file, &parameters);
-        let writable = name != "examples/hello.py";
+        let writable = !["examples/hello.py", "examples/url.py"].contains(&name);
         let opened = OpenOptions::new()
             .read(true)
             .write(writable)

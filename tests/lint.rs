@@ -238,5 +238,6 @@ without_findings! {
     nothing_is_found_in_hello: "examples/hello.py";
     nothing_is_found_in_pattern: "examples/pattern.py";
     nothing_is_found_in_ramdisk: "examples/ramdisk.py";
+    nothing_is_found_in_url: "examples/url.py";
     nothing_is_found_in_v1: "examples/v1.py";
 }

@@ -54,10 +54,17 @@ pub(super) fn one_line(py: Python<'_>, error: &PyErr) -> String {
 /// What `traceback.format_exception` says; nothing for an exception that no Python frame raised.
 fn traceback(py: Python<'_>, error: PyErr) -> Option<String> {
     error.traceback(py)?;
+    let error = error.into_value(py);
     let lines = py
         .import(pyo3::intern!(py, "traceback"))
-        .and_then(|module| module.call_method1("format_exception", (error.into_value(py),)))
-        .ok()?;
+        .and_then(|module| module.call_method1("format_exception", (&error,)));
+    // Python adds to the traceback of an exception that is raised again, by a plugin that has one for
+    // all failures or a future that remembers its own: it would grow with each request.
+    let forgotten = error.setattr(py, pyo3::intern!(py, "__traceback__"), py.None());
+    if let Err(refused) = forgotten {
+        log::debug!("an exception keeps its traceback: {refused}");
+    }
+    let lines = lines.ok()?;
     let lines = lines.cast_into::<PyList>().ok()?;
     Some(
         lines

@@ -129,6 +129,7 @@ fn serve(
             place.attach(disk, &events)
         }),
     };
+    frontends::tell_hidden();
     plugin.cleanup();
     ended
 }

@@ -350,7 +350,7 @@ impl Agent {
         }
         match &self.launcher {
             Launcher::Process(stream) => {
-                log.take_over()?;
+                self.log_to(log)?;
                 send(stream, &FromAgent::Ready(served.clone()))?;
             }
             Launcher::Myself(command) => {
@@ -359,8 +359,16 @@ impl Agent {
                     let command = command::run(command, &self.job, served, &self.sender)?;
                     self.command = Some(command);
                 }
-                log.take_over()?;
+                self.log_to(log)?;
             }
+        }
+        Ok(())
+    }
+
+    fn log_to(&self, log: logging::Opened) -> std::io::Result<()> {
+        log.take_over()?;
+        if let Err(error) = logging::watch(&self.folder.log()) {
+            log::debug!("the log is not watched: {error}");
         }
         Ok(())
     }
