@@ -24,6 +24,7 @@ pub(super) struct Service {
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     tls: AtomicBool,
+    left: AtomicBool,
     /// Held only while looked at.
     export: Mutex<Option<String>>,
 }
@@ -37,6 +38,15 @@ impl Standing {
     /// Whether the connection is encrypted.
     pub(super) fn tls(&self) -> bool {
         self.tls.load(Ordering::Acquire)
+    }
+
+    /// The conversation is over; what the client had open may not be closed yet.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    pub(super) fn left(&self) {
+        self.left.store(true, Ordering::Release);
     }
 
     pub(super) fn opened(&self, export: &str) {
