@@ -12,7 +12,9 @@ use pydisk_kernel::peer;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, shutdown, sockopt};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, shutdown, sockopt,
+};
 
 /// The bytes to and from one client.
 #[derive(Debug)]
@@ -38,6 +40,7 @@ enum Ends {
 impl Stream {
     /// A blocking stream socket.
     pub(super) fn socket(socket: OwnedFd) -> Self {
+        make_room(&socket);
         Self {
             ends: Ends::Socket(socket),
             quiet: AtomicBool::new(false),
@@ -232,6 +235,22 @@ fn send_message(socket: &OwnedFd, parts: &[IoSlice<'_>], flags: SendFlags) -> Re
     let parts = &parts[..parts.len().min(PARTS)];
     let mut nothing = SendAncillaryBuffer::default();
     rustix::net::sendmsg(socket, parts, &mut nothing, flags | SendFlags::NOSIGNAL)
+}
+
+/// What a Unix socket may hold for a client who has not read it yet. The kernel gives as much as
+/// its administrator allows (`net.core.wmem_max`), and takes the memory when it is used. TCP finds its
+/// own measure, unless it is told one.
+const UNREAD: usize = 1 << 20;
+
+/// Let large replies go out in one piece: who has to wait for room is woken for every piece.
+fn make_room(socket: &OwnedFd) {
+    let made = sockopt::socket_domain(socket).and_then(|domain| match domain {
+        AddressFamily::UNIX => sockopt::set_socket_send_buffer_size(socket, UNREAD),
+        _ => Ok(()),
+    });
+    if let Err(error) = made {
+        log::debug!("the room for replies on a socket stays as it is: {error}");
+    }
 }
 
 /// `UIO_MAXIOV` of the kernel.
