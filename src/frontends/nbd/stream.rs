@@ -109,6 +109,26 @@ impl Stream {
         }
     }
 
+    /// Read what is there without waiting, and none if nothing is; 0 at the end of the stream.
+    pub(super) fn receive_now(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        if self.quiet.load(Ordering::Acquire) {
+            return Ok(Some(0));
+        }
+        let received = match &self.ends {
+            Ends::Socket(socket) => {
+                rustix::net::recv(socket, buf, RecvFlags::DONTWAIT).map(|(read, _)| read)
+            }
+            Ends::Pipes { input, .. } => rustix::io::read(input, buf),
+        };
+        match received {
+            // What came after reading was stopped came too late.
+            Ok(_) if self.quiet.load(Ordering::Acquire) => Ok(Some(0)),
+            Ok(read) => Ok(Some(read)),
+            Err(Errno::INTR | Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Write all of `parts`, one behind the other.
     pub(super) fn send(
         &self,

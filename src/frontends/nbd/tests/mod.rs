@@ -20,6 +20,7 @@ use crate::disk::memory::Memory;
 use crate::disk::{Check, Client, Disk, Errno, Peer, Result};
 
 mod cut;
+mod large;
 mod model;
 mod negotiating;
 mod requests;
