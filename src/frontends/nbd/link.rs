@@ -87,6 +87,14 @@ impl Link {
         }
     }
 
+    /// Read what is there without waiting, and none if nothing is; 0 as for [`Self::read`].
+    pub(super) fn read_now(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match &self.secure {
+            Some(secure) => secure.read_now(&self.stream, buf),
+            None => self.stream.receive_now(buf),
+        }
+    }
+
     /// Fill `buf`; `UnexpectedEof` if the stream ends before.
     pub(super) fn read_exact(&self, mut buf: &mut [u8]) -> io::Result<()> {
         while !buf.is_empty() {

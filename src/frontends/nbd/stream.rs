@@ -45,6 +45,7 @@ enum Ends {
 impl Stream {
     /// A blocking stream socket.
     pub(super) fn socket(socket: OwnedFd) -> Self {
+        make_room(&socket);
         Self {
             _unforked: Unforked::only(socket.as_fd()),
             ends: Ends::Socket(socket),
@@ -117,6 +118,26 @@ impl Stream {
                 (Err(Errno::INTR), _) | (Err(Errno::AGAIN), Ends::Pipes { .. }) => {}
                 (Err(error), _) => return Err(timed_out(error)),
             }
+        }
+    }
+
+    /// Read what is there without waiting, and none if nothing is; 0 at the end of the stream.
+    pub(super) fn receive_now(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        if self.quiet.load(Ordering::Acquire) {
+            return Ok(Some(0));
+        }
+        let received = match &self.ends {
+            Ends::Socket(socket) => {
+                rustix::net::recv(socket, buf, RecvFlags::DONTWAIT).map(|(read, _)| read)
+            }
+            Ends::Pipes { input, .. } => rustix::io::read(input, buf),
+        };
+        match received {
+            // What came after reading was stopped came too late.
+            Ok(_) if self.quiet.load(Ordering::Acquire) => Ok(Some(0)),
+            Ok(read) => Ok(Some(read)),
+            Err(Errno::INTR | Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -265,6 +286,22 @@ fn send_message(socket: &OwnedFd, parts: &[IoSlice<'_>], flags: SendFlags) -> Re
     let parts = &parts[..parts.len().min(PARTS)];
     let mut nothing = SendAncillaryBuffer::default();
     rustix::net::sendmsg(socket, parts, &mut nothing, flags | SendFlags::NOSIGNAL)
+}
+
+/// What a Unix socket may hold for a client who has not read it yet. The kernel gives as much as
+/// its administrator allows (`net.core.wmem_max`), and takes the memory when it is used. TCP finds its
+/// own measure, unless it is told one.
+const UNREAD: usize = 1 << 20;
+
+/// Let large replies go out in one piece: who has to wait for room is woken for every piece.
+fn make_room(socket: &OwnedFd) {
+    let made = sockopt::socket_domain(socket).and_then(|domain| match domain {
+        AddressFamily::UNIX => sockopt::set_socket_send_buffer_size(socket, UNREAD),
+        _ => Ok(()),
+    });
+    if let Err(error) = made {
+        log::debug!("the room for replies on a socket stays as it is: {error}");
+    }
 }
 
 /// `UIO_MAXIOV` of the kernel.

@@ -22,6 +22,7 @@ use crate::frontends::nbd::dialect::Dialect;
 
 mod abandoned;
 mod cut;
+mod large;
 mod model;
 mod negotiating;
 mod panics;

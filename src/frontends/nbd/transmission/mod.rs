@@ -13,12 +13,15 @@ use super::wire::{Shape, Transmission};
 use crate::disk::{Cache, Client, Disk, Fua, Limits, waited_for};
 
 mod admission;
+mod aside;
+mod batch;
 mod batched;
 mod incoming;
 mod lanes;
 mod outbox;
 mod performing;
 mod turns;
+mod vigil;
 
 /// What client and server agreed upon.
 #[derive(Debug)]
