@@ -278,7 +278,10 @@ impl Place<'_> {
         if !self.job.foreground {
             logging::to_file(&self.folder.log())?;
         }
-        send(self.stream, &FromWorker::Ready(served))
+        send(self.stream, &FromWorker::Ready(served))?;
+        // What it took to look at the plugin is not needed again.
+        pydisk_kernel::process::give_back_memory();
+        Ok(())
     }
 }
 
