@@ -45,12 +45,13 @@ class Places:
 
 
 @contextmanager
-def _attached(program: Path, group: str, places: Places, *plugin: str) -> Iterator[Served]:
-    contender = pydisk(program, "pydisk", group, plugin)
+def _attached(program: Path, group: str, stage: Stage, plugin: Sequence[str],
+              options: Sequence[str] = ()) -> Iterator[Served]:
+    contender = pydisk(program, "pydisk", group, plugin, options)
     reason = contender.missing()
     if reason is not None:
         raise Failed(reason)
-    generator = contender.start(places.stage(SLEEPY_SIZE))
+    generator = contender.start(stage)
     try:
         yield next(generator)
     finally:
@@ -63,7 +64,8 @@ def _rounds(program: Path, group: str, places: Places, workload: Workload, round
     figures: list[list[Figures]] = [[] for _ in plugins]
     for _ in range(rounds):
         for own, plugin in zip(figures, plugins, strict=True):
-            with _attached(program, group, places, SLEEPY, *plugin) as served:
+            stage = places.stage(SLEEPY_SIZE)
+            with _attached(program, group, stage, (SLEEPY, *plugin)) as served:
                 own.append(run(served.address, workload, SLEEPY_SIZE, seconds, served.pids))
     return figures
 
@@ -120,7 +122,7 @@ def rest(program: Path, places: Places, rounds: int, seconds: float) -> str:
         lines.append((f"`attach` until the disk is usable: {GROUPS[group]}",
                       f"{took * 1000:.0f} ms"))
     for group in ("file", "nbd"):
-        with _attached(program, group, places, str(DISK), f"size={SMALL}") as served:
+        with _attached(program, group, places.stage(SMALL), ()) as served:
             time.sleep(0.5)
             before = cpu_seconds(served.pids)
             time.sleep(3)
@@ -178,25 +180,35 @@ def _memory(pids: Sequence[int]) -> Iterator[tuple[str, str]]:
 
 
 def calls(program: Path, places: Places, rounds: int, seconds: float) -> str:
-    """System calls of the worker under load, counted by strace."""
+    """System calls of the worker under load: what strace counts, and on ublk what the worker does,
+    because it has one kind only and a tracer would make it slow beyond use in a guest."""
     def row(group: str) -> Sequence[str]:
-        plugin = (str(DISK), f"size={SLEEPY_SIZE}")
-        with _attached(program, group, places, *plugin) as served:
-            workers = [pid for pid in served.pids if b"worker-process" in
-                       Path(f"/proc/{pid}/cmdline").read_bytes()]
-            counted, requests = _counted(workers[0], served, seconds)
-        most = sorted(counted.items(), key=lambda item: -item[1])[:3]
-        if not requests or not most:
+        stage = places.stage(SLEEPY_SIZE)
+        is_ublk = group == "ublk"
+        with _attached(program, group, stage, (), ("--verbose",) if is_ublk else ()) as served:
+            if is_ublk:
+                run(served.address, DEEP, SLEEPY_SIZE, seconds, served.pids)
+            else:
+                counted, requests = _counted(served, seconds)
+        if is_ublk:
+            said = re.search(r"ublk: (\d+) requests in (\d+) system calls", stage.log.read_text())
+            if said is None:
+                raise Failed("the worker has not said what it counted")
+            requests, counted = int(said[1]), {"io_uring_enter": int(said[2])}
+        if not requests or not counted:
             raise Failed("nothing was counted")
-        total = sum(counted.values())
-        return (f"{requests}", f"{total / requests:.2f}",
+        most = sorted(counted.items(), key=lambda item: -item[1])[:3]
+        return (f"{requests}", f"{sum(counted.values()) / requests:.2f}",
                 ", ".join(f"{name} {count / requests:.2f}" for name, count in most))
     head = ("front end", "requests", "system calls per request", "most of them")
-    return (f"System calls of the worker, {DEEP.name}, as strace counts them (it slows each of them "
-            "down, so that batches get longer):\n\n" + markdown(head, _each(row)))
+    return (f"System calls of the worker, {DEEP.name}, counted by strace, which slows each of them "
+            "down so that batches get longer, and on ublk by the worker itself:\n\n"
+            + markdown(head, _each(row)))
 
 
-def _counted(worker: int, served: Served, seconds: float) -> tuple[dict[str, int], int]:
+def _counted(served: Served, seconds: float) -> tuple[dict[str, int], int]:
+    worker = next(pid for pid in served.pids
+                  if b"worker-process" in Path(f"/proc/{pid}/cmdline").read_bytes())
     tracer = subprocess.Popen(["strace", "-f", "-c", "-U", "calls,name", "-p", str(worker)],
                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                               stderr=subprocess.PIPE, text=True)

@@ -82,9 +82,10 @@ class Contender:
         return None
 
 
-def pydisk(program: Path, name: str, group: str, plugin: Sequence[str] = ()) -> Contender:
+def pydisk(program: Path, name: str, group: str, plugin: Sequence[str] = (),
+           options: Sequence[str] = ()) -> Contender:
     """pydisk as `program`, in the role that `group` asks for; `plugin` is another one than the
-    disk of all, with its parameters."""
+    disk of all, with its parameters; `options` are those of `attach`."""
     def start(stage: Stage) -> Iterator[Served]:
         target = {
             "nbd": f"nbd+unix:///?socket={stage.socket}",
@@ -94,8 +95,8 @@ def pydisk(program: Path, name: str, group: str, plugin: Sequence[str] = ()) -> 
             "nbd-kernel": _free("/dev/nbd"),
         }[group]
         script, *parameters = plugin or (str(DISK), f"size={stage.size_bytes}")
-        command = [str(program), "attach", "-f", "--name", stage.folder.name, script, target,
-                   *parameters]
+        command = [str(program), "attach", "-f", *options, "--name", stage.folder.name, script,
+                   target, *parameters]
         with Server(command, stage.log) as server:
             # It prints the path once a read of it has succeeded.
             server.wait_until(lambda: bool(stage.log.read_bytes().strip()))
