@@ -6,11 +6,13 @@
 mod support;
 
 use std::fs::File;
+use std::io::BufRead;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pydisk::bench::{Pattern, Place, Workload};
 use pydisk::frontends::nbd::LoadClient;
 use support::device::{Attached, Kind, pydisk};
 
@@ -273,4 +275,70 @@ fn a_thread_that_computes_does_not_starve_requests() {
         kept_short * 4 < kept_long,
         "20 requests: {kept_short:?}, with an interval of 100 ms: {kept_long:?}"
     );
+}
+
+/// Never over by itself.
+struct Patient;
+
+impl pydisk::bench::Watch for Patient {
+    fn alive(&self) {}
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_system_call_brings_many_requests_to_a_serial_plugin_on_ublk() {
+    if !Kind::Ublk.available() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("plugin.py");
+    std::fs::write(
+        &script,
+        COMPUTES.replace("@INTERVAL@", "0").replace("@BUSY@", "0"),
+    )
+    .unwrap();
+    // Its standard error is the log, which tells at the end how many requests and calls there were.
+    let number = 1000 + std::process::id() % 1000 * 1000;
+    let device = format!("/dev/ublkb{number}");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_pydisk"))
+        .args(["attach", "--foreground", "--verbose"])
+        .args([script.to_str().unwrap(), &device])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line.trim_end(), device);
+    let workload = Workload {
+        pattern: Pattern::RandomReads,
+        len: 4096,
+        depth: 32,
+    };
+    let place = Place::Device {
+        path: device.clone().into(),
+        size: 1 << 20,
+    };
+    let mut way = place.open(workload).unwrap();
+    let found = pydisk::bench::run(&mut way, workload, Duration::from_secs(1), &Patient).unwrap();
+    drop(way);
+    assert!(pydisk(["detach", &device]).status.success());
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    let counted = log
+        .split_once(" requests in ")
+        .unwrap_or_else(|| panic!("{log}"));
+    let number = |word: Option<&str>| word.unwrap().parse::<u64>().unwrap();
+    let requests = number(counted.0.split_whitespace().last());
+    let calls = number(counted.1.split_whitespace().next());
+    support::device::say(&format!(
+        "ublk: {requests} requests in {calls} system calls"
+    ));
+    // Neighbours among them may be one request to the driver.
+    assert!(requests * 2 > found.requests(), "{found:?}");
+    assert!(calls * 4 < requests, "{requests} requests in {calls} calls");
 }

@@ -314,7 +314,10 @@ impl Place<'_> {
     ) -> io::Result<()> {
         forward("front-end-ends", &events.sender, end)?;
         log.take_over()?;
-        send(self.stream, &FromWorker::Ready(served))
+        send(self.stream, &FromWorker::Ready(served))?;
+        // What it took to look at the plugin is not needed again.
+        pydisk_kernel::process::give_back_memory();
+        Ok(())
     }
 }
 
