@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
+mod at_most;
 mod check;
 mod emulate;
 mod error;
@@ -18,6 +19,7 @@ mod limits;
 pub mod memory;
 mod serial;
 
+pub use at_most::AtMost;
 pub use check::Check;
 pub use emulate::{Emulate, Parts};
 pub use error::{Errno, Error, Result};

@@ -23,7 +23,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::nbd::Unnegotiated;
 use super::{Attached, Ended, Options};
 use crate::Refusal;
-use crate::disk::{Disk, Fua, Limits};
+use crate::disk::{AtMost, Disk, Fua, Limits};
 
 mod guard;
 
@@ -90,6 +90,7 @@ pub(super) fn start(
     fs::write(options.folder.join(IDENTITY), &identity)
         .map_err(|error| failed("the attachment's folder", &error))?;
     let shape = Shape::of(disk.limits(), options);
+    let disk = shape.around(disk);
     let pairs = (0..shape.sockets).map(|_| pair());
     let pairs: rustix::io::Result<Vec<_>> = pairs.collect();
     let (ours, theirs): (Vec<_>, Vec<_>) = pairs
@@ -283,7 +284,7 @@ fn new_identity(name: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     sockets: u16,
-    /// Threads at each socket.
+    /// Requests at the same time: threads at each socket, and all of them together.
     lanes: u16,
 }
 
@@ -291,6 +292,7 @@ impl Shape {
     /// One socket and one thread for a serial disk. A parallel one has a socket for each
     /// [`TOGETHER`] threads: what one processor sends goes through one socket, and shall find several
     /// threads there. The kernel has no more queues than processors: more sockets would lie idle.
+    /// All the threads may be needed at one socket, where one processor sends it all.
     fn of(limits: &Limits, options: &Options) -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let most = u16::try_from(processors).unwrap_or(u16::MAX);
@@ -300,10 +302,15 @@ impl Shape {
             1
         };
         let sockets = (lanes / TOGETHER).clamp(1, most);
-        Self {
-            sockets,
-            lanes: lanes.div_ceil(sockets),
+        Self { sockets, lanes }
+    }
+
+    /// No more than `lanes` requests are with the disk, whatever the sockets.
+    fn around(self, disk: Arc<dyn Disk>) -> Arc<dyn Disk> {
+        if self.sockets == 1 {
+            return disk;
         }
+        Arc::new(AtMost::new(disk, self.lanes))
     }
 }
 
