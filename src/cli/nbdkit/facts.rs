@@ -10,7 +10,7 @@ use clap::CommandFactory;
 
 use super::options::Options;
 use super::plan::CERTIFICATES;
-use super::script::{Configured, Named, configure};
+use super::script::{Configured, Named, configure, is_passed};
 use crate::Refusal;
 use crate::cli::info::{in_own_process, own_output};
 use crate::cli::{Failure, info, interpreter, plugin};
@@ -116,6 +116,12 @@ pub(super) fn plugin(options: &Options) -> Result<ExitCode, Refusal> {
     let named = Named::find(word)?;
     let about = ["--name".to_owned(), named.name().to_owned()];
     let ended = match configure(&named, &options.words)? {
+        // The process that loads it has no such descriptor.
+        Some(Configured { script, .. }) if is_passed(&script) => Err(Refusal::new(format!(
+            "--dump-plugin: a file is needed, not `{}`",
+            script.display()
+        ))
+        .into()),
         Some(Configured { script, parameters }) => {
             let python = interpreter::choose(None, &script)?;
             let words: Vec<String> = parameters

@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 
 use super::options::Options;
 use super::place::{self, Placed, placed};
-use super::script::{Configured, Named, configure, read_pipe};
+use super::script::{Configured, Named, configure, is_passed, read_passed};
 use super::warn;
 use crate::agent::{self, Conduct, Job, Name, Passing, Root, ServerOptions};
 use crate::cli::interpreter;
@@ -28,6 +28,9 @@ const CLIENTS: u32 = 1000;
 
 /// Where nbdkit of the distributions looks for certificates, as root.
 pub(super) const CERTIFICATES: &str = "/etc/pki/nbdkit";
+
+/// The file in the attachment's folder for a script that came through a pipe.
+const KEPT: &str = "script.py";
 
 /// What is to be served, and how.
 #[derive(Debug)]
@@ -73,12 +76,12 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         mut passing,
     } = placed(&options, tls.mode == TlsMode::Required)?;
     let text = match address.place {
-        Place::Stdio if configured.script.starts_with("/dev") => {
+        Place::Stdio if is_passed(&configured.script) => {
             return Err(Refusal::new(
                 "-s: the client is on standard input, and the script cannot be",
             ));
         }
-        _ => read_pipe(&configured.script)?,
+        _ => read_passed(&configured.script)?,
     };
     let activated = address.place == Place::Activation;
     let foreground = options.foreground
@@ -129,9 +132,14 @@ impl Plan {
         let python = interpreter::choose(None, &script)?;
         let root = Root::open_anywhere()?;
         agent::sweep(&root)?;
-        let (folder, held) = root.reserve(&Name::from_script(&script))?;
+        // A pipe's own name is a number.
+        let named_after = match self.text {
+            Some(_) => Path::new(KEPT),
+            None => &script,
+        };
+        let (folder, held) = root.reserve(&Name::from_script(named_after))?;
         let script = match self.text {
-            Some(text) => kept(&folder.path().join("script.py"), &text)?,
+            Some(text) => kept(&folder.path().join(KEPT), &text)?,
             None => script,
         };
         let job = Job {
