@@ -35,8 +35,10 @@ pub struct Job {
     pub target: Target,
     /// Whether the disk is opened for reading only.
     pub read_only: bool,
-    /// Threads that serve a parallel plugin.
-    pub lanes: u16,
+    /// Threads that serve a parallel plugin; none is for the plugin's kind to decide.
+    pub lanes: Option<u16>,
+    /// Whether the worker counts what it spends, and tells.
+    pub measured: bool,
     /// What a server is told besides its address.
     pub server: ServerOptions,
     /// Whose errno failures have; none leaves it to the script.
@@ -59,8 +61,10 @@ pub struct Job {
 /// What a server is told besides its address.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ServerOptions {
-    /// What clients may ask for.
+    /// What clients may ask for, but for `requests`.
     pub bounds: Bounds,
+    /// Requests of one client at the same time; none is for the plugin's kind to decide.
+    pub requests: Option<u16>,
     /// Whether they encrypt.
     pub tls: TlsSetup,
     /// How much of the protocol they find.

@@ -62,6 +62,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         read_only: args.read_only,
         lanes: args.lanes,
         python,
+        measured: false,
         server,
         errnos: args.errno,
         inherited,

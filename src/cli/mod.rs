@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod attach;
+mod bench;
 mod check;
 mod choice;
 mod detach;
@@ -43,6 +44,14 @@ nothing wrong was found, 1 otherwise.
 
   pydisk check ./disk.py size=1G              what can be tried without changing the disk
   pydisk check --write ./disk.py size=64M     everything, on a disk that may be destroyed";
+
+const BENCHING: &str = "\
+Without --write the plugin is opened for reading only. Nothing stays attached. Exit status: 0 if every
+request of every load succeeded, 1 otherwise.
+
+  pydisk bench ./disk.py size=1G
+  pydisk bench --front-end fuse --depth 4 --depth 32 --block 64k ./disk.py size=1G
+  pydisk bench --write ./disk.py size=1G      writes, too, on a disk that may be destroyed";
 
 /// Write a disk in Python. Mount it.
 #[derive(Debug, Parser)]
@@ -100,6 +109,12 @@ enum Command {
         after_help = CHECKING
     )]
     Check(CheckArgs),
+    /// Measure what a plugin does on each front end, and how much of it is the plugin's own
+    #[command(
+        override_usage = "pydisk bench [OPTIONS] <PLUGIN> [KEY=VALUE]...",
+        after_help = BENCHING
+    )]
+    Bench(bench::BenchArgs),
     /// Show which front ends work on this host, and why the others do not
     Probe {
         /// For programs
@@ -160,9 +175,10 @@ struct AttachArgs {
     /// Name of the attachment [default: the plugin's file name]
     #[arg(long)]
     name: Option<String>,
-    /// Threads that serve a plugin with the parallel thread model
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
-    lanes: u16,
+    /// Requests that a plugin with the parallel thread model serves at the same time [default: 16,
+    /// with `async def` 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    lanes: Option<u16>,
     /// The Python or the virtual environment whose packages the plugin sees
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
@@ -258,6 +274,7 @@ pub fn main() -> ExitCode {
         Command::Detach { which, all, force } => detach::detach(&which, all, force),
         Command::Info(args) => info::info(&args),
         Command::Check(args) => check::check(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Probe { json } => probe::probe(json).map_err(Failure::from),
         // Whatever follows the word went to another parser.
         Command::Nbdkit => return nbdkit::main(Vec::new()),

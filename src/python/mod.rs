@@ -17,6 +17,7 @@ use crate::disk::{Disk, Exports};
 
 mod buffer;
 mod capabilities;
+mod coroutines;
 mod errnos;
 mod exceptions;
 mod exports;
@@ -28,12 +29,14 @@ mod interpreter;
 mod lint;
 mod module;
 mod script;
+mod stopwatch;
 mod turns;
 
 pub use errnos::Errnos;
 use exports::{Offered, Visitor};
 pub use findings::Finding;
 use script::{Api, Script};
+pub use stopwatch::Stopwatch;
 use turns::Turns;
 
 /// Look which descriptors were passed to this process, so that `nbdkit.read_password` takes no other.
@@ -51,9 +54,13 @@ pub fn allow_descriptors(numbers: &[i32]) {
 #[derive(Debug)]
 pub struct Plugin {
     script: Script,
+    /// The callbacks that were `async def` when the script was loaded.
+    coroutines: Vec<&'static str>,
     turns: OnceLock<Arc<Turns>>,
     /// What the user asked for, in place of what the script asks for.
     errnos: OnceLock<Errnos>,
+    /// Of the handles that are opened after it was asked for.
+    stopwatch: OnceLock<Arc<Stopwatch>>,
     cleaned: AtomicBool,
 }
 
@@ -119,12 +126,19 @@ impl Plugin {
         Python::attach(|py| {
             let script = Script::run(py, script)?;
             Ok(Arc::new(Self {
+                coroutines: lint::coroutines(py, &script),
                 script,
                 turns: OnceLock::new(),
                 errnos: OnceLock::new(),
+                stopwatch: OnceLock::new(),
                 cleaned: AtomicBool::new(false),
             }))
         })
+    }
+
+    /// Measure the time inside callbacks from here on, of handles that are opened later.
+    pub fn measure(&self) -> Arc<Stopwatch> {
+        Arc::clone(self.stopwatch.get_or_init(Arc::default))
     }
 
     /// Hand each `key=value` to `config`, then call `config_complete` and `thread_model`.
@@ -135,8 +149,11 @@ impl Plugin {
         Python::attach(|py| {
             self.config(py, params)?;
             self.script.call(py, intern!(py, "config_complete"), ())?;
-            let model = self.ask_thread_model(py)?;
-            if self.turns.set(Turns::new(model)).is_err() {
+            let turns = match self.ask_thread_model(py)? {
+                None if self.is_async() => Turns::of_coroutines(self.coroutines.clone()),
+                said => Turns::new(self.model(said)),
+            };
+            if self.turns.set(turns).is_err() {
                 log::debug!("thread_model: asked twice, the first answer stands");
             }
             Ok(())
@@ -156,15 +173,16 @@ impl Plugin {
         Ok(())
     }
 
-    fn ask_thread_model(&self, py: Python<'_>) -> Result<ThreadModel, Refusal> {
+    /// What `thread_model` says, if the plugin has it.
+    fn ask_thread_model(&self, py: Python<'_>) -> Result<Option<ThreadModel>, Refusal> {
         let Some(answer) = self.script.call(py, intern!(py, "thread_model"), ())? else {
-            return Ok(ThreadModel::SerializeAllRequests);
+            return Ok(None);
         };
         match answer.extract::<i64>() {
-            Ok(0) => Ok(ThreadModel::SerializeConnections),
-            Ok(1) => Ok(ThreadModel::SerializeAllRequests),
-            Ok(2) => Ok(ThreadModel::SerializeRequests),
-            Ok(3..) => Ok(ThreadModel::Parallel),
+            Ok(0) => Ok(Some(ThreadModel::SerializeConnections)),
+            Ok(1) => Ok(Some(ThreadModel::SerializeAllRequests)),
+            Ok(2) => Ok(Some(ThreadModel::SerializeRequests)),
+            Ok(3..) => Ok(Some(ThreadModel::Parallel)),
             _ => Err(self.script.refuse(
                 "thread_model",
                 format_args!(
@@ -186,6 +204,15 @@ impl Plugin {
         self.errnos.get().copied().unwrap_or(self.script.errnos)
     }
 
+    /// The model that a plugin has which says this.
+    fn model(&self, said: Option<ThreadModel>) -> ThreadModel {
+        said.unwrap_or(if self.is_async() {
+            ThreadModel::Parallel
+        } else {
+            ThreadModel::SerializeAllRequests
+        })
+    }
+
     /// What was warned of so far: likely mistakes in the script, and answers that were odd.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
@@ -196,6 +223,14 @@ impl Plugin {
     #[must_use]
     pub fn lines(&self) -> Vec<(String, u32)> {
         Python::attach(|py| lint::lines(py, &self.script))
+    }
+
+    /// Whether any callback that serves requests is a coroutine: many requests may then wait at the same
+    /// time, at little cost.
+    #[must_use]
+    pub fn is_async(&self) -> bool {
+        let serves = |name: &&str| lint::SERVING.contains(name);
+        self.coroutines.iter().any(serves)
     }
 
     /// Which callbacks may overlap; the default until [`Plugin::configure`] asked.
@@ -270,6 +305,7 @@ impl Plugin {
             ("api_version", api.to_owned()),
             ("thread_model", thread_model.word().to_owned()),
             ("callbacks", callbacks),
+            ("async_callbacks", self.coroutines.join(" ")),
             ("python_version", python),
         ]
         .map(|(name, value)| (name.to_owned(), value))
@@ -291,7 +327,7 @@ impl Plugin {
         Python::attach(|py| {
             self.config(py, params)?;
             Ok(Dump {
-                thread_model: self.ask_thread_model(py)?,
+                thread_model: self.model(self.ask_thread_model(py)?),
                 python: python_version(py),
                 own: self.own_facts(py)?,
             })
@@ -346,11 +382,12 @@ impl Plugin {
         if self.cleaned.swap(true, Ordering::AcqRel) {
             return;
         }
-        let _turn = self.turns().callback();
+        let _turn = self.turns().callback("cleanup");
         Python::attach(|py| {
             if let Err(refusal) = self.script.call(py, intern!(py, "cleanup"), ()) {
                 log::error!("{refusal}");
             }
+            py.detach(coroutines::end);
             interpreter::run_exit_functions(py);
         });
     }

@@ -1,8 +1,8 @@
 //! What a worker opens for a server while it still has the rights to: the sockets, the certificates
 //! and the log. Nobody is let in yet.
 
-use crate::agent::{Folder, Job, Passing, Telling};
-use crate::frontends::nbd::{Address, Bound, Setup};
+use crate::agent::{self, Folder, Job, Passing, Telling};
+use crate::frontends::nbd::{Address, Bound, Bounds, Setup};
 use crate::{Refusal, logging};
 
 /// A server that listens and waits for the plugin.
@@ -13,16 +13,17 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Listen at `address`.
+    /// Listen at `address`; `requests` of a client are served at the same time.
     ///
     /// # Errors
     /// One sentence, and nothing is left behind.
     pub(super) fn open(
         address: &Address,
         job: &Job,
-        folder: &Folder,
+        requests: u16,
         passing: Passing,
     ) -> Result<Self, Refusal> {
+        let folder = &Folder::at(job.folder.clone());
         let failed = |error: std::io::Error| Refusal::new(format!("{}: {error}", job.name));
         let server = job.server.clone();
         let bound = Bound::at(Setup {
@@ -30,14 +31,17 @@ impl Door {
             family: server.family,
             label: server.label,
             folder: folder.path().to_owned(),
-            bounds: server.bounds,
+            bounds: Bounds {
+                requests,
+                ..server.bounds
+            },
             dialect: server.dialect,
             tls: server.tls,
             passed: passing.into_descriptors(),
         })?;
         Ok(Self {
             bound,
-            telling: Telling::at(folder).map_err(failed)?,
+            telling: agent::telling(folder).map_err(failed)?,
             log: job.logging.open(&folder.log()).map_err(failed)?,
         })
     }

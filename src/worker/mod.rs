@@ -26,6 +26,7 @@ mod surroundings;
 use crate::agent::{
     self, Connected, Folder, FromWorker, Job, Passing, Role, Served, ToWorker, Way, send,
 };
+use crate::bench::Cost;
 use crate::disk::{Check, Disk, Emulate, Op, Request};
 use crate::frontends::nbd::Server;
 use crate::frontends::{self, Attached, Target};
@@ -96,12 +97,19 @@ fn serve(
     }
     // What takes rights, before they are given up.
     let door = match &job.target {
-        Target::Server(address) => Some(Door::open(address, job, folder, passing)?),
+        Target::Server(address) => {
+            let requests = at_once(job.server.requests, &plugin);
+            Some(Door::open(address, job, requests, passing)?)
+        }
         _ => None,
     };
     surroundings::change(&job.conduct)?;
     // As in nbdkit, `cleanup` undoes what `after_fork` did, so it follows only where that succeeded.
     plugin.after_fork()?;
+    if job.measured {
+        // From the first handle on.
+        drop(plugin.measure());
+    }
     let place = Place {
         job,
         folder,
@@ -125,6 +133,20 @@ fn serve(
     ended
 }
 
+/// Count what this worker spends, and tell everybody who asks.
+fn measure(plugin: &Plugin, folder: &Folder) -> Result<(), Refusal> {
+    let stopwatch = plugin.measure();
+    let count = move || {
+        let (callbacks, inside) = stopwatch.read();
+        Cost {
+            callbacks,
+            inside,
+            cpu: pydisk_kernel::process::cpu_time(),
+        }
+    };
+    agent::tell_cost(folder, count).map_err(|error| Refusal::new(format!("cost: {error}")))
+}
+
 /// Open the plugin and put the layers around it.
 fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
     let disk = Emulate::new(Check::new(plugin.open(job.read_only)?));
@@ -137,6 +159,19 @@ fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
     }
     let disk = WholeSectors::new(disk).map_err(|refusal| refused(refusal.to_string()))?;
     Ok(Arc::new(Check::new(disk)))
+}
+
+/// Requests that a parallel plugin serves at the same time, unless the user says how many.
+const AT_ONCE: u16 = 16;
+/// The same where they are coroutines, which are made for waiting and share the interpreter.
+const COROUTINES_AT_ONCE: u16 = 64;
+
+fn at_once(wanted: Option<u16>, plugin: &Plugin) -> u16 {
+    wanted.unwrap_or(if plugin.is_async() {
+        COROUTINES_AT_ONCE
+    } else {
+        AT_ONCE
+    })
 }
 
 /// Where a disk is served: for whom, and in which folder.
@@ -156,6 +191,9 @@ impl Place<'_> {
     /// From here on the agent and signals are heard, and there may be something to remove.
     fn events(&self, receiver: agent::Receiver) -> Result<Events, Refusal> {
         let (sender, events) = channel();
+        if self.job.measured {
+            measure(self.plugin, self.folder)?;
+        }
         listen(receiver, &sender)
             .and_then(|()| send(self.stream, &FromWorker::Starting))
             .map_err(|error| self.failed(&error))?;
@@ -172,7 +210,7 @@ impl Place<'_> {
         let options = frontends::Options {
             name: self.job.name.clone(),
             folder: self.folder.path().to_owned(),
-            lanes: self.job.lanes,
+            lanes: at_once(self.job.lanes, self.plugin),
         };
         if matches!(self.job.target, Target::Nbd(_)) {
             guard::start(self.folder)?;

@@ -49,7 +49,7 @@ pub(super) struct Plan {
     conduct: Conduct,
     foreground: bool,
     read_only: bool,
-    threads: u16,
+    threads: Option<u16>,
     command: Option<String>,
 }
 
@@ -98,11 +98,11 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         text,
         server: ServerOptions {
             bounds: Bounds {
-                requests: threads,
                 clients: CLIENTS,
                 handshake: handshake(&options)?,
                 ..Bounds::default()
             },
+            requests: threads,
             tls,
             dialect: dialect(&options)?,
             family,
@@ -152,6 +152,7 @@ impl Plan {
             target: self.target,
             read_only: self.read_only,
             lanes: self.threads,
+            measured: false,
             server: self.server,
             inherited: self.inherited,
             passwords: self.passwords,
@@ -214,16 +215,16 @@ fn debug_flags(options: &Options) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn threads(options: &Options) -> Result<u16, Refusal> {
-    const DEFAULT: u16 = 16;
+/// None leaves it to the plugin's kind: 16, or 64 for coroutines.
+fn threads(options: &Options) -> Result<Option<u16>, Refusal> {
     let Some(text) = &options.threads else {
-        return Ok(DEFAULT);
+        return Ok(None);
     };
     match text.parse::<u16>() {
-        Ok(0) => Ok(DEFAULT),
-        Ok(threads @ 1..=256) => Ok(threads),
+        Ok(0) => Ok(None),
+        Ok(threads @ 1..=256) => Ok(Some(threads)),
         _ => Err(Refusal::new(format!(
-            "-t `{text}`: a number from 1 to 256 is accepted, or 0 for {DEFAULT}"
+            "-t `{text}`: a number from 1 to 256 is accepted, or 0 for the default"
         ))),
     }
 }

@@ -33,8 +33,8 @@ mod session;
 use file::DiskFile;
 use place::Place;
 
-/// More threads than this wait for each other in the kernel's queue rather than for a disk.
-const THREADS_AT_MOST: u16 = 32;
+/// Most threads. Those that wait for the kernel cost little: it wakes one for each call.
+const THREADS_AT_MOST: u16 = 256;
 
 /// How long the file may take to tell its size, which does not ask the disk.
 const FIRST_ANSWER: Duration = Duration::from_secs(60);

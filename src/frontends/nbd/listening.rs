@@ -4,13 +4,14 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pydisk_kernel::unforked::Unforked;
 use pydisk_kernel::{peer, vsock};
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
 use rustix::io::Errno;
@@ -30,6 +31,8 @@ const BACKLOG: i32 = 1024;
 /// Where a server is found.
 #[derive(Debug)]
 pub(super) struct Listening {
+    /// What the plugin forks does not keep the port when this process is killed.
+    _unforked: Unforked,
     /// Not blocking, because a client may be gone before it is accepted.
     pub(super) sockets: Vec<OwnedFd>,
     /// The one client that needs no accepting.
@@ -109,6 +112,7 @@ impl Listening {
                 Self::of(passed, address)
             }
             Place::Stdio => Ok(Self {
+                _unforked: Unforked::default(),
                 sockets: Vec::new(),
                 given: Some(given(passed).map_err(|what| refused(&what))?),
                 opened: false,
@@ -124,7 +128,12 @@ impl Listening {
             rustix::io::ioctl_fionbio(socket, true).map_err(|error| failed(error.into()))?;
         }
         let place = place_of(&sockets[0], &address.place).map_err(failed)?;
+        let mut unforked = Unforked::default();
+        sockets
+            .iter()
+            .for_each(|socket| unforked.add(socket.as_fd()));
         Ok(Self {
+            _unforked: unforked,
             sockets,
             given: None,
             opened: address.place != Place::Activation,

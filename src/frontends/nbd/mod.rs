@@ -8,6 +8,7 @@
 
 mod address;
 mod bounds;
+mod client;
 mod conversation;
 mod dialect;
 mod ending;
@@ -37,6 +38,7 @@ mod wire;
 
 pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
+pub use client::Client as LoadClient;
 pub use dialect::Dialect;
 pub use family::Family;
 pub use registry::Connected;

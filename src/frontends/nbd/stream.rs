@@ -3,12 +3,13 @@
 //! A [`super::link::Link`] reads and writes here; the server holds the same stream, to end it.
 
 use std::io::{self, IoSlice, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use pydisk_kernel::peer;
+use pydisk_kernel::unforked::Unforked;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -19,6 +20,8 @@ use rustix::net::{
 /// The bytes to and from one client.
 #[derive(Debug)]
 pub(super) struct Stream {
+    /// What the plugin forks does not keep the client waiting when this process is killed.
+    _unforked: Unforked,
     ends: Ends,
     /// Nothing more is read.
     quiet: AtomicBool,
@@ -43,6 +46,7 @@ impl Stream {
     /// A blocking stream socket.
     pub(super) fn socket(socket: OwnedFd) -> Self {
         Self {
+            _unforked: Unforked::only(socket.as_fd()),
             ends: Ends::Socket(socket),
             quiet: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -59,13 +63,17 @@ impl Stream {
                 Mode::empty(),
             )
         };
+        let (input, output) = (anew(input, OFlags::RDONLY)?, anew(output, OFlags::WRONLY)?);
+        let mut unforked = Unforked::only(input.as_fd());
+        unforked.add(output.as_fd());
         let ends = Ends::Pipes {
-            input: anew(input, OFlags::RDONLY)?,
-            output: anew(output, OFlags::WRONLY)?,
+            input,
+            output,
             quiet: eventfd(0, EventfdFlags::CLOEXEC)?,
             closed: eventfd(0, EventfdFlags::CLOEXEC)?,
         };
         Ok(Self {
+            _unforked: unforked,
             ends,
             quiet: AtomicBool::new(false),
             closed: AtomicBool::new(false),

@@ -56,8 +56,8 @@ impl Caller {
     /// Somebody who does not negotiate, as the kernel.
     pub(super) fn unnegotiated(disk: Arc<dyn Disk>) -> Self {
         let (stream, theirs) = UnixStream::pair().unwrap();
-        let server = Unnegotiated::new(disk, vec![theirs.into()], 32 << 20, 4);
-        let thread = std::thread::spawn(move || match server.serve(0).as_str() {
+        let server = Unnegotiated::new(disk, theirs.into(), 32 << 20, 4);
+        let thread = std::thread::spawn(move || match server.serve().as_str() {
             "disconnected" => End::Disconnected,
             other => panic!("{other}"),
         });

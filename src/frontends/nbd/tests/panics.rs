@@ -165,9 +165,9 @@ fn what_the_kernel_is_served_on_ends_and_says_why() {
     for parallel in [false, true] {
         let disk = Brittle::new(parallel);
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let server = Unnegotiated::new(Arc::clone(&disk) as _, vec![theirs.into()], 1 << 20, 4);
+        let server = Unnegotiated::new(Arc::clone(&disk) as _, theirs.into(), 1 << 20, 4);
         let (said, why) = mpsc::channel();
-        std::thread::spawn(move || said.send(server.serve(0)).unwrap());
+        std::thread::spawn(move || said.send(server.serve()).unwrap());
         disk.breaks(Breaks::Limits(1));
         let head = Head {
             asked: NONE,
