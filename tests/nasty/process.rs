@@ -83,6 +83,31 @@ def pwrite(h, buf, offset, flags):
         ],
     ),
     served(
+        "a fork at import",
+        r"
+parent = os.getpid()
+os.fork()
+def pread(h, buf, offset, flags): assert os.getpid() == parent",
+        ["[r(), again(), r()]", "open done open done", ""],
+    ),
+    served(
+        "an exception from elsewhere",
+        r"
+import ctypes
+def pread(h, buf, offset, flags):
+    thread = ctypes.c_ulong(threading.get_ident())
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(KeyboardInterrupt))
+def pwrite(h, buf, offset, flags):
+    kind, word = SystemExit, ctypes.c_ulong(threading.get_ident())
+    threading.Timer(0.05, ctypes.pythonapi.PyThreadState_SetAsyncExc, [word, ctypes.py_object(kind)]).start()
+    while True: pass",
+        [
+            "[r(), w(), f(), r(), again()]",
+            "open EIO EIO done EIO open",
+            "pwrite: SystemExit",
+        ],
+    ),
+    served(
         "a fork whose child lives on",
         r"
 def pread(h, buf, offset, flags):
