@@ -108,6 +108,23 @@ def pwrite(h, buf, offset, flags):
         ],
     ),
     served(
+        "a fork in a generator",
+        r"
+def list_exports(readonly, is_tls):
+    yield 'one'
+    os.fork()
+    yield str(os.getpid())
+def extents(h, count, offset, flags):
+    yield offset, 100, 0
+    os.fork()
+    yield offset + 100, count, 0",
+        [
+            "[len({names() for _ in range(6)}), x(), x(), x(), r()]",
+            "open 1 done done done done",
+            "came back from a callback",
+        ],
+    ),
+    served(
         "a fork whose child lives on",
         r"
 def pread(h, buf, offset, flags):
