@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod agent;
+pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod disk;

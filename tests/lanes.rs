@@ -1,13 +1,20 @@
-//! A thread that serves a device is one thread to Python, too, for as long as the device is there.
+//! The threads that serve a plugin: how many, that no request waits for another one's, and that a thread
+//! is one thread to Python, too, for as long as the device is there.
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod support;
 
 use std::fs::File;
+use std::io::BufRead;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use support::device::{Attached, Kind};
+use pydisk::bench::{Pattern, Place, Workload};
+use pydisk::frontends::nbd::LoadClient;
+use support::device::{Attached, Kind, pydisk};
 
 /// Counts the thread states that its reads came in, and answers with the count in every byte.
 const COUNTER: &str = "
@@ -35,11 +42,7 @@ struct Page([u8; 4096]);
 fn states(kind: Kind, model: &str, lanes: &str) -> u8 {
     let script = COUNTER.replace("@MODEL@", model);
     let disk = Attached::with_script(kind, &script, &["--lanes", lanes]);
-    let device = File::options()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
-        .open(disk.device())
-        .unwrap();
+    let device = direct(&disk.path);
     let read = |number: u64| {
         let mut page = Page([0; 4096]);
         device.read_exact_at(&mut page.0, number * 4096).unwrap();
@@ -59,7 +62,7 @@ fn states(kind: Kind, model: &str, lanes: &str) -> u8 {
 
 #[test]
 fn a_lane_keeps_its_threading_local_for_life() {
-    for kind in [Kind::Ublk, Kind::Nbd] {
+    for kind in Kind::ALL {
         if !kind.available() {
             continue;
         }
@@ -82,26 +85,260 @@ def pread(h, buf, offset, flags):
     if offset >= 512 * 1024: together.wait()
 ";
 
+/// Past the kernel's cache.
+fn direct(path: &Path) -> File {
+    File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
+        .open(path)
+        .unwrap()
+}
+
+fn read(device: &File, at: u64) {
+    device.read_exact_at(&mut Page([0; 4096]).0, at).unwrap();
+}
+
 #[test]
 fn as_many_requests_as_there_are_lanes_are_served_at_the_same_time() {
-    for kind in [Kind::Ublk, Kind::Nbd] {
+    for kind in Kind::ALL {
         if !kind.available() {
             continue;
         }
         let disk = Attached::with_script(kind, TOGETHER, &["--lanes", "4"]);
-        let device = File::options()
-            .read(true)
-            .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
-            .open(disk.device())
-            .unwrap();
+        let device = direct(&disk.path);
         std::thread::scope(|scope| {
             for reader in 0..4 {
                 let device = &device;
-                let at = (512 << 10) + reader * 65536;
-                scope.spawn(move || device.read_exact_at(&mut Page([0; 4096]).0, at).unwrap());
+                scope.spawn(move || read(device, (512 << 10) + reader * 65536));
             }
         });
         drop(device);
         disk.detach();
     }
+}
+
+/// Requests in the second half wait until page 120 was asked for, and page 100 waits until three do. What
+/// the kernel reads to look for partitions is none of these.
+const SLOW: &str = "
+import threading
+import nbdkit
+API_VERSION = 2
+released = threading.Event()
+slow = threading.Semaphore(0)
+def thread_model(): return nbdkit.THREAD_MODEL_PARALLEL
+def open(readonly): return 0
+def get_size(h): return 1 << 20
+def pread(h, buf, offset, flags):
+    if offset == 100 * 4096:
+        for _ in range(3): slow.acquire()
+    elif offset == 120 * 4096:
+        released.set()
+    elif 512 * 1024 <= offset < 800 * 1024:
+        slow.release()
+        if not released.wait(60): raise TimeoutError('a quick request was not served meanwhile')
+";
+
+/// Where the slow requests go, one less than there are lanes; what is answered when all of them are in
+/// the plugin; and what lets them go on.
+const SLOWS: [u64; 3] = [512 << 10, 640 << 10, 768 << 10];
+const ALL_IN: u64 = 100 * 4096;
+const RELEASE: u64 = 120 * 4096;
+
+#[test]
+fn no_request_waits_for_a_slow_one_while_there_is_a_lane() {
+    for kind in Kind::ALL {
+        if !kind.available() {
+            continue;
+        }
+        let disk = Attached::with_script(kind, SLOW, &["--lanes", "4"]);
+        let device = direct(&disk.path);
+        std::thread::scope(|scope| {
+            let slow = SLOWS.map(|at| {
+                let device = &device;
+                scope.spawn(move || read(device, at))
+            });
+            read(&device, ALL_IN);
+            for quick in 1..50 {
+                read(&device, quick * 4096);
+            }
+            assert!(slow.iter().all(|slow| !slow.is_finished()));
+            read(&device, RELEASE);
+        });
+        drop(device);
+        disk.detach();
+    }
+}
+
+/// A server on a Unix socket in a folder of its own.
+struct Served {
+    name: String,
+    folder: tempfile::TempDir,
+}
+
+impl Served {
+    #[track_caller]
+    fn new(name: &str, text: &str, options: &[&str]) -> Self {
+        let name = format!("{name}-{}", std::process::id());
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("plugin.py");
+        std::fs::write(&script, text).unwrap();
+        let uri = format!("nbd+unix:///?socket={}/socket", folder.path().display());
+        let mut args = vec!["attach", "--name", &name, script.to_str().unwrap(), &uri];
+        args.extend(options);
+        let output = pydisk(&args);
+        assert!(output.status.success(), "{output:?}");
+        Self { name, folder }
+    }
+
+    fn client(&self, depth: usize) -> LoadClient {
+        let stream = UnixStream::connect(self.folder.path().join("socket")).unwrap();
+        LoadClient::connect(stream, depth).unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let output = pydisk(["detach", "--force", &self.name]);
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// Wait until the requests of these slots are answered, in which no other is.
+#[track_caller]
+fn answered(client: &mut LoadClient, slots: &[usize]) {
+    let mut done = Vec::new();
+    while done.len() < slots.len() {
+        client.wait(Duration::from_secs(90), &mut done).unwrap();
+    }
+    let mut found: Vec<_> = done.iter().map(|done| done.slot).collect();
+    found.sort_unstable();
+    assert_eq!(found, slots);
+    assert!(done.iter().all(|done| done.outcome.is_ok()), "{done:?}");
+}
+
+#[test]
+fn no_request_of_a_connection_waits_for_a_slow_one_while_there_is_a_lane() {
+    let server = Served::new("lanes-slow", SLOW, &["--lanes", "4"]);
+    let mut client = server.client(5);
+    for (slot, at) in SLOWS.into_iter().enumerate() {
+        client.read(slot, at, 4096);
+    }
+    client.read(3, ALL_IN, 4096);
+    answered(&mut client, &[3]);
+    for quick in 1..50 {
+        client.read(4, quick * 4096, 4096);
+        answered(&mut client, &[4]);
+    }
+    client.read(3, RELEASE, 4096);
+    answered(&mut client, &[0, 1, 2, 3]);
+}
+
+/// A serial plugin, so that who serves it goes in and out of Python all the time, beside a thread that
+/// computes and never lets go of the interpreter by itself.
+const COMPUTES: &str = "
+import sys, threading
+API_VERSION = 2
+def get_ready():
+    if @INTERVAL@: sys.setswitchinterval(@INTERVAL@)
+def after_fork():
+    def compute():
+        number = 0
+        while True: number += 1
+    if @BUSY@: threading.Thread(target=compute, daemon=True).start()
+def open(readonly): return 0
+def get_size(h): return 1 << 20
+def pread(h, buf, offset, flags): buf[:] = bytes(len(buf))
+";
+
+#[test]
+fn a_thread_that_computes_does_not_starve_requests() {
+    let time = |interval: &str| {
+        let text = COMPUTES
+            .replace("@INTERVAL@", interval)
+            .replace("@BUSY@", "True");
+        let server = Served::new(&format!("lanes-busy-{interval}"), &text, &[]);
+        let mut client = server.client(1);
+        let each = (0..20).map(|number| {
+            // The other thread computes again by then, on a busy machine too.
+            std::thread::sleep(Duration::from_millis(10));
+            let start = Instant::now();
+            client.read(0, number * 4096, 4096);
+            answered(&mut client, &[0]);
+            start.elapsed()
+        });
+        each.sum::<Duration>()
+    };
+    // What 20 requests take is 20 times what the thread may keep the interpreter: 0.5 ms as pydisk
+    // sets it.
+    let (kept_short, kept_long) = (time("0"), time("0.1"));
+    assert!(
+        kept_short * 4 < kept_long,
+        "20 requests: {kept_short:?}, with an interval of 100 ms: {kept_long:?}"
+    );
+}
+
+/// Never over by itself.
+struct Patient;
+
+impl pydisk::bench::Watch for Patient {
+    fn alive(&self) {}
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_system_call_brings_many_requests_to_a_serial_plugin_on_ublk() {
+    if !Kind::Ublk.available() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("plugin.py");
+    std::fs::write(
+        &script,
+        COMPUTES.replace("@INTERVAL@", "0").replace("@BUSY@", "0"),
+    )
+    .unwrap();
+    // Its standard error is the log, which tells at the end how many requests and calls there were.
+    let number = 1000 + std::process::id() % 1000 * 1000;
+    let device = format!("/dev/ublkb{number}");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_pydisk"))
+        .args(["attach", "--foreground", "--verbose"])
+        .args([script.to_str().unwrap(), &device])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line.trim_end(), device);
+    let workload = Workload {
+        pattern: Pattern::RandomReads,
+        len: 4096,
+        depth: 32,
+    };
+    let place = Place::Device {
+        path: device.clone().into(),
+        size: 1 << 20,
+    };
+    let mut way = place.open(workload).unwrap();
+    let found = pydisk::bench::run(&mut way, workload, Duration::from_secs(1), &Patient).unwrap();
+    drop(way);
+    assert!(pydisk(["detach", &device]).status.success());
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    let counted = log
+        .split_once(" requests in ")
+        .unwrap_or_else(|| panic!("{log}"));
+    let number = |word: Option<&str>| word.unwrap().parse::<u64>().unwrap();
+    let requests = number(counted.0.split_whitespace().last());
+    let calls = number(counted.1.split_whitespace().next());
+    support::device::say(&format!(
+        "ublk: {requests} requests in {calls} system calls"
+    ));
+    // Neighbours among them may be one request to the driver.
+    assert!(requests * 2 > found.requests(), "{found:?}");
+    assert!(calls * 4 < requests, "{requests} requests in {calls} calls");
 }

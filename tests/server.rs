@@ -35,7 +35,9 @@ def pread(h, buf, offset, flags):
     buf[:] = h[offset:offset + len(buf)]
 def pwrite(h, buf, offset, flags): h[offset:offset + len(buf)] = buf
 def flush(h, flags): log('flush')
-def close(h): log('close', repr(nbdkit.export_name()))
+def close(h):
+    log('close', repr(nbdkit.export_name()))
+    if nbdkit.export_name() == 'closes slowly': time.sleep(3600)
 def cleanup(): log('cleanup')
 ";
 
@@ -792,6 +794,91 @@ def pread(h, count, offset): return bytearray(count)
     assert_eq!((detached.code, again.code), (0, 0), "{again:?}");
     client.vanish();
     assert_eq!(home.run(["detach", "--force", uri]).code, 0);
+}
+
+#[test]
+fn what_the_plugin_forked_keeps_neither_clients_nor_the_port_when_its_worker_is_killed() {
+    if !available() {
+        return;
+    }
+    for target in ["nbd://localhost:0", "nbd+unix:///?socket=@"] {
+        let home = Home::new();
+        let forking = "
+import os, time
+def open(readonly): return 0
+def get_size(h): return 512
+def pread(h, count, offset):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    with __builtins__.open(os.path.join(os.path.dirname(__file__), 'child'), 'w') as f: f.write(str(child))
+    time.sleep(3600)
+";
+        let plugin = home.script("forking.py", forking);
+        let plugin = plugin.to_str().unwrap();
+        let target = target.replace('@', home.path("socket").to_str().unwrap());
+        let uri = home.run(["attach", plugin, &target]).stdout;
+        let uri = uri.trim_end();
+        let mut client = Client::connected(uri);
+        let mut idle = Client::connected(uri);
+        client.start("h.pread(512, 0)");
+        let child = || {
+            let text = std::fs::read_to_string(home.path("child")).unwrap_or_default();
+            text.parse::<i32>().ok()
+        };
+        until("it has forked", || child().is_some());
+        for process in ["agent_pid", "worker_pid"] {
+            signal(home.pid("forking", process), Signal::KILL);
+        }
+        // Until the child ends, if it has the sockets.
+        let heard = client.finish();
+        let closed = idle.eval("h.poll(60000), h.aio_is_ready()");
+        let again = home.run(["attach", plugin, uri]);
+        assert!(runs(child().unwrap()), "they had to wait for it");
+        signal(child().unwrap(), Signal::KILL);
+        assert!(heard.starts_with("error: "), "{heard}");
+        assert!(
+            closed.ends_with("False)") || closed.starts_with("error: "),
+            "{closed}"
+        );
+        assert_eq!(again.code, 0, "{again:?}");
+        assert_eq!(home.run(["detach", "--force", uri]).code, 0);
+    }
+}
+
+#[test]
+fn who_has_left_does_not_count_although_a_callback_hangs() {
+    if !available() {
+        return;
+    }
+    for (target, model) in [("nbd://localhost:0", 3), ("nbd+unix:", 1)] {
+        let serving = Serving::new();
+        let uri = serving.attach(target, &[&format!("model={model}")]);
+        let export = |name: &str| match uri.split_once("?") {
+            Some((start, socket)) => format!("{start}{name}?{socket}"),
+            None => format!("{uri}/{name}"),
+        };
+        let mut reads = Client::connected(&export("slow"));
+        let mut closes = Client::connected(&export("closes%20slowly"));
+        serving.home.run(["detach", "disk"]).refused("is used by ");
+        reads.start("h.pread(512, 0)");
+        assert_eq!(serving.clients("disk"), 2);
+        closes.start("h.shutdown()");
+        reads.vanish();
+        until("close is called", || {
+            // Where callbacks take turns it waits for the read.
+            model == 1
+                || serving
+                    .calls()
+                    .contains(&"close 'closes slowly'".to_owned())
+        });
+        until("they are still there", || serving.clients("disk") == 0);
+        assert_eq!(closes.finish(), "None");
+        // A plain detach is not refused, but waits for the callbacks.
+        let said = serving.home.run(["detach", "--force", "disk"]);
+        assert_eq!(said.code, 0, "{said:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The Linux interfaces that pydisk stands on, and nothing else: no `Disk`, no policy, no Python.
 
 pub mod activation;
+pub mod aio;
 mod elsewhere;
 mod first_read;
 pub mod fuse;

@@ -1,6 +1,8 @@
 //! What a process asks of the kernel about itself and what it hands to its children.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -37,4 +39,43 @@ pub fn leave_mount_namespace() -> io::Result<()> {
         MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM,
     )?;
     Ok(())
+}
+
+/// Processor time that this process has used so far, all threads, in user mode and in the kernel.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    // Not rustix's: it panics where the kernel's vDSO is not what it expects, as in User-Mode Linux.
+    let mut time = MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: clock_gettime(2) writes one timespec to the pointer, which lives through the call.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, time.as_mut_ptr()) };
+    debug_assert_eq!(done, 0, "every kernel has this clock");
+    // SAFETY: two integers, for which every value is valid, zeroed before the kernel filled them.
+    let time = unsafe { time.assume_init() };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Give free memory back that the allocator keeps for later, once what needs much of it is over.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) may be called at any time, by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_grows_with_work() {
+        let before = cpu_time();
+        assert!(before > Duration::ZERO);
+        let mut number = 0_u64;
+        while cpu_time() < before + Duration::from_millis(5) {
+            number = std::hint::black_box(number + 1);
+        }
+        assert!(number > 0);
+    }
 }

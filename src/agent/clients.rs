@@ -1,29 +1,14 @@
-//! Who is connected to a server: its worker tells, on a socket of its own, so that the answer does
-//! not depend on the agent; `list`, `show` and `detach` ask.
-//!
-//! One answer a connection, without a question: the list, and then the end of the stream.
+//! Who is connected to a server: its worker tells; `list`, `show` and `detach` ask.
 
-use std::fs::{self, Permissions};
-use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::thread;
-use std::time::Duration;
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::control;
 use super::folder::Folder;
-use super::messages::send;
+use super::telling::{self, Telling};
 
 /// The name of the socket in the attachment's folder.
 const SOCKET: &str = "clients";
-
-/// How long the worker may take to answer, and whoever asked to take the answer.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Longest answer that is taken.
-const LONGEST: u64 = 64 << 20;
 
 /// A client that is connected. The names of the fields are those that scripts see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,30 +36,12 @@ impl std::fmt::Display for Connected {
     }
 }
 
-/// Tell everybody who asks, until this process ends, what `list` gives.
+/// The socket at which the worker tells of its clients, before anybody is answered.
 ///
 /// # Errors
-/// If the socket cannot be made.
-pub fn tell(folder: &Folder, list: impl Fn() -> Vec<Connected> + Send + 'static) -> io::Result<()> {
-    let (_open, address) = control::address(folder, SOCKET)?;
-    let listener = UnixListener::bind(address)?;
-    fs::set_permissions(folder.path().join(SOCKET), Permissions::from_mode(0o600))?;
-    thread::Builder::new()
-        .name("clients".into())
-        .spawn(move || {
-            for stream in listener.incoming() {
-                let told = stream.and_then(|stream| {
-                    stream.set_write_timeout(Some(PATIENCE))?;
-                    send(&stream, &list())
-                });
-                if let Err(error) = told {
-                    log::debug!("clients: {error}");
-                    // Out of descriptors or memory, perhaps: do not spin.
-                    thread::sleep(Duration::from_millis(10));
-                }
-            }
-        })?;
-    Ok(())
+/// If it cannot be made.
+pub fn telling(folder: &Folder) -> io::Result<Telling> {
+    Telling::at(folder, SOCKET)
 }
 
 /// Who is connected to the server of an attachment.
@@ -83,17 +50,7 @@ pub fn tell(folder: &Folder, list: impl Fn() -> Vec<Connected> + Send + 'static)
 /// `NotFound` or `ConnectionRefused` if there is no worker that serves, `TimedOut` if it does not
 /// answer.
 pub fn connected(folder: &Folder) -> io::Result<Vec<Connected>> {
-    let (_open, address) = control::address(folder, SOCKET)?;
-    let stream = UnixStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut text = Vec::new();
-    match stream.take(LONGEST).read_to_end(&mut text) {
-        Ok(_) => Ok(serde_json::from_slice(&text)?),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(io::ErrorKind::TimedOut.into())
-        }
-        Err(error) => Err(error),
-    }
+    telling::told(folder, SOCKET)
 }
 
 #[cfg(test)]
@@ -114,7 +71,8 @@ mod tests {
             since: 5,
         };
         let told = client.clone();
-        tell(&folder, move || vec![told.clone(); 1000]).unwrap();
+        let socket = telling(&folder).unwrap();
+        socket.tell(move || vec![told.clone(); 1000]).unwrap();
         for _ in 0..3 {
             assert_eq!(connected(&folder).unwrap(), vec![client.clone(); 1000]);
         }

@@ -8,22 +8,24 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::messages::Job;
 use super::state::{Served, Way};
 use super::supervise::Event;
 use super::worker_process::shell_status;
-use crate::frontends::nbd::{Address, Place};
+use crate::frontends::nbd::{Address, Place, TlsMode, TlsSetup};
 
 /// Run the user's command in a shell; its end arrives as an event.
 pub(super) fn run(
     command: &str,
-    name: &str,
+    job: &Job,
     disk: &Served,
     events: &Sender<Event>,
 ) -> io::Result<Pid> {
     let mut child = Command::new("sh")
         .args(["-c", command])
         .envs(variables(&disk.at))
-        .env("name", name)
+        .envs(tls_variables(&job.server.tls))
+        .env("name", &job.name)
         .spawn()?;
     let pid = Pid::from_child(&child);
     let events = events.clone();
@@ -44,11 +46,12 @@ fn variables(at: &Way) -> Vec<(&'static str, OsString)> {
     };
     let mut variables = vec![
         ("uri", uri.into()),
+        ("nbd", uri.into()),
         ("unixsocket", unix_socket.clone().unwrap_or_default().into()),
     ];
     if let Ok(address) = uri.parse::<Address>() {
         let port = match address.place {
-            Place::Tcp { port, .. } => port.to_string(),
+            Place::Tcp { port, .. } | Place::Everywhere { port } => port.to_string(),
             Place::Vsock(port) => port.to_string(),
             _ => String::new(),
         };
@@ -56,6 +59,17 @@ fn variables(at: &Way) -> Vec<(&'static str, OsString)> {
         variables.push(("exportname", address.export.into()));
     }
     variables
+}
+
+/// How a server's clients encrypt, as nbdkit says it; nothing where they cannot.
+fn tls_variables(tls: &TlsSetup) -> Vec<(&'static str, OsString)> {
+    let mode = match tls.mode {
+        TlsMode::Off => return Vec::new(),
+        TlsMode::Allowed => "1",
+        TlsMode::Required => "2",
+    };
+    let folder = tls.certificates.clone().unwrap_or_default();
+    vec![("tls", mode.into()), ("tls_certificates", folder.into())]
 }
 
 /// Tell the user's command to end.

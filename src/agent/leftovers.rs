@@ -14,6 +14,7 @@ use pydisk_kernel::mounts;
 use super::folder::{Folder, Held, keep_log};
 use super::state::{State, Way};
 use crate::Refusal;
+use crate::frontends::nbd::Place;
 use crate::frontends::{self, Target};
 
 /// Remove the device or the mount of an attachment whose worker has ended. It may have ended before
@@ -34,11 +35,16 @@ pub(super) fn remove(state: &State, folder: &Folder) -> Result<(), Refusal> {
 
 /// Remove the Unix socket of a dead server, unless somebody else listens there by now.
 fn remove_socket(state: &State) -> Result<(), Refusal> {
-    let Some(Way::Server {
-        unix_socket: Some(path),
-        ..
-    }) = state.disk.as_ref().map(|disk| &disk.at)
-    else {
+    let made = match (state.disk.as_ref().map(|disk| &disk.at), &state.target) {
+        (Some(Way::Server { unix_socket, .. }), _) => unix_socket.as_ref(),
+        // It may have listened before it was ready.
+        (_, Target::Server(address)) => match &address.place {
+            Place::Unix(path) => path.as_ref(),
+            _ => None,
+        },
+        _ => None,
+    };
+    let Some(path) = made else {
         return Ok(());
     };
     // A file that is no socket refuses connections as well.

@@ -7,33 +7,41 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::Sender;
 use std::thread;
 
 mod clients;
 mod command;
+mod conduct;
 mod control;
+mod cost;
 mod folder;
 mod inuse;
 mod leftovers;
+mod loan;
 mod lost;
 mod messages;
 mod passing;
 mod root;
 mod state;
 mod supervise;
+mod telling;
 mod worker_process;
 
-pub use clients::{Connected, connected, tell};
+pub use clients::{Connected, connected, telling};
+pub use conduct::Conduct;
 pub use control::{ask, listens};
+pub use cost::{cost, tell_cost};
 pub use folder::{Folder, Held, Holder, Role, kept_log};
+pub use loan::{Loan, Recall};
 pub use lost::detach as detach_without_agent;
 pub use messages::{Answer, Ask, FromWorker, Job, Receiver, ServerOptions, ToWorker, Told, send};
 pub use passing::Passing;
 pub use root::{Name, ROOT_VARIABLE, Root, check_name};
 pub use state::{Phase, Served, State, Way, seconds};
 pub use supervise::{DETACH_PATIENCE, Outcome};
+pub use telling::Telling;
 pub use worker_process::{WORKER, ending};
 
 use crate::{Refusal, logging};
@@ -62,38 +70,66 @@ pub fn sweep(root: &Root) -> Result<(), Refusal> {
 /// # Errors
 /// One sentence; nothing is attached then.
 pub fn launch(job: &Job, passing: Passing, tell: impl FnOnce(&Served)) -> Result<(), Refusal> {
-    let failed = |error: io::Error| Refusal::new(format!("the agent cannot be started: {error}"));
-    // The agent lives on: it must not hold what the caller of this process left open.
-    if let Err(error) = pydisk_kernel::process::keep_descriptors_from_children() {
-        log::debug!("descriptors of the caller may be inherited: {error}");
+    let mut launched = Launched::start(passing)?;
+    let served = launched.served(job)?;
+    tell(&served);
+    // Without an agent there is no disk either; `pydisk list` shows what became of it.
+    send(&launched.stream, &ToAgent::Taken).map_err(not_started)
+}
+
+/// An agent in the background that has not been told yet that somebody knows of its disk: if this is
+/// dropped, or the process ends, the disk is given up.
+#[derive(Debug)]
+struct Launched {
+    process: Child,
+    stream: UnixStream,
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "what `map_err` hands over is a value"
+)]
+fn not_started(error: io::Error) -> Refusal {
+    Refusal::new(format!("the agent cannot be started: {error}"))
+}
+
+impl Launched {
+    fn start(passing: Passing) -> Result<Self, Refusal> {
+        // The agent lives on: it must not hold what the caller of this process left open.
+        if let Err(error) = pydisk_kernel::process::keep_descriptors_from_children() {
+            log::debug!("descriptors of the caller may be inherited: {error}");
+        }
+        let (mine, theirs) = UnixStream::pair().map_err(not_started)?;
+        let stderr = io::stderr().as_fd().try_clone_to_owned();
+        let stderr = stderr.map_err(not_started)?;
+        let mut command = Command::new(std::env::current_exe().map_err(not_started)?);
+        command
+            .arg(AGENT)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::from(stderr));
+        Ok(Self {
+            process: passing.hand_over(|| command.spawn()).map_err(not_started)?,
+            stream: mine,
+        })
     }
-    let (mine, theirs) = UnixStream::pair().map_err(failed)?;
-    let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
-    let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-    command
-        .arg(AGENT)
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::from(stderr));
-    let mut agent = passing.hand_over(|| command.spawn()).map_err(failed)?;
-    drop(command);
-    let mut receiver = Receiver::of(&mine).map_err(failed)?;
-    let answer = send(&mine, job).and_then(|()| receiver.receive());
-    match answer {
-        Ok(Some(FromAgent::Ready(served))) => {
-            tell(&served);
-            // Without an agent there is no disk either; `pydisk list` shows what became of it.
-            send(&mine, &ToAgent::Taken).map_err(failed)
+
+    /// Hand over the job and wait until the disk can be used.
+    fn served(&mut self, job: &Job) -> Result<Served, Refusal> {
+        let mut receiver = Receiver::of(&self.stream).map_err(not_started)?;
+        let answer = send(&self.stream, job).and_then(|()| receiver.receive());
+        match answer {
+            Ok(Some(FromAgent::Ready(served))) => Ok(served),
+            Ok(Some(FromAgent::Refused(told))) => {
+                // It has nothing left to do, and then nothing of this attachment runs any more.
+                self.process.wait().map_err(not_started)?;
+                Err(told.into())
+            }
+            Ok(None) => {
+                let status = self.process.wait().map_err(not_started)?;
+                Err(Refusal::new(format!("the agent {}", ending(status))))
+            }
+            Err(error) => Err(not_started(error)),
         }
-        Ok(Some(FromAgent::Refused(told))) => {
-            // It has nothing left to do, and then nothing of this attachment runs any more.
-            agent.wait().map_err(failed)?;
-            Err(told.into())
-        }
-        Ok(None) => {
-            let status = agent.wait().map_err(failed)?;
-            Err(Refusal::new(format!("the agent {}", ending(status))))
-        }
-        Err(error) => Err(failed(error)),
     }
 }
 
@@ -106,7 +142,7 @@ pub fn in_foreground(
     folder: Folder,
     command: Option<String>,
 ) -> Outcome {
-    logging::start(&job.name, job.verbose);
+    logging::start(&job.name, job.logging.level);
     match folder.hold(Role::Agent) {
         Ok(held) => Agent::new(job, passing, folder, held, Launcher::Myself(command)).run(),
         Err(error) => Outcome::Refused(Refusal::new(format!(
@@ -123,7 +159,7 @@ pub fn process() -> ExitCode {
         logging::say("pydisk: agent-process is started by `pydisk attach`\n");
         return ExitCode::from(2);
     };
-    logging::start(&job.name, job.verbose);
+    logging::start(&job.name, job.logging.level);
     if let Err(error) = rustix::process::setsid() {
         log::debug!("no session of its own: {error}");
     }

@@ -9,15 +9,18 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod attach;
+mod bench;
 mod check;
 mod choice;
 mod detach;
 mod info;
 mod interpreter;
 mod list;
+mod nbdkit;
 mod plugin;
 mod probe;
 mod server;
+mod start;
 mod words;
 
 use crate::python::Errnos;
@@ -41,6 +44,14 @@ nothing wrong was found, 1 otherwise.
 
   pydisk check ./disk.py size=1G              what can be tried without changing the disk
   pydisk check --write ./disk.py size=64M     everything, on a disk that may be destroyed";
+
+const BENCHING: &str = "\
+Without --write the plugin is opened for reading only. Nothing stays attached. Exit status: 0 if every
+request of every load succeeded, 1 otherwise.
+
+  pydisk bench ./disk.py size=1G
+  pydisk bench --front-end fuse --depth 4 --depth 32 --block 64k ./disk.py size=1G
+  pydisk bench --write ./disk.py size=1G      writes, too, on a disk that may be destroyed";
 
 /// Write a disk in Python. Mount it.
 #[derive(Debug, Parser)]
@@ -98,12 +109,24 @@ enum Command {
         after_help = CHECKING
     )]
     Check(CheckArgs),
+    /// Measure what a plugin does on each front end, and how much of it is the plugin's own
+    #[command(
+        override_usage = "pydisk bench [OPTIONS] <PLUGIN> [KEY=VALUE]...",
+        after_help = BENCHING
+    )]
+    Bench(bench::BenchArgs),
     /// Show which front ends work on this host, and why the others do not
     Probe {
         /// For programs
         #[arg(long)]
         json: bool,
     },
+    /// Take a command line of nbdkit's for a Python plugin; so does pydisk by the name of `nbdkit`
+    #[command(
+        override_usage = "pydisk nbdkit [OPTIONS] python <SCRIPT> [KEY=VALUE]...",
+        after_help = "`pydisk nbdkit --help` shows the options."
+    )]
+    Nbdkit,
     #[command(name = agent::AGENT, hide = true)]
     AgentProcess,
     #[command(name = agent::WORKER, hide = true)]
@@ -119,6 +142,14 @@ enum Command {
     },
     #[command(name = worker::GUARD, hide = true)]
     GuardProcess { folder: PathBuf },
+    #[command(name = nbdkit::DUMP, hide = true)]
+    DumpProcess {
+        /// What the plugin is called.
+        #[arg(long)]
+        name: String,
+        script: Option<PathBuf>,
+        words: Vec<String>,
+    },
     #[command(name = info::INFO, hide = true)]
     InfoProcess { script: PathBuf, words: Vec<String> },
 }
@@ -144,9 +175,10 @@ struct AttachArgs {
     /// Name of the attachment [default: the plugin's file name]
     #[arg(long)]
     name: Option<String>,
-    /// Threads that serve a plugin with the parallel thread model
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
-    lanes: u16,
+    /// Requests that a plugin with the parallel thread model serves at the same time [default: 16,
+    /// with `async def` 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    lanes: Option<u16>,
     /// The Python or the virtual environment whose packages the plugin sees
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
@@ -224,6 +256,9 @@ impl From<Refusal> for Failure {
 /// Do what the command line says.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(words) = nbdkit::words() {
+        return nbdkit::main(words);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -239,7 +274,10 @@ pub fn main() -> ExitCode {
         Command::Detach { which, all, force } => detach::detach(&which, all, force),
         Command::Info(args) => info::info(&args),
         Command::Check(args) => check::check(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Probe { json } => probe::probe(json).map_err(Failure::from),
+        // Whatever follows the word went to another parser.
+        Command::Nbdkit => return nbdkit::main(Vec::new()),
         Command::AgentProcess => return agent::process(),
         Command::WorkerProcess => return worker::process(),
         Command::StopProcess { device } => return worker::stop_process(&device),
@@ -249,6 +287,11 @@ pub fn main() -> ExitCode {
             options,
         } => check::process(&script, &words, &options),
         Command::GuardProcess { folder } => return frontends::guard_nbd(&folder),
+        Command::DumpProcess {
+            name,
+            script,
+            words,
+        } => nbdkit::dump_process(&name, script.as_deref(), &words),
         Command::InfoProcess { script, words } => info::process(&script, &words),
     };
     match done {

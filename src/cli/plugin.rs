@@ -10,6 +10,23 @@ const VARIABLE: &str = "PYDISK_PLUGINS";
 /// The source tree that this program was built from, which exists on the developer's machine.
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/plugins");
 
+/// The script of a plugin that ships with pydisk.
+pub(super) fn find_shipped(name: &str) -> Option<PathBuf> {
+    folders()
+        .iter()
+        .map(|folder| folder.join(format!("{name}.py")))
+        .find(|script| script.is_file())
+}
+
+/// The names of the plugins that ship with pydisk, for people.
+pub(super) fn known() -> String {
+    let shipped = shipped(&folders());
+    if shipped.is_empty() {
+        return "none was found".to_owned();
+    }
+    shipped.join(", ")
+}
+
 /// Find the script that `word` means: a path, or the name of a plugin that ships with pydisk.
 ///
 /// # Errors
@@ -19,19 +36,10 @@ pub(super) fn find(word: &str) -> Result<PathBuf, Refusal> {
     if word.contains('/') || word.ends_with(".py") || path.exists() {
         return script(path);
     }
-    let folders = folders();
-    for folder in &folders {
-        let script = folder.join(format!("{word}.py"));
-        if script.is_file() {
-            return Ok(script);
-        }
+    if let Some(script) = find_shipped(word) {
+        return Ok(script);
     }
-    let shipped = shipped(&folders);
-    let known = if shipped.is_empty() {
-        "none was found".to_owned()
-    } else {
-        shipped.join(", ")
-    };
+    let known = known();
     Err(Refusal::new(format!(
         "plugin `{word}`: there is no such file, and no plugin that ships with pydisk has this name"
     ))
@@ -41,7 +49,10 @@ pub(super) fn find(word: &str) -> Result<PathBuf, Refusal> {
 }
 
 /// The script at `path`, as a path that holds in every folder.
-fn script(path: &Path) -> Result<PathBuf, Refusal> {
+///
+/// # Errors
+/// One sentence: there is no file.
+pub(super) fn script(path: &Path) -> Result<PathBuf, Refusal> {
     let failed =
         |error: std::io::Error| Refusal::new(format!("plugin `{}`: {error}", path.display()));
     let found = std::fs::metadata(path).map_err(failed)?;
@@ -55,7 +66,7 @@ fn script(path: &Path) -> Result<PathBuf, Refusal> {
 }
 
 /// Where plugins that ship are looked for, in this order.
-fn folders() -> Vec<PathBuf> {
+pub(super) fn folders() -> Vec<PathBuf> {
     if let Some(folders) = std::env::var_os(VARIABLE) {
         return std::env::split_paths(&folders).collect();
     }

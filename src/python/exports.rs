@@ -78,7 +78,7 @@ impl Visitor {
         let place = waited.or_else(|| self.plugin.turns().connection(None));
         let place = place.expect("waits until there is one");
         let plugin = Arc::clone(&self.plugin);
-        let _turn = plugin.turns().callback();
+        let _turn = plugin.turns().callback("open");
         let visiting = Connection::visiting(self.client.as_ref(), tls);
         let _entered = visiting.enter();
         Python::attach(|py| {
@@ -135,7 +135,7 @@ impl Visitor {
 impl Guest for Visitor {
     fn list(&mut self, tls: bool) -> disk::Result<Vec<Listed>> {
         let plugin = Arc::clone(&self.plugin);
-        let _turn = plugin.turns().callback();
+        let _turn = plugin.turns().callback("list_exports");
         let visiting = Connection::visiting(self.client.as_ref(), tls);
         let _entered = visiting.enter();
         let found = Python::attach(|py| {

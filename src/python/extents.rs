@@ -13,6 +13,8 @@ pub(super) enum Wrong {
     Raised(PyErr),
     /// One sentence that says which rule was broken.
     Told(String),
+    /// There are extents, and not a byte of them is in the range.
+    Nothing,
 }
 
 impl From<&str> for Wrong {
@@ -55,8 +57,11 @@ pub(super) fn add(
             found.push(to - from, ExtentKind::from_bits_truncate(kind));
         }
     }
+    if expected.is_none() {
+        return Err("extents must not be empty".into());
+    }
     if found.end() == before {
-        return Err("extents must not be empty and must reach the requested offset".into());
+        return Err(Wrong::Nothing);
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pyo3::call::PyCallArgs;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PyString};
@@ -16,16 +17,17 @@ use super::errnos;
 use super::extents::Wrong;
 use super::module::Connection;
 use super::script::{Api, Script};
+use super::stopwatch::Stopwatch;
 use super::turns::Place;
-use super::{Plugin, exceptions, exports, extents, forks, module};
+use super::{Plugin, coroutines, exceptions, exports, extents, forks, module};
 use crate::Refusal;
 use crate::disk::{
     Disk, Errno, Error, ExtentKind, Extents, Flags, Limits, Op, Owner, Request, Result,
 };
 
-/// `count` is an unsigned 32-bit number to a plugin; longer trims and zeroes are cut into pieces of
-/// this size, which every minimum block size divides.
-const MAX_COUNT: u64 = (1 << 32) - (1 << 16);
+/// `count` is an unsigned 32-bit number to a plugin; what does not fit is cut into pieces of this size,
+/// which every minimum block size divides.
+const LONGEST_PIECE: u64 = (1 << 32) - (1 << 16);
 
 /// Tells `extents` that only the first extent is wanted; nbdkit's.
 const FLAG_REQ_ONE: u32 = 4;
@@ -41,6 +43,8 @@ pub(super) struct Handle {
     limits: Limits,
     /// Whether the log already says that this plugin keeps buffers.
     told_of_leak: AtomicBool,
+    /// Where somebody wants to know how long callbacks take.
+    stopwatch: Option<Arc<Stopwatch>>,
     connection: Connection,
     /// Given back when the handle is closed.
     _place: Place,
@@ -77,6 +81,7 @@ impl Handle {
         let limits = question.limits(read_only, plugin.thread_model());
         drop(entered);
         let mut handle = Self {
+            stopwatch: plugin.stopwatch.get().cloned(),
             plugin,
             handle: opened.unbind(),
             limits: Limits::read_only(0),
@@ -96,7 +101,7 @@ impl Handle {
 
     /// What `export_description` says, if there is one.
     pub(super) fn description(&self) -> std::result::Result<Option<String>, Refusal> {
-        self.turn(|py| {
+        self.turn("export_description", |py| {
             let name = intern!(py, "export_description");
             let answer = self.script().call(py, name, (self.handle.bind(py),))?;
             answer
@@ -106,10 +111,10 @@ impl Handle {
         })
     }
 
-    /// Run callbacks when it is this handle's turn. The turn is waited for outside of Python, because
+    /// Run the callback of this name when it is this handle's turn. The turn is waited for outside of Python, because
     /// whoever has it may be about to enter.
-    fn turn<T>(&self, work: impl FnOnce(Python<'_>) -> T) -> T {
-        let _turn = self.plugin.turns().callback();
+    fn turn<T>(&self, callback: &str, work: impl FnOnce(Python<'_>) -> T) -> T {
+        let _turn = self.plugin.turns().callback(callback);
         let _entered = self.connection.enter();
         Python::attach(|py| {
             module::clear_error();
@@ -135,12 +140,25 @@ impl Handle {
             })
     }
 
+    /// Call a callback that serves a request, and wait for what it returns where that can be awaited.
+    fn call<'py>(
+        &self,
+        callback: &Bound<'py, PyAny>,
+        arguments: impl PyCallArgs<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let call = || callback.call1(arguments).and_then(coroutines::outcome);
+        match &self.stopwatch {
+            None => call(),
+            Some(stopwatch) => stopwatch.time(call),
+        }
+    }
+
     fn read(&self, py: Python<'_>, data: &mut [u8], at: u64, owner: Option<&Owner>) -> Result {
         let name = intern!(py, "pread");
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         if self.script().api == Api::V1 {
-            let returned = callback.call1((handle, data.len(), at));
+            let returned = self.call(&callback, (handle, data.len(), at));
             let copied = returned.map(|object| buffer::copy_returned(&object, data));
             return match copied {
                 Ok(Ok(())) => self.outcome(py, name, Ok(())),
@@ -149,7 +167,7 @@ impl Handle {
             };
         }
         let lent = buffer::lend_for_reading(py, data, owner, |view| {
-            self.outcome(py, name, callback.call1((handle, view, at, 0_u32)))
+            self.outcome(py, name, self.call(&callback, (handle, view, at, 0_u32)))
         });
         self.after(py, name, lent)
     }
@@ -161,8 +179,8 @@ impl Handle {
         let flags = request.flags.bits();
         let call = |view: &Bound<'_, PyMemoryView>| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, view, at)),
-                Api::V2 => callback.call1((handle, view, at, flags)),
+                Api::V1 => self.call(&callback, (handle, view, at)),
+                Api::V2 => self.call(&callback, (handle, view, at, flags)),
             };
             self.outcome(py, name, returned)
         };
@@ -201,8 +219,8 @@ impl Handle {
         let handle = self.handle.bind(py);
         in_counts(at, count, |at, count| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, count, at)),
-                Api::V2 => callback.call1((handle, count, at, flags.bits())),
+                Api::V1 => self.call(&callback, (handle, count, at)),
+                Api::V2 => self.call(&callback, (handle, count, at, flags.bits())),
             };
             self.outcome(py, name, returned)
         })
@@ -222,8 +240,11 @@ impl Handle {
         }
         in_counts(at, count, |at, count| {
             let returned = match self.script().api {
-                Api::V1 => callback.call1((handle, count, at, flags.contains(Flags::MAY_TRIM))),
-                Api::V2 => callback.call1((handle, count, at, flags.bits())),
+                Api::V1 => self.call(
+                    &callback,
+                    (handle, count, at, flags.contains(Flags::MAY_TRIM)),
+                ),
+                Api::V2 => self.call(&callback, (handle, count, at, flags.bits())),
             };
             if self.errno(py, &returned) == Errno::OPNOTSUPP {
                 return Err(self.declined(name));
@@ -239,7 +260,7 @@ impl Handle {
             self.outcome(
                 py,
                 name,
-                callback.call1((self.handle.bind(py), count, at, 0_u32)),
+                self.call(&callback, (self.handle.bind(py), count, at, 0_u32)),
             )
         })
     }
@@ -249,8 +270,8 @@ impl Handle {
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         let returned = match self.script().api {
-            Api::V1 => callback.call1((handle,)),
-            Api::V2 => callback.call1((handle, 0_u32)),
+            Api::V1 => self.call(&callback, (handle,)),
+            Api::V2 => self.call(&callback, (handle, 0_u32)),
         };
         self.outcome(py, name, returned)
     }
@@ -303,6 +324,18 @@ impl Handle {
     }
 }
 
+/// The callback that serves an operation.
+fn callback(op: &Op<'_>) -> &'static str {
+    match op {
+        Op::Read(_) => "pread",
+        Op::Write(_) => "pwrite",
+        Op::Zero(_) => "zero",
+        Op::Trim(_) => "trim",
+        Op::Cache(_) => "cache",
+        Op::Flush => "flush",
+    }
+}
+
 /// What a write needs beside its bytes and their place.
 #[derive(Clone, Copy)]
 struct Rest<'a> {
@@ -322,9 +355,12 @@ impl<'py> ReturnValue<'py> for Bound<'py, PyAny> {
             return None;
         }
         let kind = self.get_type().name().ok()?.to_string_lossy().into_owned();
-        ["coroutine", "generator", "async_generator"]
-            .contains(&kind.as_str())
-            .then_some(kind)
+        match kind.as_str() {
+            // Of a coroutine that was awaited, too.
+            "coroutine" => Some("coroutine: `await` is missing".to_owned()),
+            "generator" | "async_generator" => Some(kind),
+            _ => None,
+        }
     }
 }
 
@@ -337,11 +373,23 @@ impl ReturnValue<'_> for () {
 fn in_counts(at: u64, len: u64, mut piece: impl FnMut(u64, u64) -> Result) -> Result {
     let mut done = 0;
     while done < len {
-        let count = (len - done).min(MAX_COUNT);
+        let count = count(len - done);
         piece(at + done, count)?;
         done += count;
     }
     Ok(())
+}
+
+/// How much of `len` one call is about.
+fn count(len: u64) -> u64 {
+    if len <= u32::MAX.into() {
+        return len;
+    }
+    LONGEST_PIECE
+}
+
+fn all_data(range: &Range<u64>, found: &mut Extents) {
+    found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
 }
 
 impl Disk for Handle {
@@ -356,7 +404,7 @@ impl Disk for Handle {
             flags,
             owner,
         } = request;
-        self.turn(|py| match op {
+        self.turn(callback(&op), |py| match op {
             Op::Read(data) => self.read(py, data, at, owner),
             Op::Write(data) => self.write(py, data, at, Rest { flags, owner }),
             Op::Zero(count) => self.zero(py, count, at, flags),
@@ -368,12 +416,16 @@ impl Disk for Handle {
 
     fn extents(&self, range: Range<u64>, found: &mut Extents) -> Result {
         if !self.limits.extents {
-            found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
+            all_data(&range, found);
             return Ok(());
         }
-        self.turn(|py| {
+        self.turn("extents", |py| {
             let name = intern!(py, "extents");
-            let callback = self.find(py, name)?;
+            // As nbdkit has it: a handle that promises `extents` without having it has one, of data.
+            let Some(callback) = self.script().find(py, name) else {
+                all_data(&range, found);
+                return Ok(());
+            };
             let first_only = found.is_first_only();
             let flags = if first_only { FLAG_REQ_ONE } else { 0 };
             for _ in 0..MOST_EXTENTS_CALLS {
@@ -382,13 +434,18 @@ impl Disk for Handle {
                     break;
                 }
                 let at = found.end();
-                let count = (range.end - at).min(MAX_COUNT);
-                let answer = callback
-                    .call1((self.handle.bind(py), count, at, flags))
+                let count = count(range.end - at);
+                let answer = self
+                    .call(&callback, (self.handle.bind(py), count, at, flags))
                     .map_err(|error| self.raised(py, name, error))?;
                 extents::add(&answer, at..range.end, found).map_err(|wrong| match wrong {
                     Wrong::Raised(error) => self.raised(py, name, error),
                     Wrong::Told(what) => self.error(name, errnos::chosen(), what),
+                    Wrong::Nothing => {
+                        // The errno is nbdkit's.
+                        let what = "the extents must reach the requested offset";
+                        self.error(name, Errno::INVAL, what)
+                    }
                 })?;
                 // A generator has run by now, too.
                 self.outcome(py, name, Ok(()))?;
@@ -399,8 +456,10 @@ impl Disk for Handle {
 
     /// Others who must not overlap wait until the batch is done; it waits for nothing itself.
     fn batch(&self, work: &mut dyn FnMut()) {
-        let _turn = self.plugin.turns().callback();
-        Python::attach(|_py| work());
+        match self.plugin.turns().batch() {
+            Some(_turn) => Python::attach(|_py| work()),
+            None => work(),
+        }
     }
 
     /// The thread keeps one Python thread state, so `threading.local` keeps its values, and to attach
@@ -414,7 +473,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let nothing = Python::attach(|py| py.None());
         let handle = std::mem::replace(&mut self.handle, nothing);
-        self.turn(|py| {
+        self.turn("close", |py| {
             if self.plugin.is_cleaned() {
                 log::warn!("a handle was left open until after `cleanup`: it is not closed");
                 return;

@@ -7,9 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use super::errnos::Errnos;
-use super::exceptions;
 use super::findings::{Finding, Findings};
-use super::forks;
+use super::{coroutines, exceptions, forks};
 use crate::Refusal;
 
 /// Which of nbdkit's two calling conventions a plugin follows.
@@ -117,7 +116,8 @@ impl Script {
         self.findings.list()
     }
 
-    /// Call a callback of the start or the end of the plugin's life, if the script has it.
+    /// Call a callback of the start or the end of the plugin's life, if the script has it, and await
+    /// what can be awaited.
     pub(super) fn call<'py, A>(
         &self,
         py: Python<'py>,
@@ -132,6 +132,7 @@ impl Script {
         };
         let returned = callback.call1(args);
         forks::end_child(py);
+        let returned = returned.and_then(coroutines::outcome);
         returned.map(Some).map_err(|error| {
             Refusal::new(format!(
                 "{}: {name}: {}",

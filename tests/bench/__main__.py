@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from . import report
+from .alone import PARTS, Places
 from .contenders import Contender, Served, Stage, peers, pydisk
 from .load import FILL, WORKLOADS, Figures, Workload, run
 from .processes import Failed
@@ -33,12 +34,15 @@ def main() -> int:
         return _inside(options)
     results: dict[str, dict[str, list[Row]]] = {}
     for group in options.group or report.GROUPS:
+        if group not in report.GROUPS:
+            continue
         try:
             results[group] = _compare(group, options)
         except Failed as error:
             print(f"{report.GROUPS[group]}: left out: {error}", flush=True)
+    alone = _alone(options)
     measured = {group: rows for group, rows in results.items() if rows}
-    section = report.section(measured, report.facts(
+    section = report.section(measured, alone, report.facts(
         options.command or shlex.join(["make", "bench"]), options.rounds, options.seconds))
     print(f"\n{section}")
     if options.output:
@@ -48,12 +52,31 @@ def main() -> int:
     return 0
 
 
+def _alone(options: argparse.Namespace) -> dict[str, str]:
+    """What pydisk is measured for by itself, by title."""
+    said = {}
+    for name in options.group or PARTS:
+        if name not in PARTS:
+            continue
+        title, part = PARTS[name]
+        with tempfile.TemporaryDirectory(prefix="bench-") as top:
+            Path(top).chmod(0o755)
+            try:
+                said[title] = part(options.pydisk.absolute(), Places(Path(top)), options.rounds,
+                                   options.seconds)
+            except Failed as error:
+                print(f"{title}: left out: {error}", flush=True)
+                continue
+        print(f"\n{title}: {said[title]}", flush=True)
+    return said
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench BENCH=...")
     parser.add_argument("--pydisk", type=Path, default=Path("target/release/pydisk"))
     parser.add_argument("--against", type=Path, metavar="PYDISK", action="append", default=[],
                         help="another build of pydisk to compare with")
-    parser.add_argument("--group", action="append", choices=report.GROUPS)
+    parser.add_argument("--group", action="append", choices=[*report.GROUPS, *PARTS])
     parser.add_argument("--workload", action="append", default=[], metavar="WORD",
                         help="only workloads whose name contains it")
     parser.add_argument("--peer", action="append", metavar="WORD",

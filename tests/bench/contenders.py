@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +82,10 @@ class Contender:
         return None
 
 
-def pydisk(program: Path, name: str, group: str) -> Contender:
-    """pydisk as `program`, in the role that `group` asks for."""
+def pydisk(program: Path, name: str, group: str, plugin: Sequence[str] = (),
+           options: Sequence[str] = ()) -> Contender:
+    """pydisk as `program`, in the role that `group` asks for; `plugin` is another one than the
+    disk of all, with its parameters; `options` are those of `attach`."""
     def start(stage: Stage) -> Iterator[Served]:
         target = {
             "nbd": f"nbd+unix:///?socket={stage.socket}",
@@ -92,8 +94,9 @@ def pydisk(program: Path, name: str, group: str) -> Contender:
             "ublk": _free("/dev/ublkb"),
             "nbd-kernel": _free("/dev/nbd"),
         }[group]
-        command = [str(program), "attach", "-f", "--name", stage.folder.name, str(DISK), target,
-                   f"size={stage.size_bytes}"]
+        script, *parameters = plugin or (str(DISK), f"size={stage.size_bytes}")
+        command = [str(program), "attach", "-f", *options, "--name", stage.folder.name, script,
+                   target, *parameters]
         with Server(command, stage.log) as server:
             # It prints the path once a read of it has succeeded.
             server.wait_until(lambda: bool(stage.log.read_bytes().strip()))

@@ -26,8 +26,13 @@ HEAD = ("disk", "IOPS", "MiB/s", "p50 µs", "p99 µs", "CPU µs", "load's CPU",
 
 def table(rows: Sequence[Row]) -> str:
     """One workload."""
-    cells = [HEAD, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(HEAD))]
+    return markdown(HEAD, [_cells(row) for row in rows])
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is words and whose others are numbers."""
+    cells = [head, *rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
     lines = ["| " + " | ".join(
         text.ljust(width) if column == 0 else text.rjust(width)
         for column, (text, width) in enumerate(zip(line, widths, strict=True))) + " |"
@@ -44,13 +49,16 @@ def _cells(row: Row) -> tuple[str, ...]:
             times(row.iops_ratio), times(row.p50_ratio), times(row.cpu_ratio))
 
 
-def section(results: Mapping[str, Mapping[str, Sequence[Row]]], facts: Sequence[str]) -> str:
-    """Everything measured in one place: groups, in each of them workloads."""
+def section(results: Mapping[str, Mapping[str, Sequence[Row]]], parts_alone: Mapping[str, str],
+            facts: Sequence[str]) -> str:
+    """Everything measured in one place: groups, in each of them workloads; and pydisk alone."""
     parts = ["\n".join(f"* {fact}" for fact in facts)]
     for group, workloads in results.items():
         parts.append(f"### {GROUPS[group]}")
         for workload, rows in workloads.items():
             parts.append(f"{workload}:\n\n{table(rows)}")
+    for title, text in parts_alone.items():
+        parts.append(f"### {title}\n\n{text}")
     return "\n\n".join(parts)
 
 

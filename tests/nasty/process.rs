@@ -125,6 +125,19 @@ def extents(h, count, offset, flags):
         ],
     ),
     served(
+        "a fork in a coroutine whose child comes back",
+        r"
+async def pread(h, buf, offset, flags):
+    buf[:] = b'%016d' % os.getpid() * (len(buf) // 16)
+    child = os.fork()
+    if child: os.waitpid(child, 0)",
+        [
+            "[len({bytes(h.pread(16, 0)) for _ in range(5)}), w(), again(), r()]",
+            "open 1 done open done",
+            "a process that the plugin forked came back from a callback",
+        ],
+    ),
+    served(
         "a fork whose child lives on",
         r"
 def pread(h, buf, offset, flags):

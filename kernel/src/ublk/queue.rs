@@ -35,6 +35,9 @@ pub(crate) enum Event {
 /// A ring on the character node of a device. Used by the thread that made it.
 pub(crate) struct Queue {
     ring: IoUring,
+    /// For whoever wonders how many requests a system call brings.
+    requests: u64,
+    calls: u64,
 }
 
 /// `user_data` of the eventfd's read; tags are below 4096.
@@ -55,7 +58,11 @@ impl Queue {
         ring.submitter()
             .register_files(&[node.as_raw_fd()])
             .map_err(Error::io("io_uring_register"))?;
-        Ok(Self { ring })
+        Ok(Self {
+            ring,
+            requests: 0,
+            calls: 0,
+        })
     }
 
     /// Ask for the first request of a tag; this thread becomes the one that serves the tag.
@@ -107,6 +114,7 @@ impl Queue {
 
     /// Hand what was committed to the driver without waiting.
     pub(crate) fn submit(&mut self) -> Result<(), Errno> {
+        self.calls += 1;
         match self.ring.submit() {
             Ok(_) => Ok(()),
             Err(error) => transient(errno_of(&error)),
@@ -116,6 +124,7 @@ impl Queue {
     /// Hand over what was committed, wait until something happens, and collect it: one system call.
     /// A signal ends the wait with nothing collected.
     pub(crate) fn wait(&mut self, events: &mut Vec<Event>) -> Result<(), Errno> {
+        self.calls += 1;
         let waited = self.ring.submit_and_wait(1);
         self.collect(events);
         match waited {
@@ -130,11 +139,21 @@ impl Queue {
             let tag = completion.user_data();
             events.push(match (u16::try_from(tag), completion.result()) {
                 (Err(_), _) => Event::Woken,
-                (Ok(tag), 0) => Event::Request(tag),
+                (Ok(tag), 0) => {
+                    self.requests += 1;
+                    Event::Request(tag)
+                }
                 (Ok(_), abi::ABORT) => Event::Gone,
                 (Ok(tag), result) => Event::Refused(tag, Errno::from_raw_os_error(-result)),
             });
         }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let (requests, calls) = (self.requests, self.calls);
+        log::debug!("ublk: {requests} requests in {calls} system calls");
     }
 }
 

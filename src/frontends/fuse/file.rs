@@ -12,7 +12,7 @@ use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
 use rustix::fs::{FallocateFlags, SeekFrom};
 
 use crate::disk::{
-    Disk, Errno, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind, Owner, Request,
+    Disk, Errno, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind, Owner, Request, go_on,
 };
 use crate::frontends::kernel_errnos::for_kernel;
 use crate::frontends::{answer, answer_extents};
@@ -37,6 +37,8 @@ pub(super) struct DiskFile {
     face: Mutex<Face>,
     /// Something was written since `face.modified` was last looked at.
     written: AtomicBool,
+    /// Nobody is answered any more.
+    given_up: AtomicBool,
 }
 
 /// Who may open the file and when it changed.
@@ -64,6 +66,7 @@ impl DiskFile {
                 changed: now,
             }),
             written: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             disk: RwLock::new(Some(disk)),
             limits,
         }
@@ -105,6 +108,15 @@ impl DiskFile {
             .map(|mut disk| disk.take());
         // The disk may close itself here, with the lock free again.
         taken.is_some()
+    }
+
+    /// What is under way and takes several steps may end between two of them.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
     }
 
     /// Read, fewer bytes than there is room for at the end of the disk, and give how many.
@@ -206,6 +218,9 @@ impl DiskFile {
         self.written.store(true, Ordering::Relaxed);
         let mut at = range.start;
         while at < range.end {
+            if at > range.start {
+                go_on().map_err(|nobody| nobody.errno)?;
+            }
             let len = (range.end - at).min(LONGEST_ZERO);
             tell(disk, Request::new(Op::Zero(len), at).with_flags(flags))?;
             at += len;

@@ -33,8 +33,8 @@ mod session;
 use file::DiskFile;
 use place::Place;
 
-/// More threads than this wait for each other in the kernel's queue rather than for a disk.
-const THREADS_AT_MOST: u16 = 32;
+/// Most threads. Those that wait for the kernel cost little: it wakes one for each call.
+const THREADS_AT_MOST: u16 = 256;
 
 /// How long the file may take to tell its size, which does not ask the disk.
 const FIRST_ANSWER: Duration = Duration::from_secs(60);
@@ -205,7 +205,9 @@ impl FuseFile {
         match self.unmount(Unmount::Idle) {
             Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
                 // Requests under way are answered; later ones get EIO.
-                self.file.close(PATIENCE);
+                if !self.file.close(PATIENCE) {
+                    self.file.give_up();
+                }
                 self.unmount(Unmount::Force)
                     .map_err(|error| failed(&self.place, &error))?;
             }

@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
 use super::Released;
 use super::file::{DiskFile, Face, Pass};
-use crate::disk::{Disk, Errno};
+use crate::disk::{Disk, Errno, waited_for};
 
 /// How long the kernel may believe what it was told of the file.
 const FRESH: Duration = Duration::from_secs(1);
@@ -176,7 +177,13 @@ impl Served {
     }
 
     /// Run `work`, all of a thread, inside [`Disk::lane`].
-    fn in_lane(&self, mut work: impl FnMut() -> io::Result<()> + Send) -> io::Result<()> {
+    fn in_lane(&self, work: impl FnMut() -> io::Result<()> + Send) -> io::Result<()> {
+        let file = Arc::clone(&self.file);
+        let somebody = Rc::new(move || !file.is_given_up());
+        waited_for(somebody, || self.at_disk(work))
+    }
+
+    fn at_disk(&self, mut work: impl FnMut() -> io::Result<()> + Send) -> io::Result<()> {
         let mut outcome = None;
         let mut once = || {
             if outcome.is_none() {

@@ -8,11 +8,15 @@
 
 mod address;
 mod bounds;
+mod client;
 mod conversation;
+mod dialect;
 mod ending;
+mod family;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod label;
 mod link;
 mod listening;
 mod negotiation;
@@ -34,7 +38,10 @@ mod wire;
 
 pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
+pub use client::Client as LoadClient;
+pub use dialect::Dialect;
+pub use family::Family;
 pub use registry::Connected;
-pub use server::{Server, Setup};
+pub use server::{Bound, Server, Setup};
 pub use tls::{TlsMode, TlsSetup};
 pub(super) use unnegotiated::Unnegotiated;

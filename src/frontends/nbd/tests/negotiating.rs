@@ -59,7 +59,7 @@ fn info_tells_what_was_asked_for_and_leaves_the_choice_open() {
     assert_eq!(all.len(), 5);
     assert_eq!(all[1], (3, b"\0\x01disk".to_vec()));
     assert_eq!(all[2], (3, b"\0\x02of a test".to_vec()));
-    assert_eq!(all[3], (3, vec![0, 3, 0, 0, 0, 1, 0, 0, 16, 0, 2, 0, 0, 0]));
+    assert_eq!(all[3], (3, vec![0, 3, 0, 0, 0, 1, 0, 0, 16, 0, 4, 0, 0, 0]));
     let unknown = caller.option(6, &[with_len("no"), vec![0, 0]].concat());
     assert_eq!(unknown, [(0x8000_0006, b"no export `no`".to_vec())]);
     assert_eq!(caller.standing.export(), None);

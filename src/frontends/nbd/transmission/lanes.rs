@@ -3,6 +3,7 @@
 //! threads.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::{self, Scope};
@@ -17,6 +18,7 @@ use super::incoming::{Arrival, Incoming};
 use super::outbox::{Outbox, Pending};
 use super::performing::perform;
 use super::turns::Turns;
+use crate::disk::waited_for;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
 
@@ -76,6 +78,17 @@ struct Taken {
 
 impl Shared<'_> {
     fn lane<'s>(&'s self, scope: &'s Scope<'s, '_>) {
+        let lived = catch_unwind(AssertUnwindSafe(|| {
+            waited_for(self.link.listener(), || self.live(scope));
+        }));
+        if lived.is_err() {
+            // What it had taken is not answered any more, and the turn may have been its.
+            self.link.close();
+            self.over(End::Panicked);
+        }
+    }
+
+    fn live<'s>(&'s self, scope: &'s Scope<'s, '_>) {
         self.terms.disk.lane(&mut || {
             let mut lane = Lane {
                 slot: Slot::new(),

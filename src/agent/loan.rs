@@ -1,0 +1,155 @@
+//! A disk for as long as this process needs it: its agent runs in the background, and gives the disk up
+//! when this process ends, however that happens.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Launched;
+use super::control::ask;
+use super::folder::Folder;
+use super::messages::{Answer, Ask, Job};
+use super::passing::Passing;
+use super::state::Served;
+use super::supervise::DETACH_PATIENCE;
+use crate::Refusal;
+
+/// How long somebody else may have the device open who looked at it because it is new, or was written
+/// to, or the server may take to see that its client is gone.
+const OTHERS: Duration = Duration::from_secs(5);
+
+/// A disk that is there until it is given back.
+#[derive(Debug)]
+pub struct Loan {
+    agent: Launched,
+    folder: Folder,
+    served: Served,
+}
+
+/// Takes back what is on loan, from another thread and for good.
+#[derive(Debug, Default)]
+pub struct Recall {
+    recalled: AtomicBool,
+    /// The agent's launcher, as the agent sees it.
+    stream: Mutex<Option<UnixStream>>,
+}
+
+impl Recall {
+    /// Let the disk go, whatever its plugin does; who waits for it sees errors.
+    pub fn now(&self) {
+        let stream = self.stream.lock();
+        self.recalled.store(true, Ordering::Release);
+        if let Some(stream) = &*stream {
+            // Gone already is as good.
+            stream.shutdown(Shutdown::Both).unwrap_or_default();
+        }
+    }
+
+    /// Whether that was done.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.recalled.load(Ordering::Acquire)
+    }
+
+    fn watch(&self, agent: &Launched) -> io::Result<()> {
+        let mut stream = self.stream.lock();
+        *stream = Some(agent.stream.try_clone()?);
+        if self.recalled.load(Ordering::Acquire) {
+            agent.stream.shutdown(Shutdown::Both)?;
+        }
+        Ok(())
+    }
+}
+
+impl Loan {
+    /// Attach the disk of `job`, whose folder is reserved.
+    ///
+    /// # Errors
+    /// One sentence; nothing is attached then.
+    pub fn take(job: &Job, recall: &Recall) -> Result<Self, Refusal> {
+        let mut agent = Launched::start(Passing::default())?;
+        let watched = recall.watch(&agent);
+        let served = watched
+            .map_err(|error| Refusal::new(format!("{}: {error}", job.name)))
+            .and_then(|()| agent.served(job));
+        if served.is_err() {
+            recall.stream.lock().take();
+        }
+        Ok(Self {
+            served: served?,
+            agent,
+            folder: Folder::at(job.folder.clone()),
+        })
+    }
+
+    /// Where the disk is.
+    #[must_use]
+    pub fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Give the disk back. It is gone afterwards.
+    ///
+    /// # Errors
+    /// One sentence: what went wrong at its end, or the last of its life.
+    pub fn give_back(mut self, recall: &Recall) -> Result<(), Refusal> {
+        let asked = self.ask_until_nobody_else_uses_it();
+        recall.stream.lock().take();
+        // Whatever it answered: an agent without its launcher goes.
+        self.agent
+            .stream
+            .shutdown(Shutdown::Both)
+            .unwrap_or_default();
+        let ended = self.agent.process.wait();
+        match (asked, ended) {
+            (Err(refusal), _) => Err(refusal),
+            (Ok(()), Ok(status)) if status.success() => Ok(()),
+            // It said why in its log, or it was told to by a signal.
+            (Ok(()), Ok(_)) => Err(self.last_words()),
+            (Ok(()), Err(error)) => Err(Refusal::new(format!("{}: {error}", self.folder.name()))),
+        }
+    }
+
+    fn ask_until_nobody_else_uses_it(&mut self) -> Result<(), Refusal> {
+        let until = Instant::now() + OTHERS;
+        loop {
+            let force = Instant::now() >= until;
+            match ask(&self.folder, Ask::Detach { force }, DETACH_PATIENCE * 2) {
+                Ok(Answer::Done(None)) => return Ok(()),
+                Ok(Answer::Done(Some(told))) => return Err(told.into()),
+                Ok(Answer::Refused(told)) => {
+                    thread::sleep(Duration::from_millis(50));
+                    let gone = self.agent.process.try_wait().is_ok_and(|end| end.is_some());
+                    if gone || force {
+                        return Err(told.into());
+                    }
+                }
+                // It has ended already; its status tells more.
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Why the disk was lost.
+    fn last_words(&self) -> Refusal {
+        let log = super::kept_log(&self.folder);
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let line = text.lines().rev().find(|line| line.contains(": error: "));
+        let what = line.map_or("the disk was lost", |line| {
+            line.rsplit(": error: ").next().unwrap_or(line)
+        });
+        Refusal::new(format!("{}: {what}", self.folder.name()))
+            .hint(format!("`{}` has all of it", log.display()))
+    }
+}

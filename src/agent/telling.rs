@@ -1,0 +1,98 @@
+//! How a worker tells others about itself: on sockets of its own in the attachment's folder, so that
+//! the answer does not depend on the agent.
+//!
+//! One answer a connection, without a question: a JSON document, and then the end of the stream.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+use std::time::Duration;
+
+use pydisk_kernel::unforked::Unforked;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::control;
+use super::folder::Folder;
+use super::messages::send;
+
+/// How long the worker may take to answer, and whoever asked to take the answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Longest answer that is taken.
+const LONGEST: u64 = 64 << 20;
+
+/// A socket of the worker, before anybody is answered.
+#[derive(Debug)]
+pub struct Telling {
+    /// What the plugin forks does not keep people waiting for an answer.
+    unforked: Unforked,
+    listener: UnixListener,
+    socket: &'static str,
+}
+
+impl Telling {
+    /// Make the socket.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub(super) fn at(folder: &Folder, socket: &'static str) -> io::Result<Self> {
+        let (_open, address) = control::address(folder, socket)?;
+        let listener = UnixListener::bind(address)?;
+        fs::set_permissions(folder.path().join(socket), Permissions::from_mode(0o600))?;
+        Ok(Self {
+            unforked: Unforked::only(listener.as_fd()),
+            listener,
+            socket,
+        })
+    }
+
+    /// Tell everybody who asks, until this process ends, what `answer` gives.
+    ///
+    /// # Errors
+    /// If there is no thread for it.
+    pub fn tell<T: Serialize>(self, answer: impl Fn() -> T + Send + 'static) -> io::Result<()> {
+        let name = self.socket.to_owned();
+        thread::Builder::new().name(name).spawn(move || {
+            let Self {
+                unforked: _unforked,
+                listener,
+                socket,
+            } = self;
+            for stream in listener.incoming() {
+                let told = stream.and_then(|stream| {
+                    stream.set_write_timeout(Some(PATIENCE))?;
+                    send(&stream, &answer())
+                });
+                if let Err(error) = told {
+                    log::debug!("{socket}: {error}");
+                    // Out of descriptors or memory, perhaps: do not spin.
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// What the worker tells at `socket`.
+///
+/// # Errors
+/// `NotFound` or `ConnectionRefused` if there is no worker that does, `TimedOut` if it does not
+/// answer.
+pub(super) fn told<T: DeserializeOwned>(folder: &Folder, socket: &str) -> io::Result<T> {
+    let (_open, address) = control::address(folder, socket)?;
+    let stream = UnixStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = Vec::new();
+    match stream.take(LONGEST).read_to_end(&mut text) {
+        Ok(_) => Ok(serde_json::from_slice(&text)?),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::ErrorKind::TimedOut.into())
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,203 @@
+//! `pydisk bench`: what a plugin does on each front end that this host has, and how much of it is the
+//! plugin's own.
+//!
+//! On one front end after the other the plugin is attached as `pydisk attach` would, by an agent that
+//! gives the disk up when this process ends. Unless `--write` is given, the plugin is opened for
+//! reading only.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{Failure, choice, info, interpreter, plugin};
+use crate::agent::{self, Root};
+use crate::bench::{FrontEnd, Pattern, Report, Workload};
+use crate::{Refusal, logging, params};
+
+mod guard;
+mod one;
+
+use guard::Guard;
+use one::Bench;
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// A Python file, or the name of a plugin that ships with pydisk
+    plugin: String,
+    /// Parameters of the plugin
+    #[arg(value_name = "KEY=VALUE")]
+    words: Vec<String>,
+    /// Write as well: what the disk holds is lost
+    #[arg(long)]
+    write: bool,
+    /// Only this front end; repeatable [default: all that this host has]
+    #[arg(long, value_name = "NAME")]
+    front_end: Vec<Kind>,
+    /// How long each load lasts
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = delay)]
+    time: Duration,
+    /// Bytes of a request [default: 4k, and 256k of sequential reads]
+    #[arg(long, value_name = "SIZE", value_parser = block)]
+    block: Option<u32>,
+    /// Requests under way at a time; repeatable [default: 1 and 16, and 8 of sequential reads]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    depth: Vec<u16>,
+    /// A load that gets no answer for so long hangs
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    patience: u32,
+    /// Threads that serve a plugin with the parallel thread model
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    lanes: u16,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+    /// The Python or the virtual environment whose packages the plugin sees
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+}
+
+/// A front end, by the name that `pydisk list` has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Ublk,
+    NbdKernel,
+    Loop,
+    Fuse,
+    Nbd,
+}
+
+impl Kind {
+    /// From the one with the least between the user and the plugin to the one with the most.
+    const ALL: [Self; 5] = [
+        Self::Ublk,
+        Self::NbdKernel,
+        Self::Loop,
+        Self::Fuse,
+        Self::Nbd,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ublk => "ublk",
+            Self::NbdKernel => "nbd-kernel",
+            Self::Loop => "loop",
+            Self::Fuse => "fuse",
+            Self::Nbd => "nbd",
+        }
+    }
+
+    /// Why this host does not have it.
+    fn absence(self, host: &choice::Host) -> Option<String> {
+        let works = match self {
+            Self::Ublk => &host.ublk,
+            Self::NbdKernel => &host.nbd,
+            Self::Loop => &host.loopback,
+            Self::Fuse => &host.fuse,
+            // A socket is all that it needs.
+            Self::Nbd => return None,
+        };
+        works.as_ref().err().cloned()
+    }
+}
+
+fn delay(text: &str) -> Result<Duration, String> {
+    let time = params::parse_delay("time", text).map_err(|refusal| refusal.to_string())?;
+    if time.is_zero() {
+        return Err("more than nothing is needed".into());
+    }
+    Ok(time)
+}
+
+/// What a front end takes in one request.
+const LARGEST_BLOCK: u64 = 1 << 20;
+
+fn block(text: &str) -> Result<u32, String> {
+    let size = params::parse_size(text).map_err(|refusal| refusal.to_string())?;
+    let fits = size % 512 == 0 && (512..=LARGEST_BLOCK).contains(&size);
+    let size = u32::try_from(size).ok().filter(|_| fits);
+    size.ok_or_else(|| "a multiple of 512 up to 1M is accepted".into())
+}
+
+/// The loads, in the order in which they are shown.
+fn workloads(args: &BenchArgs) -> Vec<Workload> {
+    let mut all = Vec::new();
+    let mut add = |pattern, default_len, default_depths: &[u16]| {
+        let depths = if args.depth.is_empty() {
+            default_depths
+        } else {
+            &args.depth
+        };
+        all.extend(depths.iter().map(|depth| Workload {
+            pattern,
+            len: args.block.unwrap_or(default_len),
+            depth: usize::from(*depth),
+        }));
+    };
+    add(Pattern::RandomReads, 4 << 10, &[1, 16]);
+    if args.write {
+        add(Pattern::RandomWrites, 4 << 10, &[1, 16]);
+    }
+    add(Pattern::SequentialReads, 256 << 10, &[8]);
+    all
+}
+
+pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
+    let parameters = info::parameters(&args.words)?;
+    let script = plugin::find(&args.plugin)?;
+    let python = interpreter::choose(args.python.as_deref(), &script)?;
+    let host = choice::host();
+    for kind in &args.front_end {
+        if let Some(reason) = kind.absence(&host) {
+            return Err(Refusal::new(format!("--front-end {}: {reason}", kind.name())).into());
+        }
+    }
+    let root = Root::open()?;
+    agent::sweep(&root)?;
+    let bench = Bench {
+        script,
+        parameters,
+        python,
+        root,
+        workloads: workloads(args),
+        time: args.time,
+        lanes: args.lanes,
+        write: args.write,
+        guard: Guard::start(Duration::from_secs(args.patience.into()))?,
+        told: AtomicBool::new(false),
+    };
+    let mut front_ends = Vec::new();
+    for kind in Kind::ALL {
+        if !args.front_end.is_empty() && !args.front_end.contains(&kind) {
+            continue;
+        }
+        front_ends.push(match kind.absence(&host) {
+            Some(reason) => FrontEnd::absent(kind.name(), reason),
+            None => bench.front_end(kind),
+        });
+        bench.guard.check()?;
+    }
+    let report = Report {
+        plugin: bench.script.display().to_string(),
+        read_only: !args.write,
+        seconds: args.time.as_secs_f64(),
+        front_ends,
+    };
+    tell(&report, args.json)?;
+    Ok(if report.is_fine() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn tell(report: &Report, json: bool) -> Result<(), Refusal> {
+    if !json {
+        return logging::print(&report.text());
+    }
+    let text = serde_json::to_string_pretty(report)
+        .map_err(|error| Refusal::new(format!("the report: {error}")))?;
+    logging::print(&format!("{text}\n"))
+}

@@ -1,0 +1,188 @@
+//! One front end: the plugin is attached, the loads are put on it, and it is detached.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Guard, Kind};
+use crate::Refusal;
+use crate::agent::{self, Conduct, Folder, Job, Loan, Name, Root, ServerOptions, Way as At};
+use crate::bench::{self, Cost, FrontEnd, Place, Row, Workload};
+use crate::cli::complain;
+use crate::frontends::Target;
+use crate::logging::{self, Detail, Logging, Sink};
+
+/// How long each load goes on before it is measured, at most: what is only slow at first is not what
+/// the user asks for.
+const WARM: Duration = Duration::from_millis(200);
+
+/// What is to be measured, and how.
+#[derive(Debug)]
+pub(super) struct Bench {
+    pub(super) script: PathBuf,
+    pub(super) parameters: Vec<(String, String)>,
+    pub(super) python: Option<PathBuf>,
+    pub(super) root: Root,
+    pub(super) workloads: Vec<Workload>,
+    pub(super) time: Duration,
+    pub(super) lanes: u16,
+    pub(super) write: bool,
+    pub(super) guard: Guard,
+    /// Whether an error of the plugin was shown.
+    pub(super) told: AtomicBool,
+}
+
+impl Bench {
+    /// Measure one front end. What goes wrong is told with the rest.
+    pub(super) fn front_end(&self, kind: Kind) -> FrontEnd {
+        let mut found = FrontEnd {
+            reason: None,
+            ..FrontEnd::absent(kind.name(), String::new())
+        };
+        if let Err(refusal) = self.measure(kind, &mut found) {
+            found.reason = Some(refusal.to_string());
+            found.failed = true;
+        }
+        found
+    }
+
+    fn measure(&self, kind: Kind, found: &mut FrontEnd) -> Result<(), Refusal> {
+        let name = format!("bench-{}-{}", std::process::id(), kind.name());
+        // The lock is held until the disk is gone: before it has an agent the folder is ours.
+        let (folder, held) = self.root.reserve(&Name::Given(name))?;
+        let job = self.job(kind, &folder)?;
+        let start = Instant::now();
+        let loan = match Loan::take(&job, self.guard.recall()) {
+            Ok(loan) => loan,
+            Err(refusal) => {
+                if let Err(refusal) = self.root.release(&folder, &held) {
+                    complain(&refusal);
+                }
+                self.guard.check()?;
+                return Err(refusal);
+            }
+        };
+        let served = loan.served();
+        found.attach_ms = Some(start.elapsed().as_secs_f64() * 1000.0);
+        found.lanes = Some(if served.parallel { self.lanes } else { 1 });
+        found.size = served.size;
+        let loads = self
+            .guard
+            .watching(|| self.loads(&place(&served.at, served.size), &folder, found));
+        let failed = found.workloads.iter().any(|row| !row.failed.is_empty());
+        if failed && !self.told.swap(true, Ordering::Relaxed) {
+            tell_first_error(&folder);
+        }
+        let ended = loan.give_back(self.guard.recall());
+        drop(held);
+        self.guard.check()?;
+        // A disk that was lost is why its users saw errors.
+        ended.and(loads)
+    }
+
+    fn job(&self, kind: Kind, folder: &Folder) -> Result<Job, Refusal> {
+        Ok(Job {
+            name: folder.name(),
+            folder: folder.path().to_owned(),
+            script: self.script.clone(),
+            parameters: self.parameters.clone(),
+            target: match kind {
+                Kind::Ublk => Target::Ublk(None),
+                Kind::NbdKernel => Target::Nbd(None),
+                Kind::Loop => Target::Loop(None),
+                Kind::Fuse => Target::File(folder.disk_file()),
+                Kind::Nbd => "nbd+unix:///".parse()?,
+            },
+            read_only: !self.write,
+            lanes: Some(self.lanes),
+            measured: true,
+            server: ServerOptions {
+                requests: Some(self.lanes),
+                ..ServerOptions::default()
+            },
+            inherited: Vec::new(),
+            passwords: Vec::new(),
+            python: self.python.clone(),
+            errnos: None,
+            foreground: false,
+            logging: Logging {
+                level: Detail::Events,
+                sink: Sink::Folder,
+            },
+            conduct: Conduct::of_attach(false, false),
+        })
+    }
+
+    fn loads(&self, place: &Place, folder: &Folder, found: &mut FrontEnd) -> Result<(), Refusal> {
+        let smallest = place.smallest().map_err(|error| lost(&error))?;
+        for workload in &self.workloads {
+            let workload = Workload {
+                // A plugin may take no smaller blocks.
+                len: workload.len.max(smallest),
+                ..*workload
+            };
+            if io::stderr().is_terminal() {
+                logging::say(&format!("{}: {workload}\n", found.name));
+            }
+            let row = self.load(place, folder, workload, found)?;
+            found.workloads.push(row);
+        }
+        Ok(())
+    }
+
+    fn load(
+        &self,
+        place: &Place,
+        folder: &Folder,
+        workload: Workload,
+        found: &mut FrontEnd,
+    ) -> Result<Row, Refusal> {
+        let mut way = place.open(workload).map_err(|error| lost(&error))?;
+        found.size = Some(way.size());
+        let warm = WARM.min(self.time / 10);
+        bench::run(&mut way, workload, warm, &self.guard).map_err(|error| lost(&error))?;
+        let before = cost(folder)?;
+        let measured =
+            bench::run(&mut way, workload, self.time, &self.guard).map_err(|error| lost(&error))?;
+        let spent = cost(folder)?.since(before);
+        let at_once = usize::from(found.lanes.unwrap_or(1)).min(workload.depth);
+        Ok(Row::new(workload, &measured, spent, at_once))
+    }
+}
+
+/// Where the load goes.
+fn place(at: &At, size: Option<u64>) -> Place {
+    match at {
+        At::Device(path) => Place::Device {
+            path: path.clone(),
+            size: size.unwrap_or_default(),
+        },
+        At::Server { unix_socket, .. } => Place::Server(unix_socket.clone().unwrap_or_default()),
+    }
+}
+
+fn cost(folder: &Folder) -> Result<Cost, Refusal> {
+    agent::cost(folder).map_err(|error| Refusal::new(format!("the worker does not tell: {error}")))
+}
+
+fn lost(error: &io::Error) -> Refusal {
+    Refusal::new(format!("the load ended: {error}"))
+}
+
+/// Show what the plugin raised first: the log goes with the disk.
+fn tell_first_error(folder: &Folder) {
+    let text = std::fs::read_to_string(folder.log()).unwrap_or_default();
+    let head = format!(" pydisk: {}: ", folder.name());
+    let error = format!("{head}error: ");
+    let mut lines = text.lines();
+    let Some(first) = lines.find_map(|line| Some(line.split_once(&error)?.1)) else {
+        return;
+    };
+    let mut said = format!("the first error: {first}\n");
+    // A traceback, as far as the next line with a head of its own.
+    for line in lines.take_while(|line| !line.contains(&head)) {
+        said += &format!("{line}\n");
+    }
+    logging::say(&said);
+}
