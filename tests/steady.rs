@@ -382,6 +382,65 @@ fn memory_and_log_are_flat_over_requests_and_failures() {
     server.detach();
 }
 
+/// What coroutines do, by block; the last one succeeds.
+const COROUTINES: [&str; 7] = [
+    "raises",
+    "raises_later",
+    "chosen",
+    "cancelled",
+    "gathered",
+    "late",
+    "succeeds",
+];
+
+const ASYNC_SCRIPT: &str = r"
+import asyncio, errno, nbdkit
+API_VERSION = 2
+async def raises(buf):
+    local = bytearray(65536)
+    raise ValueError('at once')
+async def raises_later(buf):
+    local = bytearray(65536)
+    await asyncio.sleep(0)
+    raise ValueError('later')
+async def chosen(buf):
+    await asyncio.sleep(0)
+    nbdkit.set_error(errno.ENOSPC)
+    raise ValueError('chosen')
+async def cancelled(buf):
+    local = bytearray(65536)
+    asyncio.current_task().cancel()
+    await asyncio.sleep(0)
+async def gathered(buf): await asyncio.gather(raises_later(buf), raises(buf), succeeds(buf))
+async def late(buf):
+    async with asyncio.timeout(0): await asyncio.sleep(3600)
+async def succeeds(buf):
+    await asyncio.sleep(0)
+    buf[:1] = b's'
+KINDS = [globals()[name] for name in '@KINDS@'.split()]
+def open(readonly): return 1
+def get_size(h): return 1 << 20
+def pread(h, buf, offset, flags): return KINDS[offset // 4096](buf)
+";
+
+#[test]
+fn memory_is_flat_over_coroutines() {
+    let server = Server::of_script(&ASYNC_SCRIPT.replace("@KINDS@", &COROUTINES.join(" ")), &[]);
+    let log = server.home.state("disk").join("log");
+    let mut watched = Watched::new(server.worker(), log);
+    let mut client = Client::connect(&server);
+    for (number, kind) in COROUTINES.iter().enumerate() {
+        let at = 4096 * u64::try_from(number).unwrap();
+        let count = scaled(FAILURES);
+        watched.during(kind, count, |count| {
+            client.ask(count, cmd::READ, at, *kind == "succeeds")
+        });
+    }
+    watched.all_is_flat();
+    drop(client);
+    server.detach();
+}
+
 #[test]
 fn memory_is_flat_over_what_a_file_is_asked() {
     if !Kind::File.available() {
