@@ -920,3 +920,15 @@ def pwrite(h, buf, offset, flags):
     }
     assert_eq!(held(), 0, "memory is held after all views are gone");
 });
+
+isolated!(tracebacks_show_the_script_as_it_ran, {
+    // By the time of the exception the file is gone.
+    let disk = open(&format!(
+        "{BASE}API_VERSION = 2\ndef pread(h, buf, offset, flags):\n    raise ValueError('x')  # this line\n"
+    ));
+    let (_, text) = failure(&*disk, Op::Read(&mut [0; 512]));
+    assert!(
+        text.contains("raise ValueError('x')  # this line"),
+        "{text}"
+    );
+});
