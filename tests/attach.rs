@@ -549,6 +549,8 @@ fn a_worker_without_agent_serves_on_and_is_detached() {
     assert!(!runs(worker));
     nothing_is_left(&home, "disk");
     assert_eq!(notes(&home).last().unwrap(), "cleaned up");
+    let log = home.state(".failed").join("ram.log");
+    assert!(!log.exists(), "nothing went wrong with the disk");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use pydisk_kernel::mounts;
 
-use super::folder::{Folder, Held, keep_log};
+use super::folder::{Folder, Held, ended_well, keep_log};
 use super::state::{State, Way};
 use crate::Refusal;
 use crate::frontends::{self, Target};
@@ -84,7 +84,9 @@ pub(super) fn sweep(folder: &Folder, held: &Held) {
     };
     match removed {
         Ok(()) => {
-            keep_log(folder);
+            if !ended_well(folder) {
+                keep_log(folder);
+            }
             if let Err(error) = folder.remove(held) {
                 log::warn!("{name}: folder `{}`: {error}", folder.path().display());
             }

@@ -27,7 +27,7 @@ mod worker_process;
 
 pub use clients::{Connected, connected, tell};
 pub use control::{ask, listens};
-pub use folder::{Folder, Held, Holder, Role, kept_log};
+pub use folder::{Folder, Held, Holder, Role, kept_log, note_good_end};
 pub use lost::detach as detach_without_agent;
 pub use messages::{Answer, Ask, FromWorker, Job, Receiver, ServerOptions, ToWorker, Told, send};
 pub use passing::Passing;
