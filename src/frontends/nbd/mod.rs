@@ -34,6 +34,7 @@ mod wire;
 
 pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
+pub use listening::remove_leftover;
 pub use registry::Connected;
 pub use server::{Server, Setup};
 pub use tls::{TlsMode, TlsSetup};
