@@ -183,10 +183,12 @@ impl Order {
     fn in_size(&self, terms: &Terms, limits: &Limits) -> Result<(), Refused> {
         let has_data = self.what.carries_data();
         if has_data && self.len > terms.payload.into() {
-            return Err(refused(
-                Failure::Overflow,
-                "more data than the server takes",
-            ));
+            // The protocol keeps `EOVERFLOW` for what might come in several chunks otherwise.
+            let failure = match self.what {
+                What::Read { whole: true } => Failure::Overflow,
+                _ => Failure::Inval,
+            };
+            return Err(refused(failure, "more data than the server takes"));
         }
         if !limits.strict_blocks {
             return Ok(());
