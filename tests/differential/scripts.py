@@ -149,7 +149,9 @@ OWN = {
 def deeds(name, version):
     """The words that say what a callback of data does, other than `works`."""
     own = {**OWN.get(name, {}), **OWN.get(f"{name} {version}", {})}
-    return [*FAILS, *AFTERWARDS, *own]
+    # pydisk asks for extents before it reads, so it would be another call after which they are gone.
+    counts = ("vanishes", "becomes uncallable") if name == "extents" else ()
+    return [*FAILS, *(word for word in AFTERWARDS if word not in counts), *own]
 
 
 def has(case, name):
