@@ -70,6 +70,11 @@ pub fn process() -> ExitCode {
         Ok(Some(refusal)) => (FromWorker::Stopped(Some(refusal.into())), 1),
         Err(refusal) => (FromWorker::Refused(refusal.into()), 1),
     };
+    if code == 0
+        && let Err(error) = agent::note_good_end(&folder)
+    {
+        log::debug!("folder `{}`: {error}", folder.path().display());
+    }
     if let Err(error) = send(&stream, &message) {
         log::debug!("the agent is gone: {error}");
     }
