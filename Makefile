@@ -1,12 +1,16 @@
 # The commands people type. What they do stands in the scripts they call; cargo does the building.
 
-.PHONY: help demo test lint setup build bench
+.PHONY: help demo test lint setup build bench nbdkit
+
+# Where `make nbdkit` puts its link.
+BINDIR ?= target/release
 
 help:
 	@echo 'make demo    attach a Python disk, put ext4 on it, use it, detach'
 	@echo 'make test    lints, tests on this kernel, tests on packaged kernels in a virtual machine'
 	@echo 'make lint    formatting, clippy, rustdoc, licences'
 	@echo 'make bench   compare with other ways to serve a disk; options in BENCH, such as BENCH=--help'
+	@echo 'make nbdkit  a link by the name of nbdkit to what make build built; BINDIR=/usr/local/bin'
 	@echo 'make build   target/release/pydisk'
 	@echo 'make setup   install what this machine lacks for all of these'
 
@@ -31,6 +35,9 @@ bench:
 build:
 	@tests/tools/setup build
 	cargo build --release
+
+nbdkit: build
+	ln -sf "$(CURDIR)/target/release/pydisk" "$(BINDIR)/nbdkit"
 
 setup:
 	@tests/tools/setup test

@@ -7,24 +7,156 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::fs::inotify;
+use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 
+mod syslog;
+
 /// Bytes that the log file may have before it starts anew.
 pub(crate) const LARGEST: u64 = 4 << 20;
+
+/// What is logged, and where to once the disk can be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logging {
+    /// From which importance on.
+    pub level: Detail,
+    /// Where to.
+    pub sink: Sink,
+}
+
+/// From which importance on something is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Detail {
+    /// What is wrong or likely to be.
+    Warnings,
+    /// What happens to the disk as well.
+    Events,
+    /// What only helps to find a fault as well.
+    Everything,
+}
+
+/// Where log lines go once the disk can be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sink {
+    /// The standard error that the processes were started with.
+    StandardError,
+    /// The log in the attachment's folder.
+    Folder,
+    /// The log in the attachment's folder; errors and warnings to the system's log as well.
+    System,
+    /// A file of the user's, which grows for ever.
+    File(PathBuf),
+    /// Nowhere.
+    Nothing,
+}
+
+impl Logging {
+    /// The file that it goes to, if it is one; `own` is the one in the attachment's folder.
+    pub(crate) fn file(&self, own: &Path) -> Option<PathBuf> {
+        match &self.sink {
+            Sink::Folder | Sink::System => Some(own.to_owned()),
+            Sink::File(path) => Some(path.clone()),
+            Sink::StandardError | Sink::Nothing => None,
+        }
+    }
+
+    /// Open where it goes to, which may take a right that the process gives up later.
+    ///
+    /// # Errors
+    /// What the file system says, with the path.
+    pub(crate) fn open(&self, own: &Path) -> io::Result<Opened> {
+        let named = |path: &Path| {
+            appended(path).map_err(|error| {
+                io::Error::new(error.kind(), format!("log `{}`: {error}", path.display()))
+            })
+        };
+        Ok(match &self.sink {
+            Sink::StandardError => Opened::default(),
+            Sink::Folder => Opened::bounded(named(own)?, None),
+            Sink::System => Opened::bounded(named(own)?, syslog::Socket::open()),
+            Sink::File(path) => Opened::unbounded(named(path)?),
+            Sink::Nothing => Opened::unbounded(OpenOptions::new().write(true).open("/dev/null")?),
+        })
+    }
+}
+
+/// A place for log lines that is open but not yet in use.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    file: Option<File>,
+    bounded: bool,
+    system: Option<syslog::Socket>,
+}
+
+impl Opened {
+    fn bounded(file: File, system: Option<syslog::Socket>) -> Self {
+        Self {
+            file: Some(file),
+            bounded: true,
+            system,
+        }
+    }
+
+    fn unbounded(file: File) -> Self {
+        Self {
+            file: Some(file),
+            ..Self::default()
+        }
+    }
+
+    /// Log there from here on; what is printed goes there, too.
+    ///
+    /// # Errors
+    /// As dup(2).
+    pub(crate) fn take_over(self) -> io::Result<()> {
+        let Some(file) = self.file else {
+            return Ok(());
+        };
+        rustix::stdio::dup2_stdout(&file)?;
+        rustix::stdio::dup2_stderr(&file)?;
+        IN_FILE.store(true, Ordering::Relaxed);
+        BOUNDED.store(self.bounded, Ordering::Relaxed);
+        if let Some(socket) = self.system
+            && SYSTEM.set(socket).is_err()
+        {
+            log::debug!("the system's log is in use already");
+        }
+        Ok(())
+    }
+}
+
+fn appended(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+}
 
 /// What stands at the head of each line.
 static NAME: OnceLock<String> = OnceLock::new();
 
 /// Whether standard error is the log file, where lines need a time.
 static IN_FILE: AtomicBool = AtomicBool::new(false);
+
+/// Whether that file starts anew when it has grown.
+static BOUNDED: AtomicBool = AtomicBool::new(false);
+
+/// The system's log, if it is told as well.
+static SYSTEM: OnceLock<syslog::Socket> = OnceLock::new();
 
 /// What stands at the head of each line; `pydisk` before that is known.
 pub(crate) fn name() -> &'static str {
@@ -34,14 +166,14 @@ pub(crate) fn name() -> &'static str {
 struct Logger;
 
 /// Log to standard error as the attachment `name` from here on. Only the first call counts.
-pub(crate) fn start(name: &str, verbose: bool) {
+pub(crate) fn start(name: &str, detail: Detail) {
     if NAME.set(name.to_owned()).is_err() || log::set_logger(&Logger).is_err() {
         return;
     }
-    log::set_max_level(if verbose {
-        LevelFilter::Debug
-    } else {
-        LevelFilter::Info
+    log::set_max_level(match detail {
+        Detail::Warnings => LevelFilter::Warn,
+        Detail::Events => LevelFilter::Info,
+        Detail::Everything => LevelFilter::Debug,
     });
 }
 
@@ -65,26 +197,36 @@ pub(crate) fn collect(taker: impl Fn(&str) + Send + Sync + 'static) {
     }
 }
 
-/// Put the log file in the place of standard output and standard error.
+/// How long the log may grow unseen while a plugin prints.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Limit the log file at `path`, if it is to be, whoever writes to it, from a thread that sleeps until
+/// somebody does: what a plugin prints does not come by here.
 ///
 /// # Errors
-/// What the file system says.
-pub(crate) fn to_file(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)?;
-    rustix::stdio::dup2_stdout(&file)?;
-    rustix::stdio::dup2_stderr(&file)?;
-    IN_FILE.store(true, Ordering::Relaxed);
+/// What the kernel says about inotify; the file is then looked at by [`limit`] alone.
+pub(crate) fn watch(path: &Path) -> io::Result<()> {
+    if !BOUNDED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY)?;
+    let body = move || {
+        let mut buffer = [MaybeUninit::uninit(); 1024];
+        // Which event it is does not matter, so those that come with it need not be looked at.
+        while inotify::Reader::new(&watch, &mut buffer).next().is_ok() {
+            limit();
+            thread::sleep(PAUSE);
+        }
+    };
+    thread::Builder::new().name("log".into()).spawn(body)?;
     Ok(())
 }
 
-/// Start the log file anew if it has grown too large. Called before each line, and now and then by
-/// the agent for the sake of plugins that print.
+/// Start the log file anew if it has grown too large. Called before each line, by [`watch`], and now
+/// and then by the agent.
 pub(crate) fn limit() {
-    if !IN_FILE.load(Ordering::Relaxed) {
+    if !BOUNDED.load(Ordering::Relaxed) {
         return;
     }
     let Ok(file) = rustix::io::dup(rustix::stdio::stderr()).map(File::from) else {
@@ -139,6 +281,11 @@ fn write(level: Level, text: &std::fmt::Arguments<'_>) {
     };
     let line = format!("{time}pydisk: {name}: {word}: {text}\n");
     say(&line);
+    if level <= Level::Warn
+        && let Some(system) = SYSTEM.get()
+    {
+        system.send(level, &format!("{name}: {word}: {text}"));
+    }
 }
 
 /// Write to standard error in one piece, so that lines of several processes do not mix.

@@ -476,6 +476,27 @@ fn run_reads_the_users_standard_input_where_the_user_is() {
 }
 
 #[test]
+fn a_signal_to_run_ends_all_that_the_command_has_started() {
+    let Some((home, plugin)) = ram() else { return };
+    // A reader behind two shells that both wait for it.
+    let command = "sh -c 'sleep 3600 < $device; true' & echo $!; wait; true";
+    let mut running = home.start(["attach", &plugin, "./disk", "--run", command]);
+    let inner: i32 = first_line(&mut running).parse().unwrap();
+    let children = || {
+        let found = fs::read_to_string(format!("/proc/{inner}/task/{inner}/children"));
+        found.unwrap_or_default().trim().parse::<i32>().ok()
+    };
+    until("the reader runs", || children().is_some());
+    let reader = children().unwrap();
+    signal(running.id().cast_signed(), Signal::TERM);
+    assert_eq!(end(&mut running).code(), Some(128 + 15));
+    for pid in [inner, reader] {
+        until("it is told to end", || !runs(pid));
+    }
+    nothing_is_left(&home, "disk");
+}
+
+#[test]
 fn run_lets_go_of_a_disk_that_is_still_in_use() {
     let Some((home, plugin)) = ram() else { return };
     // Opened before the shell ends, so that somebody has it by then, whatever its name is yet.
@@ -528,6 +549,8 @@ fn a_worker_without_agent_serves_on_and_is_detached() {
     assert!(!runs(worker));
     nothing_is_left(&home, "disk");
     assert_eq!(notes(&home).last().unwrap(), "cleaned up");
+    let log = home.state(".failed").join("ram.log");
+    assert!(!log.exists(), "nothing went wrong with the disk");
 }
 
 #[test]
@@ -671,6 +694,32 @@ fn the_log_starts_anew_when_it_is_large() {
     until("the failure is in it", || {
         fs::read_to_string(&log).unwrap().contains("OSError: now")
     });
+}
+
+#[test]
+fn what_a_plugin_prints_does_not_fill_the_place_of_the_log() {
+    let Some((home, _)) = ram() else { return };
+    // 256 MiB in four seconds or more.
+    let plugin = home.script(
+        "chatty.py",
+        "import time\nAPI_VERSION = 2\ndef open(r): return 1\ndef get_size(h): return 8192\n\
+         def pread(h, buf, offset, flags):\n    for _ in range(offset):\n        \
+         print('x' * 65535)\n        time.sleep(0.001)\n",
+    );
+    let said = home.run(["attach", plugin.to_str().unwrap(), "./disk"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let log = home.state("chatty").join("log");
+    let file = fs::File::open(home.path("disk")).unwrap();
+    let reader = std::thread::spawn(move || file.read_exact_at(&mut [0; 4096], 4096));
+    let mut most = 0;
+    while !reader.is_finished() {
+        most = most.max(fs::metadata(&log).unwrap().len());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    reader.join().unwrap().unwrap();
+    assert!(most < 64 << 20, "the log had {most} bytes");
+    assert!(most > 4 << 20, "nothing was printed: {most} bytes");
+    assert_eq!(home.run(["detach", "chatty"]).code, 0);
 }
 
 #[test]

@@ -274,10 +274,7 @@ fn a_plugin_that_crashes_is_told_so() {
 
 #[test]
 fn a_plugin_that_cannot_be_loaded_is_refused() {
-    let text = RIGHT.replace(
-        "def pread(h, buf, offset, flags)",
-        "async def pread(h, buf, offset, flags)",
-    );
+    let text = RIGHT.replace("def pread(h, buf, offset, flags)", "def pread(h)");
     let Checked {
         status, complaints, ..
     } = checked(&text, &[]);
@@ -288,6 +285,22 @@ fn a_plugin_that_cannot_be_loaded_is_refused() {
     );
     let Checked { status, .. } = checked(RIGHT, &["--patience", "0"]);
     assert_eq!(status, 2, "wrong usage");
+}
+
+#[test]
+fn coroutines_are_checked_as_other_callbacks_are() {
+    let coroutines = RIGHT
+        .replace("def p", "async def p")
+        .replace("def flush", "async def flush")
+        .replace("def extents", "async def extents")
+        .replace("yield (offset, count, 0)", "return [(offset, count, 0)]");
+    let Checked { status, said, .. } = checked(&coroutines, &["--write"]);
+    assert_eq!(status, 0, "{said}");
+    let wrong = coroutines.replace("buf[:] =", "await 5; buf[:] =");
+    let Checked { status, said, .. } = checked(&wrong, &[]);
+    assert_eq!(status, 1, "{said}");
+    let place = "plugin.py:6: pread: 1 bytes at 0: TypeError: object int can't be used in 'await'";
+    assert!(said.contains(place), "{said}");
 }
 
 #[test]

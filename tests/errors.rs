@@ -32,6 +32,10 @@ fn o_direct() -> i32 {
 
 /// The errno with which a 4 KiB direct read and write of a block fail.
 fn errnos(disk: &Attached, block: u64) -> [Option<i32>; 2] {
+    errnos_at(disk, FIRST + block * 4096)
+}
+
+fn errnos_at(disk: &Attached, at: u64) -> [Option<i32>; 2] {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -41,7 +45,6 @@ fn errnos(disk: &Attached, block: u64) -> [Option<i32>; 2] {
     let mut memory = vec![0_u8; 8192];
     let start = memory.as_ptr().align_offset(4096);
     let page = &mut memory[start..start + 4096];
-    let at = FIRST + block * 4096;
     let read = file
         .read_at(page, at)
         .map_err(|error| error.raw_os_error().unwrap())
@@ -85,6 +88,137 @@ fn errors_reach_the_application_as_far_as_the_kernel_passes_them() {
         assert_eq!(errnos(&disk, 50), [None, None]);
         disk.detach();
     }
+}
+
+/// Block N of 4 KiB fails with errno N; the rest of the disk is fine, and a flush fails with what was
+/// written last to block 0.
+const EVERY: &str = "
+import nbdkit
+API_VERSION = 2
+last = 0
+def open(readonly): return 1
+def get_size(h): return 1 << 20
+def fail(offset):
+    if 0 < offset // 4096 < 134:
+        nbdkit.set_error(offset // 4096)
+        raise RuntimeError('block %d' % (offset // 4096))
+def pread(h, buf, offset, flags): fail(offset)
+def pwrite(h, buf, offset, flags):
+    global last
+    fail(offset)
+    if offset == 0: last = buf[0]
+def flush(h, flags):
+    global last
+    code, last = last, 0
+    if code:
+        nbdkit.set_error(code)
+        raise RuntimeError('flush')
+def extents(h, count, offset, flags):
+    nbdkit.set_error(6)
+    raise RuntimeError('extents')
+";
+
+/// Numbers that mean "ask again", or "never ask", to the kernel or to programs.
+const MISUNDERSTOOD: [i32; 4] = [4, 11, 38, 78];
+
+#[test]
+fn no_errno_makes_the_kernel_or_a_program_ask_for_ever() {
+    for kind in Kind::ALL {
+        if !kind.available() {
+            continue;
+        }
+        let disk = Attached::with_script(kind, EVERY, &[]);
+        for number in 1..134_u8 {
+            let at = u64::from(number) * 4096;
+            // dd asks again for ever when it is told EINTR; the time limit is for that.
+            for direction in ["if", "of"] {
+                let mut command = std::process::Command::new("timeout");
+                command.args([
+                    "60",
+                    "dd",
+                    "bs=4096",
+                    "count=1",
+                    "status=none",
+                    "conv=notrunc",
+                ]);
+                match direction {
+                    "if" => command.args([
+                        &format!("if={}", disk.device()),
+                        "of=/dev/null",
+                        "iflag=direct",
+                        &format!("skip={number}"),
+                    ]),
+                    _ => command.args([
+                        "if=/dev/zero",
+                        &format!("of={}", disk.device()),
+                        "oflag=direct",
+                        &format!("seek={number}"),
+                    ]),
+                };
+                let output = command.output().unwrap();
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(output.status.code(), Some(1), "{kind:?} {number}: {said}");
+            }
+            let seen = errnos_at(&disk, at);
+            let number = i32::from(number);
+            let expected = match kind {
+                Kind::Nbd => 5,
+                _ if MISUNDERSTOOD.contains(&number) => 5,
+                Kind::File => number,
+                _ if PASSED.contains(&number) => number,
+                // Newer kernels have words for more.
+                _ if LATELY_PASSED.contains(&number) && seen != [Some(5); 2] => number,
+                _ => 5,
+            };
+            assert_eq!(seen, [Some(expected); 2], "{} errno {number}", kind.word());
+        }
+        disk.detach();
+    }
+}
+
+/// Errnos that the block layer has a word for (`blk_errors` in block/blk-core.c).
+const PASSED: [i32; 10] = [12, 16, 28, 52, 61, 67, 84, 95, 110, 121];
+const LATELY_PASSED: [i32; 5] = [19, 22, 62, 75, 109];
+
+#[test]
+fn a_failed_flush_is_never_a_success() {
+    for kind in Kind::ALL {
+        if !kind.available() {
+            continue;
+        }
+        let disk = Attached::with_script(kind, EVERY, &[]);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(o_direct())
+            .open(&disk.path)
+            .unwrap();
+        let mut memory = vec![0_u8; 8192];
+        let start = memory.as_ptr().align_offset(4096);
+        let page = &mut memory[start..start + 4096];
+        for number in [95, 38, 22, 5, 4, 11] {
+            page[0] = number;
+            file.write_all_at(page, 0).unwrap();
+            let failed = file.sync_all().unwrap_err();
+            assert_eq!(failed.raw_os_error(), Some(5), "{kind:?} flush {number}");
+            file.sync_all().unwrap();
+        }
+        drop(file);
+        disk.detach();
+    }
+}
+
+#[test]
+fn extents_that_cannot_be_asked_for_are_no_hole() {
+    if !Kind::File.available() {
+        return;
+    }
+    let disk = Attached::with_script(Kind::File, EVERY, &[]);
+    let file = OpenOptions::new().read(true).open(&disk.path).unwrap();
+    let told = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0));
+    assert_eq!(told, Err(rustix::io::Errno::IO));
+    drop(file);
+    disk.detach();
 }
 
 #[test]

@@ -326,12 +326,17 @@ refused! {
     a_script_that_exits_is_refused: "import sys; sys.exit(3)" => "ended itself: SystemExit: 3";
     a_missing_callback_is_refused: "del pread" => "`pread` is missing";
     a_callback_that_cannot_be_called_is_missing: "pread = 5" => "`pread` is missing";
-    api_version_3_is_refused: "API_VERSION = 3" => "API_VERSION is 3: versions 1 and 2 are supported";
-    api_version_as_text_is_refused: "API_VERSION = '2'" => "API_VERSION is '2'";
+    api_version_3_is_refused: "API_VERSION = 3" => "API_VERSION is `3`: versions 1 and 2 are supported";
+    api_version_as_text_is_refused: "API_VERSION = '2'" => "API_VERSION is `'2'`";
     version_1_pread_under_version_2_is_refused: "def pread(h, count, offset): pass"
         => "pread: API version 2 calls it as `pread(h, buf, offset, flags)`";
     open_without_argument_is_refused: "def open(): pass" => "calls it as `open(readonly)`";
-    async_def_is_refused: "async def pread(h, buf, offset, flags): pass" => "`async def`";
+    an_async_generator_is_refused: "async def extents(h, count, offset, flags): yield 1"
+        => "extents: an `async def` with `yield` in it cannot be awaited";
+    an_async_generator_for_pread_is_refused: "async def pread(h, buf, offset, flags): yield 1"
+        => "pread: an `async def` with `yield`";
+    async_def_with_wrong_arguments_is_refused: "async def pread(h): pass"
+        => "pread: API version 2 calls it as";
     a_generator_for_pread_is_refused: "def pread(h, buf, offset, flags): yield 1" => "`yield`";
     an_open_that_raises_is_refused: "def open(readonly): raise KeyError('no')" => "open: KeyError: 'no'";
     a_negative_size_is_refused: "def get_size(h): return -5" => "get_size: returned `-5`";
@@ -498,18 +503,6 @@ def pread(h, buf, offset, flags):
     let (errno, text) = failure(&*disk, Op::Read(&mut [0; 512]));
     assert_eq!(errno, Errno::IO);
     assert!(text.contains("pread not implemented"), "{text}");
-});
-
-isolated!(a_coroutine_bound_at_run_time_is_an_error, {
-    let disk = open(&format!(
-        "{BASE}{PREAD2}
-async def later(h, buf, offset, flags): pass
-def pread(h, buf, offset, flags): return later(h, buf, offset, flags)
-"
-    ));
-    let (errno, text) = failure(&*disk, Op::Read(&mut [0; 512]));
-    assert_eq!(errno, Errno::IO);
-    assert!(text.contains("returned a coroutine"), "{text}");
 });
 
 isolated!(a_callback_bound_anew_is_used_from_then_on, {
@@ -926,4 +919,16 @@ def pwrite(h, buf, offset, flags):
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     assert_eq!(held(), 0, "memory is held after all views are gone");
+});
+
+isolated!(tracebacks_show_the_script_as_it_ran, {
+    // By the time of the exception the file is gone.
+    let disk = open(&format!(
+        "{BASE}API_VERSION = 2\ndef pread(h, buf, offset, flags):\n    raise ValueError('x')  # this line\n"
+    ));
+    let (_, text) = failure(&*disk, Op::Read(&mut [0; 512]));
+    assert!(
+        text.contains("raise ValueError('x')  # this line"),
+        "{text}"
+    );
 });

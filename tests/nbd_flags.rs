@@ -298,6 +298,21 @@ fn without_flush_there_is_no_fua_unless_native() {
 }
 
 #[test]
+fn fua_is_flushed_for_also_by_a_plugin_that_offers_no_flush() {
+    if !clients(&["libnbd"]) {
+        return;
+    }
+    table(
+        &[V2, V2_FLUSH, "def can_flush(h): return False\n"],
+        &[
+            ("promises()", "fua trim zero fast_zero df", &[]),
+            ("write(FUA)", "ok", &["pwrite 512 1024 0", "flush 0"]),
+            ("flush()", "EINVAL", &[]),
+        ],
+    );
+}
+
+#[test]
 fn zeroes_where_the_plugin_cannot() {
     if !clients(&["libnbd"]) {
         return;
@@ -354,6 +369,14 @@ fn fast_zeroes() {
     if !clients(&["libnbd"]) {
         return;
     }
+    // Who says no means it, whatever becomes of zeroes.
+    table(
+        &[V2, V2_FLUSH, "def can_fast_zero(h): return False\n"],
+        &[
+            ("promises()", "fua flush trim zero df", &[]),
+            ("zero(FAST)", "EINVAL", &[]),
+        ],
+    );
     // With `zero` and without `can_fast_zero` it is not offered.
     table(&[V2, V2_FLUSH, V2_ZERO], &[("zero(FAST)", "EINVAL", &[])]);
     table(
@@ -398,6 +421,8 @@ fn cache_hints() {
     table(&[V2, CACHE], passed);
     table(&[V1, CACHE], passed);
     table(&[V2, CACHE, &level("NATIVE")], passed);
+    // A number without a meaning, as nbdkit has it.
+    table(&[V2, CACHE, "def can_cache(h): return 3\n"], passed);
     table(
         &[V2, CACHE, &level("EMULATE")],
         &[("cache()", "ok", &["pread 4096 512 0"])],
@@ -422,14 +447,16 @@ fn extents_with_and_without_req_one() {
             ],
         );
     }
-    // Without the callback all is data, and REQ_ONE changes nothing.
-    table(
-        &[V2],
-        &[
-            ("status()", "262144:0", &[]),
-            ("status(ONE)", "262144:0", &[]),
-        ],
-    );
+    // Without the callback all is data, and REQ_ONE changes nothing; nor does a promise to have it.
+    for parts in [&[V2][..], &[V2, "def can_extents(h): return True\n"]] {
+        table(
+            parts,
+            &[
+                ("status()", "262144:0", &[]),
+                ("status(ONE)", "262144:0", &[]),
+            ],
+        );
+    }
 }
 
 #[test]

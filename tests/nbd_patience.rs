@@ -91,6 +91,42 @@ fn never_reads(attacked: &Attacked) {
     attacked.is_as_before(64 * MIB);
 }
 
+/// Fails what another thread calls than the one that opened the disk.
+const HOMELY: &str = "
+import nbdkit, threading
+API_VERSION = 2
+def open(readonly): return threading.get_ident()
+def get_size(h): return 1 << 20
+def pread(h, buf, offset, flags):
+    if threading.get_ident() != h:
+        raise RuntimeError('another thread')
+    buf[:] = bytes([7]) * len(buf)
+";
+
+#[test]
+fn large_requests_are_served_by_the_thread_that_opened_the_disk_and_leave_no_other_one() {
+    let server = Server::of_script(HOMELY, &[]);
+    let opened = || Raw::opened(server.socket(), "");
+    let mut clients: Vec<Raw> = (0..8).map(|_| opened()).collect();
+    let before = Held::by(server.worker()).threads;
+    let request = Ask::of(cmd::READ, 0, SIZE / 4).compact();
+    for client in &mut clients {
+        for _ in 0..8 {
+            client.send(&request);
+        }
+        for _ in 0..8 {
+            let head = client.read_vec(16);
+            assert_eq!(head[4..8], [0; 4], "an error");
+            let data = client.read_vec(usize::try_from(SIZE / 4).unwrap());
+            assert!(data.iter().all(|byte| *byte == 7));
+        }
+    }
+    until("each client has one thread again", || {
+        Held::by(server.worker()).threads <= before
+    });
+    assert_eq!(clients[0].pread(4096, 1), [7]);
+}
+
 #[test]
 fn detach_does_not_wait_for_a_client_that_never_reads() {
     let attacked = Attacked::new(&[]);

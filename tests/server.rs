@@ -35,7 +35,9 @@ def pread(h, buf, offset, flags):
     buf[:] = h[offset:offset + len(buf)]
 def pwrite(h, buf, offset, flags): h[offset:offset + len(buf)] = buf
 def flush(h, flags): log('flush')
-def close(h): log('close', repr(nbdkit.export_name()))
+def close(h):
+    log('close', repr(nbdkit.export_name()))
+    if nbdkit.export_name() == 'closes slowly': time.sleep(3600)
 def cleanup(): log('cleanup')
 ";
 
@@ -653,91 +655,6 @@ fn a_user_without_rights_can_serve() {
     );
 }
 
-/// Logs every callback with its arguments and the name of the export to the file `$CALLS`.
-const ORDER: &str = "
-import builtins, os, nbdkit
-API_VERSION = 2
-def log(*what):
-    try: name = repr(nbdkit.export_name())
-    except RuntimeError: name = 'none'
-    with builtins.open(os.environ['CALLS'], 'a') as f: f.write(' '.join(map(str, what + (name,))) + '\\n')
-def preconnect(r): log('preconnect', r)
-def list_exports(r, t): log('list_exports', r, t); return ['a', ('b', 'text')]
-def default_export(r, t): log('default_export', r, t); return 'main'
-def open(r): log('open', r); return 1
-def get_size(h): log('get_size'); return 1 << 20
-def export_description(h): log('export_description'); return 'text'
-def yes(name):
-    def callback(h): log(name); return True
-    return callback
-for name in ['can_write', 'can_zero', 'can_fast_zero', 'can_trim', 'can_flush', 'is_rotational',
-             'can_multi_conn', 'can_extents', 'can_fua', 'can_cache']:
-    globals()[name] = yes(name)
-def block_size(h): log('block_size'); return (1, 4096, 65536)
-def pread(h, buf, offset, flags): log('pread', len(buf), offset, flags); buf[:] = bytes(len(buf))
-def pwrite(h, buf, offset, flags): log('pwrite', len(buf), offset, flags)
-def zero(h, count, offset, flags): log('zero', count, offset, flags)
-def trim(h, count, offset, flags): log('trim', count, offset, flags)
-def flush(h, flags): log('flush', flags)
-def extents(h, count, offset, flags): log('extents', count, offset, flags); return [(offset, count, 3)]
-def close(h): log('close')
-def cleanup(): log('cleanup')
-";
-
-/// A client that asks for all there is, and says what it heard.
-const SESSION: &str = "
-import nbd, sys, time
-h = nbd.NBD()
-h.set_opt_mode(True)
-h.set_full_info(True)
-h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
-h.connect_uri(sys.argv[1])
-h.opt_list(lambda name, description: print(name, description))
-h.opt_info()
-print(h.get_export_description(), h.get_canonical_export_name(), h.can_multi_conn())
-h.opt_go()
-h.pread(512, 0)
-h.pwrite(b'x' * 512, 0, nbd.CMD_FLAG_FUA)
-h.zero(4096, 0)
-h.zero(4096, 0, nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FUA)
-h.zero(512, 0, nbd.CMD_FLAG_FAST_ZERO)
-h.trim(4096, 0, nbd.CMD_FLAG_FUA)
-h.flush()
-h.cache(512, 0)
-h.block_status(8192, 0, lambda *what: print(what), nbd.CMD_FLAG_REQ_ONE)
-h.shutdown()
-time.sleep(0.3)
-";
-
-#[test]
-fn the_callbacks_of_a_session_are_those_of_nbdkit() {
-    if !available() || Command::new("nbdkit").arg("--version").output().is_err() {
-        home::say("skipped: no nbdkit to compare with");
-        return;
-    }
-    let home = Home::new();
-    let plugin = home.script("order.py", ORDER);
-    let session = home.script("session.py", SESSION);
-    let run = format!("/usr/bin/python3 {} $uri", session.display());
-    let outcome = |mut command: Command, calls: &str| {
-        let calls = home.path(calls);
-        let output = command
-            .env("CALLS", &calls)
-            .env_remove("PYTHONUNBUFFERED")
-            .output();
-        let said = Said::of(&output.unwrap());
-        assert_eq!(said.code, 0, "{said:?}");
-        (said.stdout, std::fs::read_to_string(calls).unwrap())
-    };
-    let plugin = plugin.to_str().unwrap();
-    let ours = home.command(["attach", plugin, "nbd+unix:", "--run", &run]);
-    let mut theirs = Command::new("nbdkit");
-    theirs.args(["-U", "-", "python", plugin, "--run", &run]);
-    let ours = outcome(ours, "ours");
-    assert!(ours.1.contains("zero 512 0 9 'main'"), "{}", ours.1);
-    assert_eq!(ours, outcome(theirs, "theirs"));
-}
-
 #[test]
 fn a_file_at_the_place_of_a_dead_server_is_kept() {
     let serving = Serving::new();
@@ -792,6 +709,91 @@ def pread(h, count, offset): return bytearray(count)
     assert_eq!((detached.code, again.code), (0, 0), "{again:?}");
     client.vanish();
     assert_eq!(home.run(["detach", "--force", uri]).code, 0);
+}
+
+#[test]
+fn what_the_plugin_forked_keeps_neither_clients_nor_the_port_when_its_worker_is_killed() {
+    if !available() {
+        return;
+    }
+    for target in ["nbd://localhost:0", "nbd+unix:///?socket=@"] {
+        let home = Home::new();
+        let forking = "
+import os, time
+def open(readonly): return 0
+def get_size(h): return 512
+def pread(h, count, offset):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    with __builtins__.open(os.path.join(os.path.dirname(__file__), 'child'), 'w') as f: f.write(str(child))
+    time.sleep(3600)
+";
+        let plugin = home.script("forking.py", forking);
+        let plugin = plugin.to_str().unwrap();
+        let target = target.replace('@', home.path("socket").to_str().unwrap());
+        let uri = home.run(["attach", plugin, &target]).stdout;
+        let uri = uri.trim_end();
+        let mut client = Client::connected(uri);
+        let mut idle = Client::connected(uri);
+        client.start("h.pread(512, 0)");
+        let child = || {
+            let text = std::fs::read_to_string(home.path("child")).unwrap_or_default();
+            text.parse::<i32>().ok()
+        };
+        until("it has forked", || child().is_some());
+        for process in ["agent_pid", "worker_pid"] {
+            signal(home.pid("forking", process), Signal::KILL);
+        }
+        // Until the child ends, if it has the sockets.
+        let heard = client.finish();
+        let closed = idle.eval("h.poll(60000), h.aio_is_ready()");
+        let again = home.run(["attach", plugin, uri]);
+        assert!(runs(child().unwrap()), "they had to wait for it");
+        signal(child().unwrap(), Signal::KILL);
+        assert!(heard.starts_with("error: "), "{heard}");
+        assert!(
+            closed.ends_with("False)") || closed.starts_with("error: "),
+            "{closed}"
+        );
+        assert_eq!(again.code, 0, "{again:?}");
+        assert_eq!(home.run(["detach", "--force", uri]).code, 0);
+    }
+}
+
+#[test]
+fn who_has_left_does_not_count_although_a_callback_hangs() {
+    if !available() {
+        return;
+    }
+    for (target, model) in [("nbd://localhost:0", 3), ("nbd+unix:", 1)] {
+        let serving = Serving::new();
+        let uri = serving.attach(target, &[&format!("model={model}")]);
+        let export = |name: &str| match uri.split_once("?") {
+            Some((start, socket)) => format!("{start}{name}?{socket}"),
+            None => format!("{uri}/{name}"),
+        };
+        let mut reads = Client::connected(&export("slow"));
+        let mut closes = Client::connected(&export("closes%20slowly"));
+        serving.home.run(["detach", "disk"]).refused("is used by ");
+        reads.start("h.pread(512, 0)");
+        assert_eq!(serving.clients("disk"), 2);
+        closes.start("h.shutdown()");
+        reads.vanish();
+        until("close is called", || {
+            // Where callbacks take turns it waits for the read.
+            model == 1
+                || serving
+                    .calls()
+                    .contains(&"close 'closes slowly'".to_owned())
+        });
+        until("they are still there", || serving.clients("disk") == 0);
+        assert_eq!(closes.finish(), "None");
+        // A plain detach is not refused, but waits for the callbacks.
+        let said = serving.home.run(["detach", "--force", "disk"]);
+        assert_eq!(said.code, 0, "{said:?}");
+    }
 }
 
 #[test]

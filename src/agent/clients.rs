@@ -5,7 +5,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
-use super::telling;
+use super::telling::{self, Telling};
 
 /// The name of the socket in the attachment's folder.
 const SOCKET: &str = "clients";
@@ -36,12 +36,12 @@ impl std::fmt::Display for Connected {
     }
 }
 
-/// Tell everybody who asks, until this process ends, what `list` gives.
+/// The socket at which the worker tells of its clients, before anybody is answered.
 ///
 /// # Errors
-/// If the socket cannot be made.
-pub fn tell(folder: &Folder, list: impl Fn() -> Vec<Connected> + Send + 'static) -> io::Result<()> {
-    telling::tell(folder, SOCKET, list)
+/// If it cannot be made.
+pub fn telling(folder: &Folder) -> io::Result<Telling> {
+    Telling::at(folder, SOCKET)
 }
 
 /// Who is connected to the server of an attachment.
@@ -71,7 +71,8 @@ mod tests {
             since: 5,
         };
         let told = client.clone();
-        tell(&folder, move || vec![told.clone(); 1000]).unwrap();
+        let socket = telling(&folder).unwrap();
+        socket.tell(move || vec![told.clone(); 1000]).unwrap();
         for _ in 0..3 {
             assert_eq!(connected(&folder).unwrap(), vec![client.clone(); 1000]);
         }

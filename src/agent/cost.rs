@@ -3,7 +3,7 @@
 use std::io;
 
 use super::folder::Folder;
-use super::telling;
+use super::telling::{self, Telling};
 use crate::bench::Cost;
 
 /// The name of the socket in the attachment's folder.
@@ -14,7 +14,7 @@ const SOCKET: &str = "cost";
 /// # Errors
 /// If the socket cannot be made.
 pub fn tell_cost(folder: &Folder, count: impl Fn() -> Cost + Send + 'static) -> io::Result<()> {
-    telling::tell(folder, SOCKET, count)
+    Telling::at(folder, SOCKET)?.tell(count)
 }
 
 /// What the worker of an attachment has spent since its start.

@@ -12,10 +12,13 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::conduct::Conduct;
 use super::state::Served;
 use crate::Refusal;
 use crate::frontends::Target;
-use crate::frontends::nbd::{Bounds, Place, TlsSetup};
+use crate::frontends::nbd::{Bounds, Dialect, Family, TlsSetup};
+use crate::logging::Logging;
+use crate::python::Errnos;
 
 /// One disk to serve: all that the user asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,12 +35,14 @@ pub struct Job {
     pub target: Target,
     /// Whether the disk is opened for reading only.
     pub read_only: bool,
-    /// Threads that serve a parallel plugin.
-    pub lanes: u16,
+    /// Threads that serve a parallel plugin; none is for the plugin's kind to decide.
+    pub lanes: Option<u16>,
     /// Whether the worker counts what it spends, and tells.
     pub measured: bool,
     /// What a server is told besides its address.
     pub server: ServerOptions,
+    /// Whose errno failures have; none leaves it to the script.
+    pub errnos: Option<Errnos>,
     /// Descriptors that the worker inherits for its server, by number: sockets that systemd listens
     /// on, or the user's standard input and output.
     pub inherited: Vec<RawFd>,
@@ -45,27 +50,29 @@ pub struct Job {
     pub passwords: Vec<RawFd>,
     /// The Python whose packages the plugin sees; none is for the interpreter to find.
     pub python: Option<PathBuf>,
-    /// Log to standard error for good, not only until the disk can be used.
+    /// Whoever asked for the disk waits for its end.
     pub foreground: bool,
-    /// Log what only helps to find a fault.
-    pub verbose: bool,
-}
-
-impl Job {
-    /// Whether standard output is for the user, to read there where the disk is.
-    #[must_use]
-    pub fn prints_its_place(&self) -> bool {
-        !matches!(&self.target, Target::Server(address) if address.place == Place::Stdio)
-    }
+    /// What is logged, and where to.
+    pub logging: Logging,
+    /// How the processes behave.
+    pub conduct: Conduct,
 }
 
 /// What a server is told besides its address.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ServerOptions {
-    /// What clients may ask for.
+    /// What clients may ask for, but for `requests`.
     pub bounds: Bounds,
+    /// Requests of one client at the same time; none is for the plugin's kind to decide.
+    pub requests: Option<u16>,
     /// Whether they encrypt.
     pub tls: TlsSetup,
+    /// How much of the protocol they find.
+    pub dialect: Dialect,
+    /// Which addresses of the host it listens on.
+    pub family: Family,
+    /// The SELinux label of its sockets, if it is not the process's own.
+    pub label: Option<String>,
 }
 
 /// What the worker tells the agent.

@@ -13,6 +13,7 @@ use std::thread;
 
 mod clients;
 mod command;
+mod conduct;
 mod control;
 mod cost;
 mod folder;
@@ -28,10 +29,11 @@ mod supervise;
 mod telling;
 mod worker_process;
 
-pub use clients::{Connected, connected, tell};
+pub use clients::{Connected, connected, telling};
+pub use conduct::Conduct;
 pub use control::{ask, listens};
 pub use cost::{cost, tell_cost};
-pub use folder::{Folder, Held, Holder, Role, kept_log};
+pub use folder::{Folder, Held, Holder, Role, kept_log, note_good_end};
 pub use loan::{Loan, Recall};
 pub use lost::detach as detach_without_agent;
 pub use messages::{Answer, Ask, FromWorker, Job, Receiver, ServerOptions, ToWorker, Told, send};
@@ -39,6 +41,7 @@ pub use passing::Passing;
 pub use root::{Name, ROOT_VARIABLE, Root, check_name};
 pub use state::{Phase, Served, State, Way, seconds};
 pub use supervise::{DETACH_PATIENCE, Outcome};
+pub use telling::Telling;
 pub use worker_process::{WORKER, ending};
 
 use crate::{Refusal, logging};
@@ -139,7 +142,7 @@ pub fn in_foreground(
     folder: Folder,
     command: Option<String>,
 ) -> Outcome {
-    logging::start(&job.name, job.verbose);
+    logging::start(&job.name, job.logging.level);
     match folder.hold(Role::Agent) {
         Ok(held) => Agent::new(job, passing, folder, held, Launcher::Myself(command)).run(),
         Err(error) => Outcome::Refused(Refusal::new(format!(
@@ -156,7 +159,7 @@ pub fn process() -> ExitCode {
         logging::say("pydisk: agent-process is started by `pydisk attach`\n");
         return ExitCode::from(2);
     };
-    logging::start(&job.name, job.verbose);
+    logging::start(&job.name, job.logging.level);
     if let Err(error) = rustix::process::setsid() {
         log::debug!("no session of its own: {error}");
     }

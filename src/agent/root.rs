@@ -30,7 +30,39 @@ impl Root {
     /// # Errors
     /// One sentence: there is no place for it, or it belongs to somebody else.
     pub fn open() -> Result<Self, Refusal> {
-        let path = Self::path()?;
+        if let Some(path) = named()? {
+            return Self::at(path);
+        }
+        let opened = usual().map_or_else(
+            || {
+                Err(Refusal::new(
+                    "there is no folder for the state of attachments: XDG_RUNTIME_DIR is not set",
+                )
+                .hint(format!(
+                    "log in so that it is set, set {ROOT_VARIABLE}, or run pydisk as root"
+                )))
+            },
+            Self::at,
+        );
+        opened.or_else(|refusal| {
+            let left = Some(temporary()).filter(|path| path.exists());
+            left.map_or(Err(refusal), Self::at)
+        })
+    }
+
+    /// [`Root::open`] for who must not need a runtime folder.
+    ///
+    /// # Errors
+    /// One sentence: the folder that was named is no good, or not even the last resort is.
+    pub fn open_anywhere() -> Result<Self, Refusal> {
+        if let Some(path) = named()? {
+            return Self::at(path);
+        }
+        let opened = usual().map(Self::at).and_then(Result::ok);
+        opened.map_or_else(|| Self::at(temporary()), Ok)
+    }
+
+    fn at(path: PathBuf) -> Result<Self, Refusal> {
         // Others may look which names there are; what is inside is for the owner.
         let made = fs::DirBuilder::new()
             .recursive(true)
@@ -41,44 +73,22 @@ impl Root {
                 "set {ROOT_VARIABLE} to a folder that can be written"
             ))
         })?;
-        let found = fs::metadata(&path)
+        // Anybody may put a link where everybody may write.
+        let look = if path == temporary() {
+            fs::symlink_metadata
+        } else {
+            fs::metadata
+        };
+        let found = look(&path)
             .map_err(|error| Refusal::new(format!("state folder `{}`: {error}", path.display())))?;
-        if found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        let ours = found.is_dir() && found.uid() == geteuid().as_raw();
+        if !ours || found.mode() & 0o022 != 0 {
             return Err(Refusal::new(format!(
                 "state folder `{}`: it must belong to you and be writable by nobody else",
                 path.display()
             )));
         }
         Ok(Self(path))
-    }
-
-    fn path() -> Result<PathBuf, Refusal> {
-        let absolute = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        if let Some(path) = std::env::var_os(ROOT_VARIABLE).filter(|path| !path.is_empty()) {
-            return absolute(ROOT_VARIABLE).ok_or_else(|| {
-                Refusal::new(format!(
-                    "{ROOT_VARIABLE} `{}`: an absolute path is needed",
-                    path.display()
-                ))
-            });
-        }
-        if geteuid().is_root() {
-            return Ok("/run/pydisk".into());
-        }
-        absolute("XDG_RUNTIME_DIR")
-            .map(|path| path.join("pydisk"))
-            .ok_or_else(|| {
-                Refusal::new(
-                    "there is no folder for the state of attachments: XDG_RUNTIME_DIR is not set",
-                )
-                .hint(format!(
-                    "log in so that it is set, set {ROOT_VARIABLE}, or run pydisk as root"
-                ))
-            })
     }
 
     /// The folder of the attachment `name`, which need not exist.
@@ -220,6 +230,37 @@ impl Root {
             }
         }
     }
+}
+
+/// The folder that the user named.
+fn named() -> Result<Option<PathBuf>, Refusal> {
+    let Some(path) = std::env::var_os(ROOT_VARIABLE).filter(|path| !path.is_empty()) else {
+        return Ok(None);
+    };
+    let path = PathBuf::from(path);
+    if path.is_absolute() {
+        return Ok(Some(path));
+    }
+    Err(Refusal::new(format!(
+        "{ROOT_VARIABLE} `{}`: an absolute path is needed",
+        path.display()
+    )))
+}
+
+/// The folder that this user has where nothing is said, if there is one.
+fn usual() -> Option<PathBuf> {
+    if geteuid().is_root() {
+        return Some("/run/pydisk".into());
+    }
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .map(|path| path.join("pydisk"))
+}
+
+/// Where the state of a user lies who has no runtime folder, as in a build or in a cron job.
+fn temporary() -> PathBuf {
+    format!("/tmp/pydisk-{}", geteuid().as_raw()).into()
 }
 
 /// How an attachment gets its name.

@@ -5,11 +5,13 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Duration;
 
+use pydisk_kernel::unforked::Unforked;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,32 +25,57 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest answer that is taken.
 const LONGEST: u64 = 64 << 20;
 
-/// Tell everybody who asks at `socket`, until this process ends, what `answer` gives.
-///
-/// # Errors
-/// If the socket cannot be made.
-pub(super) fn tell<T: Serialize>(
-    folder: &Folder,
+/// A socket of the worker, before anybody is answered.
+#[derive(Debug)]
+pub struct Telling {
+    /// What the plugin forks does not keep people waiting for an answer.
+    unforked: Unforked,
+    listener: UnixListener,
     socket: &'static str,
-    answer: impl Fn() -> T + Send + 'static,
-) -> io::Result<()> {
-    let (_open, address) = control::address(folder, socket)?;
-    let listener = UnixListener::bind(address)?;
-    fs::set_permissions(folder.path().join(socket), Permissions::from_mode(0o600))?;
-    thread::Builder::new().name(socket.into()).spawn(move || {
-        for stream in listener.incoming() {
-            let told = stream.and_then(|stream| {
-                stream.set_write_timeout(Some(PATIENCE))?;
-                send(&stream, &answer())
-            });
-            if let Err(error) = told {
-                log::debug!("{socket}: {error}");
-                // Out of descriptors or memory, perhaps: do not spin.
-                thread::sleep(Duration::from_millis(10));
+}
+
+impl Telling {
+    /// Make the socket.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub(super) fn at(folder: &Folder, socket: &'static str) -> io::Result<Self> {
+        let (_open, address) = control::address(folder, socket)?;
+        let listener = UnixListener::bind(address)?;
+        fs::set_permissions(folder.path().join(socket), Permissions::from_mode(0o600))?;
+        Ok(Self {
+            unforked: Unforked::only(listener.as_fd()),
+            listener,
+            socket,
+        })
+    }
+
+    /// Tell everybody who asks, until this process ends, what `answer` gives.
+    ///
+    /// # Errors
+    /// If there is no thread for it.
+    pub fn tell<T: Serialize>(self, answer: impl Fn() -> T + Send + 'static) -> io::Result<()> {
+        let name = self.socket.to_owned();
+        thread::Builder::new().name(name).spawn(move || {
+            let Self {
+                unforked: _unforked,
+                listener,
+                socket,
+            } = self;
+            for stream in listener.incoming() {
+                let told = stream.and_then(|stream| {
+                    stream.set_write_timeout(Some(PATIENCE))?;
+                    send(&stream, &answer())
+                });
+                if let Err(error) = told {
+                    log::debug!("{socket}: {error}");
+                    // Out of descriptors or memory, perhaps: do not spin.
+                    thread::sleep(Duration::from_millis(10));
+                }
             }
-        }
-    })?;
-    Ok(())
+        })?;
+        Ok(())
+    }
 }
 
 /// What the worker tells at `socket`.

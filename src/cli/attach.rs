@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
-use super::{AttachArgs, Failure, choice, complain, interpreter, plugin, server, words};
-use crate::agent::{self, Folder, Job, Name, Outcome, Passing, Root};
+use super::start::Start;
+use super::{AttachArgs, Failure, choice, interpreter, plugin, server, words};
+use crate::agent::{self, Conduct, Job, Name, Passing, Root};
 use crate::frontends::Target;
 use crate::frontends::nbd::Place;
+use crate::logging::{Detail, Logging, Sink};
 use crate::{Refusal, logging};
 
 pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
@@ -40,7 +42,6 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     let name = args
         .name
         .map_or_else(|| Name::from_script(&script), Name::Given);
-    // Held until this process ends: by then the agent or nobody looks after the folder.
     let (folder, held) = root.reserve(&name)?;
     let name = folder.name();
     if let Some(choice) = &choice {
@@ -50,6 +51,8 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         .or_else(|| choice?.target)
         .unwrap_or_else(|| Target::File(folder.disk_file()));
     let foreground = args.foreground || args.run.is_some() || is_stdio(&target);
+    // Standard output may be the client's, or the command's.
+    let prints = args.run.is_none() && !is_stdio(&target);
     let job = Job {
         name,
         folder: folder.path().to_owned(),
@@ -61,28 +64,31 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         python,
         measured: false,
         server,
+        errnos: args.errno,
         inherited,
         passwords,
         foreground,
-        verbose: args.verbose,
+        logging: Logging {
+            level: if args.verbose {
+                Detail::Everything
+            } else {
+                Detail::Events
+            },
+            sink: if foreground {
+                Sink::StandardError
+            } else {
+                Sink::Folder
+            },
+        },
+        conduct: Conduct::of_attach(foreground, prints),
     };
-    if job.foreground {
-        return Ok(in_foreground(job, passing, folder, args.run));
-    }
-    let launched = agent::launch(&job, passing, |disk| {
-        // The disk is there, and `pydisk list` tells its path as well.
-        if let Err(refusal) = logging::print(&format!("{}\n", disk.at)) {
-            complain(&refusal);
-        }
-    });
-    // An agent that died early leaves its folder to us.
-    if launched.is_err()
-        && let Err(refusal) = root.release(&folder, &held)
-    {
-        complain(&refusal);
-    }
-    launched?;
-    Ok(ExitCode::SUCCESS)
+    let start = Start {
+        root,
+        folder,
+        held,
+        passing,
+    };
+    Ok(start.go(job, args.run)?)
 }
 
 /// The target that is a conversation with whoever started this process, on standard input and output.
@@ -97,15 +103,4 @@ fn unanswerable(target: Option<&Target>, command: Option<&str>) -> Option<Refusa
     Some(Refusal::new(format!(
         "--run: the target `{target}` has its one client on standard input and output"
     )))
-}
-
-fn in_foreground(job: Job, passing: Passing, folder: Folder, command: Option<String>) -> ExitCode {
-    match agent::in_foreground(job, passing, folder, command) {
-        Outcome::Stopped => ExitCode::SUCCESS,
-        Outcome::Command(status) => ExitCode::from(status),
-        Outcome::Refused(refusal) | Outcome::Failed(refusal) => {
-            complain(&refusal);
-            ExitCode::FAILURE
-        }
-    }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use super::{Failure, InfoArgs, interpreter, plugin, words};
+use crate::logging::Detail;
 use crate::python::Plugin;
 use crate::{Refusal, logging};
 
@@ -63,7 +64,7 @@ pub(super) fn parameters(given: &[String]) -> Result<Vec<(String, String)>, Fail
 /// The hidden subcommand.
 pub(super) fn process(script: &Path, words: &[String]) -> Result<ExitCode, Failure> {
     crate::python::remember_descriptors();
-    logging::start("info", false);
+    logging::start("info", Detail::Events);
     let parameters = parameters(words)?;
     let mut out = own_output(script)?;
     let text: String = Plugin::load(script)?

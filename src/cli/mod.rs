@@ -16,11 +16,14 @@ mod detach;
 mod info;
 mod interpreter;
 mod list;
+mod nbdkit;
 mod plugin;
 mod probe;
 mod server;
+mod start;
 mod words;
 
+use crate::python::Errnos;
 use crate::{Refusal, agent, frontends, logging, worker};
 
 const EXAMPLES: &str = "\
@@ -118,6 +121,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Take a command line of nbdkit's for a Python plugin; so does pydisk by the name of `nbdkit`
+    #[command(
+        override_usage = "pydisk nbdkit [OPTIONS] python <SCRIPT> [KEY=VALUE]...",
+        after_help = "`pydisk nbdkit --help` shows the options."
+    )]
+    Nbdkit,
     #[command(name = agent::AGENT, hide = true)]
     AgentProcess,
     #[command(name = agent::WORKER, hide = true)]
@@ -133,6 +142,14 @@ enum Command {
     },
     #[command(name = worker::GUARD, hide = true)]
     GuardProcess { folder: PathBuf },
+    #[command(name = nbdkit::DUMP, hide = true)]
+    DumpProcess {
+        /// What the plugin is called.
+        #[arg(long)]
+        name: String,
+        script: Option<PathBuf>,
+        words: Vec<String>,
+    },
     #[command(name = info::INFO, hide = true)]
     InfoProcess { script: PathBuf, words: Vec<String> },
 }
@@ -158,12 +175,17 @@ struct AttachArgs {
     /// Name of the attachment [default: the plugin's file name]
     #[arg(long)]
     name: Option<String>,
-    /// Threads that serve a plugin with the parallel thread model
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
-    lanes: u16,
+    /// Requests that a plugin with the parallel thread model serves at the same time [default: 16,
+    /// with `async def` 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    lanes: Option<u16>,
     /// The Python or the virtual environment whose packages the plugin sees
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
+    /// Whose errno a failed callback reports: only what nbdkit.set_error chose (nbdkit), or an
+    /// OSError's own as well (native) [default: the plugin's PYDISK_ERRNO, else nbdkit]
+    #[arg(long, value_name = "native|nbdkit")]
+    errno: Option<Errnos>,
     /// Log what only helps to find a fault
     #[arg(short, long)]
     verbose: bool,
@@ -234,6 +256,9 @@ impl From<Refusal> for Failure {
 /// Do what the command line says.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(words) = nbdkit::words() {
+        return nbdkit::main(words);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -251,6 +276,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Probe { json } => probe::probe(json).map_err(Failure::from),
+        // Whatever follows the word went to another parser.
+        Command::Nbdkit => return nbdkit::main(Vec::new()),
         Command::AgentProcess => return agent::process(),
         Command::WorkerProcess => return worker::process(),
         Command::StopProcess { device } => return worker::stop_process(&device),
@@ -260,6 +287,11 @@ pub fn main() -> ExitCode {
             options,
         } => check::process(&script, &words, &options),
         Command::GuardProcess { folder } => return frontends::guard_nbd(&folder),
+        Command::DumpProcess {
+            name,
+            script,
+            words,
+        } => nbdkit::dump_process(&name, script.as_deref(), &words),
         Command::InfoProcess { script, words } => info::process(&script, &words),
     };
     match done {

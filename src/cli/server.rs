@@ -23,8 +23,8 @@ pub(super) struct ServerArgs {
     /// Accept only clients with a certificate that ca-cert.pem has signed
     #[arg(long)]
     tls_verify_peer: bool,
-    /// Change what clients may ask for: payload=32M, option=64k, requests=16, clients=256,
-    /// handshake=10 (seconds); repeatable
+    /// Change what clients may ask for: payload=64M, option=64k, requests=16 (with `async def`
+    /// 64), clients=256, handshake=10 (seconds); repeatable
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<String>,
 }
@@ -41,28 +41,31 @@ enum Tls {
 
 impl ServerArgs {
     /// What the words mean for `target`, which is changed where an option says more than its URI.
-    /// `requests` is how many of one client's are served at the same time unless a limit says so.
+    /// `requests` is how many of one client's are served at the same time unless a limit says so; none
+    /// leaves it to the plugin.
     ///
     /// # Errors
     /// One sentence: an option that does not go with the target or with another one.
     pub(super) fn options(
         &self,
         target: &mut Option<Target>,
-        requests: u16,
+        requests: Option<u16>,
     ) -> Result<ServerOptions, Refusal> {
         let Some(Target::Server(address)) = target else {
             return self.nothing(target.as_ref());
         };
         let tls = self.tls(address)?;
         address.tls = tls.mode == TlsMode::Required;
-        let mut bounds = Bounds {
+        let mut options = ServerOptions {
+            bounds: Bounds::default(),
             requests,
-            ..Bounds::default()
+            tls,
+            ..ServerOptions::default()
         };
         for limit in &self.limits {
-            set(&mut bounds, limit)?;
+            set(&mut options, limit)?;
         }
-        Ok(ServerOptions { bounds, tls })
+        Ok(options)
     }
 
     /// Where there is no server there are no options for it.
@@ -132,7 +135,7 @@ const LIMITS: &str = "payload (bytes, 4k to 64M), option (bytes, 8k to 1M), requ
                       clients (1 to 1000000), handshake (seconds, 0.1 to 86400)";
 
 /// Change the limit that `NAME=VALUE` names.
-fn set(bounds: &mut Bounds, limit: &str) -> Result<(), Refusal> {
+fn set(options: &mut ServerOptions, limit: &str) -> Result<(), Refusal> {
     let refused = |why: &str| {
         Refusal::new(format!("--limit `{limit}`: {why}")).hint(format!("accepted are {LIMITS}"))
     };
@@ -154,11 +157,12 @@ fn set(bounds: &mut Bounds, limit: &str) -> Result<(), Refusal> {
             .filter(|count| range.contains(count))
             .ok_or_else(out_of_range)
     };
+    let bounds = &mut options.bounds;
     match name {
         "payload" => bounds.payload = bytes(4 << 10..=64 << 20)?,
         "option" => bounds.option = bytes(8 << 10..=1 << 20)?,
         "requests" => {
-            bounds.requests = count(1..=256)?.try_into().unwrap_or(u16::MAX);
+            options.requests = Some(count(1..=256)?.try_into().unwrap_or(u16::MAX));
         }
         "clients" => bounds.clients = count(1..=1_000_000)?,
         "handshake" => {
@@ -231,26 +235,22 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn limited(limits: &[&str]) -> Result<Bounds, Refusal> {
+    fn limited(limits: &[&str]) -> Result<(Bounds, Option<u16>), Refusal> {
         let mut args = args();
         args.limits = limits.iter().map(|limit| (*limit).to_owned()).collect();
-        let options = args.options(&mut Some(target("nbd://localhost")), 7)?;
-        Ok(options.bounds)
+        let options = args.options(&mut Some(target("nbd://localhost")), Some(7))?;
+        Ok((options.bounds, options.requests))
     }
 
     #[test]
     fn limits_have_defaults_and_each_can_be_changed() {
-        let mut expected = Bounds {
-            requests: 7,
-            ..Bounds::default()
-        };
-        assert_eq!(limited(&[]), Ok(expected.clone()));
-        expected = Bounds {
+        assert_eq!(limited(&[]), Ok((Bounds::default(), Some(7))));
+        let expected = Bounds {
             payload: 1 << 20,
             option: 8 << 10,
-            requests: 3,
             clients: 1,
             handshake: Duration::from_millis(500),
+            ..Bounds::default()
         };
         let all = [
             "payload=1M",
@@ -259,7 +259,7 @@ mod tests {
             "clients=1",
             "handshake=500ms",
         ];
-        assert_eq!(limited(&all), Ok(expected));
+        assert_eq!(limited(&all), Ok((expected, Some(3))));
     }
 
     #[test]
@@ -307,7 +307,7 @@ mod tests {
                 ..args()
             };
             let mut target = Some(target(uri));
-            let options = args.options(&mut target, 16).ok();
+            let options = args.options(&mut target, None).ok();
             assert_eq!(
                 options.map(|options| options.tls.mode),
                 mode,
@@ -328,7 +328,7 @@ mod tests {
             ..args()
         };
         let refused = |args: &ServerArgs, mut target: Option<Target>| {
-            args.options(&mut target, 16).unwrap_err().to_string()
+            args.options(&mut target, None).unwrap_err().to_string()
         };
         let off = refused(&verify, Some(target("nbd://h")));
         assert!(off.starts_with("--tls-verify-peer: TLS is off"), "{off}");
@@ -346,6 +346,6 @@ mod tests {
         };
         let bare = refused(&required, Some(target("nbd://h")));
         assert!(bare.contains("--tls-certificates DIR"), "{bare}");
-        assert!(args().options(&mut None, 16).is_ok());
+        assert!(args().options(&mut None, None).is_ok());
     }
 }

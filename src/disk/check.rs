@@ -130,7 +130,7 @@ fn offered(limits: &Limits, kind: OpKind, flags: Flags) -> Result {
         OpKind::Zero => !limits.zero,
         OpKind::Trim => !limits.trim,
         OpKind::Cache => limits.cache == Cache::None,
-        OpKind::Flush => !limits.flush,
+        OpKind::Flush => !limits.flush && limits.fua != Fua::Emulate,
     };
     if missing {
         return refuse(Errno::INVAL, format!("the disk has no {}", kind.word()));

@@ -17,6 +17,7 @@ mod extents;
 mod limits;
 pub mod memory;
 mod serial;
+mod waiting;
 
 pub use check::Check;
 pub use emulate::{Emulate, Parts};
@@ -25,6 +26,7 @@ pub use exports::{Certificate, Client, Export, Exports, Guest, Listed, Peer};
 pub use extents::{Extent, ExtentKind, Extents};
 pub use limits::{BlockSizes, Cache, Fua, Limits};
 pub use serial::Serial;
+pub use waiting::{go_on, waited_for};
 
 bitflags::bitflags! {
     /// What a request asks for beyond its operation. The values are nbdkit's, see `docs/nbdkit.md`.

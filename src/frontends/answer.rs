@@ -91,8 +91,20 @@ fn log_failure(word: &'static str, errno: Errno, text: impl FnOnce() -> String) 
         count.logged += 1;
         std::mem::take(&mut count.hidden)
     };
+    say_hidden(word, errno, hidden);
+    log::error!("{}", text());
+}
+
+fn say_hidden(word: &str, errno: Errno, hidden: u64) {
     if hidden > 0 {
         log::error!("{word}: {hidden} more failures with {errno} were not logged");
     }
-    log::error!("{}", text());
+}
+
+/// Say how many failures were not logged since the last one that was. To be called at the end.
+pub fn tell_hidden() {
+    let counts = LOGGED.lock().take().unwrap_or_default();
+    for ((word, errno), count) in counts {
+        say_hidden(word, errno, count.hidden);
+    }
 }

@@ -12,6 +12,7 @@ use crate::disk::Disk;
 
 mod answer;
 mod fuse;
+mod kernel_errnos;
 mod loopback;
 pub mod nbd;
 mod nbd_kernel;
@@ -20,7 +21,7 @@ mod target;
 mod testing;
 mod ublk;
 
-pub use answer::{answer, answer_extents};
+pub use answer::{answer, answer_extents, tell_hidden};
 pub use fuse::{remove_leftover as remove_leftover_file, start_file};
 pub use loopback::{remove_leftover as remove_leftover_loop, start_loop};
 pub use nbd_kernel::{guard as guard_nbd, remove_leftover as remove_leftover_nbd};

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyString, PyTuple};
 use super::handle::Handle;
 use super::module::Connection;
 use super::turns::Place;
-use super::{Plugin, exceptions};
+use super::{Plugin, exceptions, forks};
 use crate::Refusal;
 use crate::disk::{self, Client, Disk, Errno, Error, Export, Exports, Guest, Listed};
 
@@ -78,7 +78,7 @@ impl Visitor {
         let place = waited.or_else(|| self.plugin.turns().connection(None));
         let place = place.expect("waits until there is one");
         let plugin = Arc::clone(&self.plugin);
-        let _turn = plugin.turns().callback();
+        let _turn = plugin.turns().callback("open");
         let visiting = Connection::visiting(self.client.as_ref(), tls);
         let _entered = visiting.enter();
         Python::attach(|py| {
@@ -135,10 +135,16 @@ impl Visitor {
 impl Guest for Visitor {
     fn list(&mut self, tls: bool) -> disk::Result<Vec<Listed>> {
         let plugin = Arc::clone(&self.plugin);
-        let _turn = plugin.turns().callback();
+        let _turn = plugin.turns().callback("list_exports");
         let visiting = Connection::visiting(self.client.as_ref(), tls);
         let _entered = visiting.enter();
-        Ok(Python::attach(|py| self.exports(py, tls))?)
+        let found = Python::attach(|py| {
+            let found = self.exports(py, tls);
+            // A generator has run since it was called.
+            forks::end_child(py);
+            found
+        });
+        Ok(found?)
     }
 
     fn admit(&mut self, patience: Duration) -> bool {
@@ -204,7 +210,7 @@ fn listed(entry: &Bound<'_, PyAny>) -> Result<Listed, String> {
 
 /// A string as NBD can carry it.
 pub(super) fn text(value: &Bound<'_, PyAny>) -> Result<String, String> {
-    let shown = || super::capabilities::shown(value);
+    let shown = || super::exceptions::shown(value);
     let text = if let Ok(text) = value.cast::<PyString>() {
         text.to_str().map(str::to_owned).ok()
     } else if let Ok(bytes) = value.cast::<PyBytes>() {

@@ -5,8 +5,23 @@ use std::ops::Range;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::exceptions;
 use crate::disk::{ExtentKind, Extents};
+
+/// Why an answer is none.
+pub(super) enum Wrong {
+    /// The iterator raised.
+    Raised(PyErr),
+    /// One sentence that says which rule was broken.
+    Told(String),
+    /// There are extents, and not a byte of them is in the range.
+    Nothing,
+}
+
+impl From<&str> for Wrong {
+    fn from(what: &str) -> Self {
+        Self::Told(what.to_owned())
+    }
+}
 
 /// Add what a plugin answered for `range` to `found`, up to the end of `range` at most.
 ///
@@ -14,29 +29,23 @@ use crate::disk::{ExtentKind, Extents};
 /// outside the range is cut off. Less than the range may be described, but not nothing.
 ///
 /// # Errors
-/// One sentence that says which rule was broken, or the exception of a generator.
+/// The rule that was broken, or the exception of a generator.
 pub(super) fn add(
     answer: &Bound<'_, PyAny>,
     range: Range<u64>,
     found: &mut Extents,
-) -> Result<(), String> {
-    let py = answer.py();
+) -> Result<(), Wrong> {
     let before = found.end();
     let mut expected: Option<u64> = None;
-    let items = answer
-        .try_iter()
-        .map_err(|error| exceptions::describe(py, error))?;
-    for item in items {
-        let item = item.map_err(|error| exceptions::describe(py, error))?;
-        let (at, len, kind) = parts(&item)?;
+    for item in answer.try_iter().map_err(Wrong::Raised)? {
+        let item = item.map_err(Wrong::Raised)?;
+        let (at, len, kind) = parts(&item).map_err(Wrong::Told)?;
         match expected {
             Some(expected) if at != expected => {
-                return Err("extents must be in ascending order and without gaps".to_owned());
+                return Err("extents must be in ascending order and without gaps".into());
             }
             None if at > range.start => {
-                return Err(
-                    "the first extent must start at or before the requested offset".to_owned(),
-                );
+                return Err("the first extent must start at or before the requested offset".into());
             }
             _ => {}
         }
@@ -48,8 +57,11 @@ pub(super) fn add(
             found.push(to - from, ExtentKind::from_bits_truncate(kind));
         }
     }
+    if expected.is_none() {
+        return Err("extents must not be empty".into());
+    }
     if found.end() == before {
-        return Err("extents must not be empty and must reach the requested offset".to_owned());
+        return Err(Wrong::Nothing);
     }
     Ok(())
 }

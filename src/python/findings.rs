@@ -16,6 +16,9 @@ pub struct Finding {
     pub text: String,
 }
 
+/// Findings that are kept and said at most: some show a value, which may be another one each time.
+const MOST: usize = 200;
+
 /// The findings about one script.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
@@ -28,7 +31,7 @@ impl Findings {
     pub(super) fn add(&self, script: &str, finding: Finding) {
         let said = finding.at(script).to_string();
         let mut list = self.list.lock();
-        if list.contains(&finding) {
+        if list.len() >= MOST || list.contains(&finding) {
             return;
         }
         list.push(finding);

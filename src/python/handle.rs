@@ -13,19 +13,21 @@ use pyo3::types::{PyMemoryView, PyString};
 
 use super::buffer::{self, After};
 use super::capabilities::Question;
+use super::errnos;
+use super::extents::Wrong;
 use super::module::Connection;
 use super::script::{Api, Script};
 use super::stopwatch::Stopwatch;
 use super::turns::Place;
-use super::{Plugin, exceptions, exports, extents, module};
+use super::{Plugin, coroutines, exceptions, exports, extents, forks, module};
 use crate::Refusal;
 use crate::disk::{
     Disk, Errno, Error, ExtentKind, Extents, Flags, Limits, Op, Owner, Request, Result,
 };
 
-/// `count` is an unsigned 32-bit number to a plugin; longer trims and zeroes are cut into pieces of
-/// this size, which every minimum block size divides.
-const MAX_COUNT: u64 = (1 << 32) - (1 << 16);
+/// `count` is an unsigned 32-bit number to a plugin; what does not fit is cut into pieces of this size,
+/// which every minimum block size divides.
+const LONGEST_PIECE: u64 = (1 << 32) - (1 << 16);
 
 /// Tells `extents` that only the first extent is wanted; nbdkit's.
 const FLAG_REQ_ONE: u32 = 4;
@@ -99,7 +101,7 @@ impl Handle {
 
     /// What `export_description` says, if there is one.
     pub(super) fn description(&self) -> std::result::Result<Option<String>, Refusal> {
-        self.turn(|py| {
+        self.turn("export_description", |py| {
             let name = intern!(py, "export_description");
             let answer = self.script().call(py, name, (self.handle.bind(py),))?;
             answer
@@ -109,14 +111,16 @@ impl Handle {
         })
     }
 
-    /// Run callbacks when it is this handle's turn. The turn is waited for outside of Python, because
+    /// Run the callback of this name when it is this handle's turn. The turn is waited for outside of Python, because
     /// whoever has it may be about to enter.
-    fn turn<T>(&self, work: impl FnOnce(Python<'_>) -> T) -> T {
-        let _turn = self.plugin.turns().callback();
+    fn turn<T>(&self, callback: &str, work: impl FnOnce(Python<'_>) -> T) -> T {
+        let _turn = self.plugin.turns().callback(callback);
         let _entered = self.connection.enter();
         Python::attach(|py| {
             module::clear_error();
-            work(py)
+            let done = work(py);
+            forks::end_child(py);
+            done
         })
     }
 
@@ -125,23 +129,27 @@ impl Handle {
     }
 
     fn find<'py>(&self, py: Python<'py>, name: &Bound<'py, PyString>) -> Result<Bound<'py, PyAny>> {
-        self.script().find(py, name).ok_or_else(|| {
-            Error::new(
-                Errno::IO,
-                format!("{}: {name} not implemented", self.script().path),
-            )
-        })
+        let found = self.script().look_up(py, name);
+        found
+            .map_err(|error| self.raised(py, name, error))?
+            .ok_or_else(|| {
+                Error::new(
+                    Errno::IO,
+                    format!("{}: {name} not implemented", self.script().path),
+                )
+            })
     }
 
-    /// Call a callback that serves a request.
+    /// Call a callback that serves a request, and wait for what it returns where that can be awaited.
     fn call<'py>(
         &self,
         callback: &Bound<'py, PyAny>,
         arguments: impl PyCallArgs<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let call = || callback.call1(arguments).and_then(coroutines::outcome);
         match &self.stopwatch {
-            None => callback.call1(arguments),
-            Some(stopwatch) => stopwatch.time(|| callback.call1(arguments)),
+            None => call(),
+            Some(stopwatch) => stopwatch.time(call),
         }
     }
 
@@ -154,7 +162,7 @@ impl Handle {
             let copied = returned.map(|object| buffer::copy_returned(&object, data));
             return match copied {
                 Ok(Ok(())) => self.outcome(py, name, Ok(())),
-                Ok(Err(what)) => Err(self.error(name, chosen_errno(), what)),
+                Ok(Err(what)) => Err(self.error(name, errnos::chosen(), what)),
                 Err(error) => self.outcome(py, name, Err::<(), _>(error)),
             };
         }
@@ -221,7 +229,8 @@ impl Handle {
     fn zero(&self, py: Python<'_>, count: u64, at: u64, flags: Flags) -> Result {
         let name = intern!(py, "zero");
         // As nbdkit has it: a handle that promises `zero` without having it has declined.
-        let Some(callback) = self.script().find(py, name) else {
+        let found = self.script().look_up(py, name);
+        let Some(callback) = found.map_err(|error| self.raised(py, name, error))? else {
             return Err(self.declined(name));
         };
         let handle = self.handle.bind(py);
@@ -237,7 +246,7 @@ impl Handle {
                 ),
                 Api::V2 => self.call(&callback, (handle, count, at, flags.bits())),
             };
-            if module::chosen_error() == Errno::OPNOTSUPP.raw_os_error() {
+            if self.errno(py, &returned) == Errno::OPNOTSUPP {
                 return Err(self.declined(name));
             }
             self.outcome(py, name, returned)
@@ -285,12 +294,24 @@ impl Handle {
                 }
                 // nbdkit answers success here, with data that was never transferred.
                 let what = "called nbdkit.set_error and returned without raising";
-                Err(self.error(name, chosen_errno(), what))
+                Err(self.error(name, errnos::chosen(), what))
             }
-            Err(error) => {
-                let errno = chosen_errno();
-                Err(self.error(name, errno, exceptions::describe(py, error)))
-            }
+            Err(error) => Err(self.raised(py, name, error)),
+        }
+    }
+
+    /// The failure of a callback that raised. Drops the exception.
+    fn raised(&self, py: Python<'_>, name: &Bound<'_, PyString>, error: PyErr) -> Error {
+        // First, because to describe an exception runs code of the plugin's.
+        let errno = self.plugin.errnos().of(py, &error);
+        self.error(name, errno, exceptions::describe(py, error))
+    }
+
+    /// The errno with which a callback fails, if it does.
+    fn errno<T>(&self, py: Python<'_>, returned: &PyResult<T>) -> Errno {
+        match returned {
+            Ok(_) => errnos::chosen(),
+            Err(error) => self.plugin.errnos().of(py, error),
         }
     }
 
@@ -300,6 +321,18 @@ impl Handle {
 
     fn declined(&self, name: &Bound<'_, PyString>) -> Error {
         self.error(name, Errno::OPNOTSUPP, "declined")
+    }
+}
+
+/// The callback that serves an operation.
+fn callback(op: &Op<'_>) -> &'static str {
+    match op {
+        Op::Read(_) => "pread",
+        Op::Write(_) => "pwrite",
+        Op::Zero(_) => "zero",
+        Op::Trim(_) => "trim",
+        Op::Cache(_) => "cache",
+        Op::Flush => "flush",
     }
 }
 
@@ -322,9 +355,12 @@ impl<'py> ReturnValue<'py> for Bound<'py, PyAny> {
             return None;
         }
         let kind = self.get_type().name().ok()?.to_string_lossy().into_owned();
-        ["coroutine", "generator", "async_generator"]
-            .contains(&kind.as_str())
-            .then_some(kind)
+        match kind.as_str() {
+            // Of a coroutine that was awaited, too.
+            "coroutine" => Some("coroutine: `await` is missing".to_owned()),
+            "generator" | "async_generator" => Some(kind),
+            _ => None,
+        }
     }
 }
 
@@ -334,27 +370,26 @@ impl ReturnValue<'_> for () {
     }
 }
 
-/// The last error number of Linux, `EHWPOISON`. Some above it mean something within the kernel only
-/// (512 is "start this system call anew") and must not be answered.
-const LAST_ERRNO: i32 = 133;
-
-/// The errno that the callback chose by `nbdkit.set_error`, else `EIO`.
-fn chosen_errno() -> Errno {
-    match module::chosen_error() {
-        0 => Errno::IO,
-        chosen @ 1..=LAST_ERRNO => Errno::from_raw_os_error(chosen),
-        _ => Errno::INVAL,
-    }
-}
-
 fn in_counts(at: u64, len: u64, mut piece: impl FnMut(u64, u64) -> Result) -> Result {
     let mut done = 0;
     while done < len {
-        let count = (len - done).min(MAX_COUNT);
+        let count = count(len - done);
         piece(at + done, count)?;
         done += count;
     }
     Ok(())
+}
+
+/// How much of `len` one call is about.
+fn count(len: u64) -> u64 {
+    if len <= u32::MAX.into() {
+        return len;
+    }
+    LONGEST_PIECE
+}
+
+fn all_data(range: &Range<u64>, found: &mut Extents) {
+    found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
 }
 
 impl Disk for Handle {
@@ -369,7 +404,7 @@ impl Disk for Handle {
             flags,
             owner,
         } = request;
-        self.turn(|py| match op {
+        self.turn(callback(&op), |py| match op {
             Op::Read(data) => self.read(py, data, at, owner),
             Op::Write(data) => self.write(py, data, at, Rest { flags, owner }),
             Op::Zero(count) => self.zero(py, count, at, flags),
@@ -381,12 +416,16 @@ impl Disk for Handle {
 
     fn extents(&self, range: Range<u64>, found: &mut Extents) -> Result {
         if !self.limits.extents {
-            found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
+            all_data(&range, found);
             return Ok(());
         }
-        self.turn(|py| {
+        self.turn("extents", |py| {
             let name = intern!(py, "extents");
-            let callback = self.find(py, name)?;
+            // As nbdkit has it: a handle that promises `extents` without having it has one, of data.
+            let Some(callback) = self.script().find(py, name) else {
+                all_data(&range, found);
+                return Ok(());
+            };
             let first_only = found.is_first_only();
             let flags = if first_only { FLAG_REQ_ONE } else { 0 };
             for _ in 0..MOST_EXTENTS_CALLS {
@@ -395,12 +434,19 @@ impl Disk for Handle {
                     break;
                 }
                 let at = found.end();
-                let count = (range.end - at).min(MAX_COUNT);
+                let count = count(range.end - at);
                 let answer = self
                     .call(&callback, (self.handle.bind(py), count, at, flags))
-                    .map_err(|e| self.error(name, chosen_errno(), exceptions::describe(py, e)))?;
-                extents::add(&answer, at..range.end, found)
-                    .map_err(|what| self.error(name, chosen_errno(), what))?;
+                    .map_err(|error| self.raised(py, name, error))?;
+                extents::add(&answer, at..range.end, found).map_err(|wrong| match wrong {
+                    Wrong::Raised(error) => self.raised(py, name, error),
+                    Wrong::Told(what) => self.error(name, errnos::chosen(), what),
+                    Wrong::Nothing => {
+                        // The errno is nbdkit's.
+                        let what = "the extents must reach the requested offset";
+                        self.error(name, Errno::INVAL, what)
+                    }
+                })?;
                 // A generator has run by now, too.
                 self.outcome(py, name, Ok(()))?;
             }
@@ -410,8 +456,10 @@ impl Disk for Handle {
 
     /// Others who must not overlap wait until the batch is done; it waits for nothing itself.
     fn batch(&self, work: &mut dyn FnMut()) {
-        let _turn = self.plugin.turns().callback();
-        Python::attach(|_py| work());
+        match self.plugin.turns().batch() {
+            Some(_turn) => Python::attach(|_py| work()),
+            None => work(),
+        }
     }
 
     /// The thread keeps one Python thread state, so `threading.local` keeps its values, and to attach
@@ -425,7 +473,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let nothing = Python::attach(|py| py.None());
         let handle = std::mem::replace(&mut self.handle, nothing);
-        self.turn(|py| {
+        self.turn("close", |py| {
             if self.plugin.is_cleaned() {
                 log::warn!("a handle was left open until after `cleanup`: it is not closed");
                 return;

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::exceptions;
+use super::forks;
 use super::module::nbdkit;
 use crate::Refusal;
 
@@ -30,6 +31,7 @@ fn settle(py: Python<'_>) -> PyResult<()> {
     sys.setattr("argv", PyList::new(py, [""])?)?;
     // Compiled files could land on the very disk that is being served.
     sys.setattr("dont_write_bytecode", true)?;
+    forks::watch(py)?;
     sys.call_method1("setswitchinterval", (SWITCH_INTERVAL_S,))?;
     // The first exception must not be what reads it from a disk that may wait for this one.
     py.import("traceback")?;

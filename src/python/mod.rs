@@ -17,10 +17,13 @@ use crate::disk::{Disk, Exports};
 
 mod buffer;
 mod capabilities;
+mod coroutines;
+mod errnos;
 mod exceptions;
 mod exports;
 mod extents;
 mod findings;
+mod forks;
 mod handle;
 mod interpreter;
 mod lint;
@@ -29,6 +32,7 @@ mod script;
 mod stopwatch;
 mod turns;
 
+pub use errnos::Errnos;
 use exports::{Offered, Visitor};
 pub use findings::Finding;
 use script::{Api, Script};
@@ -50,10 +54,39 @@ pub fn allow_descriptors(numbers: &[i32]) {
 #[derive(Debug)]
 pub struct Plugin {
     script: Script,
+    /// The callbacks that were `async def` when the script was loaded.
+    coroutines: Vec<&'static str>,
     turns: OnceLock<Arc<Turns>>,
+    /// What the user asked for, in place of what the script asks for.
+    errnos: OnceLock<Errnos>,
     /// Of the handles that are opened after it was asked for.
     stopwatch: OnceLock<Arc<Stopwatch>>,
     cleaned: AtomicBool,
+}
+
+/// What a plugin says of itself.
+#[derive(Debug)]
+pub struct Dump {
+    /// Which callbacks may overlap.
+    pub thread_model: ThreadModel,
+    /// The version of Python.
+    pub python: String,
+    /// What its `dump_plugin` printed.
+    pub own: String,
+}
+
+/// The version of Python, where no plugin is loaded.
+///
+/// # Errors
+/// One sentence, if there is no interpreter.
+pub fn version() -> Result<String, Refusal> {
+    interpreter::start()?;
+    Ok(Python::attach(python_version))
+}
+
+fn python_version(py: Python<'_>) -> String {
+    let version = py.version_info();
+    format!("{}.{}.{}", version.major, version.minor, version.patch)
 }
 
 /// Which callbacks may overlap; nbdkit's names and order, from strict to free.
@@ -87,14 +120,16 @@ impl Plugin {
     ///
     /// # Errors
     /// One sentence: no such file, a Python error (with its traceback), a missing callback, a
-    /// callback that takes other arguments, an unknown API version.
+    /// callback that takes other arguments, an unknown API version or `PYDISK_ERRNO`.
     pub fn load(script: &Path) -> Result<Arc<Self>, Refusal> {
         interpreter::start()?;
         Python::attach(|py| {
             let script = Script::run(py, script)?;
             Ok(Arc::new(Self {
+                coroutines: lint::coroutines(py, &script),
                 script,
                 turns: OnceLock::new(),
+                errnos: OnceLock::new(),
                 stopwatch: OnceLock::new(),
                 cleaned: AtomicBool::new(false),
             }))
@@ -114,8 +149,11 @@ impl Plugin {
         Python::attach(|py| {
             self.config(py, params)?;
             self.script.call(py, intern!(py, "config_complete"), ())?;
-            let model = self.ask_thread_model(py)?;
-            if self.turns.set(Turns::new(model)).is_err() {
+            let turns = match self.ask_thread_model(py)? {
+                None if self.is_async() => Turns::of_coroutines(self.coroutines.clone()),
+                said => Turns::new(self.model(said)),
+            };
+            if self.turns.set(turns).is_err() {
                 log::debug!("thread_model: asked twice, the first answer stands");
             }
             Ok(())
@@ -135,23 +173,44 @@ impl Plugin {
         Ok(())
     }
 
-    fn ask_thread_model(&self, py: Python<'_>) -> Result<ThreadModel, Refusal> {
+    /// What `thread_model` says, if the plugin has it.
+    fn ask_thread_model(&self, py: Python<'_>) -> Result<Option<ThreadModel>, Refusal> {
         let Some(answer) = self.script.call(py, intern!(py, "thread_model"), ())? else {
-            return Ok(ThreadModel::SerializeAllRequests);
+            return Ok(None);
         };
         match answer.extract::<i64>() {
-            Ok(0) => Ok(ThreadModel::SerializeConnections),
-            Ok(1) => Ok(ThreadModel::SerializeAllRequests),
-            Ok(2) => Ok(ThreadModel::SerializeRequests),
-            Ok(3..) => Ok(ThreadModel::Parallel),
+            Ok(0) => Ok(Some(ThreadModel::SerializeConnections)),
+            Ok(1) => Ok(Some(ThreadModel::SerializeAllRequests)),
+            Ok(2) => Ok(Some(ThreadModel::SerializeRequests)),
+            Ok(3..) => Ok(Some(ThreadModel::Parallel)),
             _ => Err(self.script.refuse(
                 "thread_model",
                 format_args!(
                     "returned {}: one of the nbdkit.THREAD_MODEL_ constants is accepted",
-                    capabilities::shown(&answer)
+                    exceptions::shown(&answer)
                 ),
             )),
         }
+    }
+
+    /// Settle whose errno failures have, whatever the script asks for. Only the first call counts.
+    pub fn settle_errnos(&self, errnos: Errnos) {
+        if self.errnos.set(errnos).is_err() {
+            log::debug!("whose errno counts: settled twice, the first word stands");
+        }
+    }
+
+    fn errnos(&self) -> Errnos {
+        self.errnos.get().copied().unwrap_or(self.script.errnos)
+    }
+
+    /// The model that a plugin has which says this.
+    fn model(&self, said: Option<ThreadModel>) -> ThreadModel {
+        said.unwrap_or(if self.is_async() {
+            ThreadModel::Parallel
+        } else {
+            ThreadModel::SerializeAllRequests
+        })
     }
 
     /// What was warned of so far: likely mistakes in the script, and answers that were odd.
@@ -164,6 +223,14 @@ impl Plugin {
     #[must_use]
     pub fn lines(&self) -> Vec<(String, u32)> {
         Python::attach(|py| lint::lines(py, &self.script))
+    }
+
+    /// Whether any callback that serves requests is a coroutine: many requests may then wait at the same
+    /// time, at little cost.
+    #[must_use]
+    pub fn is_async(&self) -> bool {
+        let serves = |name: &&str| lint::SERVING.contains(name);
+        self.coroutines.iter().any(serves)
     }
 
     /// Which callbacks may overlap; the default until [`Plugin::configure`] asked.
@@ -218,41 +285,60 @@ impl Plugin {
     }
 
     /// What `pydisk info` shows: facts by name, and at the end the lines that the plugin's own
-    /// `dump_plugin` printed. It takes the place of [`Plugin::configure`]: as in nbdkit, `config` and
-    /// `thread_model` are called before it, `config_complete` is not.
+    /// `dump_plugin` printed.
+    ///
+    /// # Errors
+    /// As [`Plugin::dump`].
+    pub fn info(&self, params: &[(String, String)]) -> Result<Vec<(String, String)>, Refusal> {
+        let Dump {
+            thread_model,
+            python,
+            own,
+        } = self.dump(params)?;
+        let callbacks = Python::attach(|py| lint::defined(py, &self.script).join(" "));
+        let api = match self.script.api {
+            Api::V1 => "1",
+            Api::V2 => "2",
+        };
+        let mut facts: Vec<(String, String)> = [
+            ("path", self.script.path.clone()),
+            ("api_version", api.to_owned()),
+            ("thread_model", thread_model.word().to_owned()),
+            ("callbacks", callbacks),
+            ("async_callbacks", self.coroutines.join(" ")),
+            ("python_version", python),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        let own = own
+            .lines()
+            .map(|line| line.split_once('=').unwrap_or((line, "")));
+        facts.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        Ok(facts)
+    }
+
+    /// What the plugin says of itself, without serving it. It takes the place of
+    /// [`Plugin::configure`]: as in nbdkit, `config` and `thread_model` are called before it,
+    /// `config_complete` is not.
     ///
     /// # Errors
     /// One sentence, when one of them raised.
-    pub fn info(&self, params: &[(String, String)]) -> Result<Vec<(String, String)>, Refusal> {
+    pub fn dump(&self, params: &[(String, String)]) -> Result<Dump, Refusal> {
         Python::attach(|py| {
             self.config(py, params)?;
-            let model = self.ask_thread_model(py)?;
-            let version = py.version_info();
-            let mut facts: Vec<(String, String)> = [
-                ("path", self.script.path.clone()),
-                (
-                    "api_version",
-                    if self.script.api == Api::V2 { "2" } else { "1" }.to_owned(),
-                ),
-                ("thread_model", model.word().to_owned()),
-                ("callbacks", lint::defined(py, &self.script).join(" ")),
-                (
-                    "python_version",
-                    format!("{}.{}.{}", version.major, version.minor, version.patch),
-                ),
-            ]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into();
-            facts.extend(self.own_facts(py)?);
-            Ok(facts)
+            Ok(Dump {
+                thread_model: self.model(self.ask_thread_model(py)?),
+                python: python_version(py),
+                own: self.own_facts(py)?,
+            })
         })
     }
 
-    /// What `dump_plugin` prints, by line.
-    fn own_facts(&self, py: Python<'_>) -> Result<Vec<(String, String)>, Refusal> {
+    /// What `dump_plugin` prints.
+    fn own_facts(&self, py: Python<'_>) -> Result<String, Refusal> {
         let name = intern!(py, "dump_plugin");
         if self.script.find(py, name).is_none() {
-            return Ok(Vec::new());
+            return Ok(String::new());
         }
         let failed = |error| {
             self.script
@@ -268,15 +354,10 @@ impl Plugin {
         let outcome = self.script.call(py, name, ());
         sys.setattr("stdout", stdout).map_err(failed)?;
         outcome?;
-        let text = printed
+        printed
             .call_method0("getvalue")
-            .and_then(|text| text.extract::<String>());
-        let lines = text.map_err(failed)?;
-        Ok(lines
-            .lines()
-            .map(|line| line.split_once('=').unwrap_or((line, "")))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect())
+            .and_then(|text| text.extract::<String>())
+            .map_err(failed)
     }
 
     fn is_cleaned(&self) -> bool {
@@ -301,11 +382,12 @@ impl Plugin {
         if self.cleaned.swap(true, Ordering::AcqRel) {
             return;
         }
-        let _turn = self.turns().callback();
+        let _turn = self.turns().callback("cleanup");
         Python::attach(|py| {
             if let Err(refusal) = self.script.call(py, intern!(py, "cleanup"), ()) {
                 log::error!("{refusal}");
             }
+            py.detach(coroutines::end);
             interpreter::run_exit_functions(py);
         });
     }

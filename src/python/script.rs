@@ -6,8 +6,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-use super::exceptions;
+use super::errnos::Errnos;
 use super::findings::{Finding, Findings};
+use super::{coroutines, exceptions, forks};
 use crate::Refusal;
 
 /// Which of nbdkit's two calling conventions a plugin follows.
@@ -23,6 +24,8 @@ pub(super) struct Script {
     /// As the user wrote it; the subject of every message.
     pub(super) path: String,
     pub(super) api: Api,
+    /// Whose errno it wants failures to have.
+    pub(super) errnos: Errnos,
     main: Py<PyModule>,
     findings: Findings,
 }
@@ -38,11 +41,15 @@ impl Script {
         let mut script = Self {
             path: name,
             api: Api::V1,
+            errnos: Errnos::default(),
             main: main.unbind(),
             findings: Findings::default(),
         };
         script.require(py)?;
         script.api = script.declared_api(py)?;
+        script.errnos = Errnos::asked_for(script.main.bind(py))
+            .map_err(|what| script.refuse("PYDISK_ERRNO", what))?
+            .unwrap_or_default();
         super::lint::check(py, &script, &source)?;
         Ok(script)
     }
@@ -53,18 +60,34 @@ impl Script {
         py: Python<'py>,
         name: &Bound<'py, PyString>,
     ) -> Option<Bound<'py, PyAny>> {
-        match self.main.bind(py).as_any().getattr_opt(name) {
-            Ok(Some(callback)) if callback.is_callable() => Some(callback),
-            Ok(Some(_)) => {
+        self.look_up(py, name).unwrap_or_else(|error| {
+            self.find_fault(Finding {
+                line: None,
+                name: exceptions::lossy(name),
+                text: format!("counts as missing: {}", exceptions::one_line(py, &error)),
+            });
+            None
+        })
+    }
+
+    /// As [`Script::find`].
+    ///
+    /// # Errors
+    /// What the script's own way of looking a name up raised (`__getattr__`, a property).
+    pub(super) fn look_up<'py>(
+        &self,
+        py: Python<'py>,
+        name: &Bound<'py, PyString>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let found = self.main.bind(py).as_any().getattr_opt(name)?;
+        let callback = found.filter(|found| {
+            let callable = found.is_callable();
+            if !callable {
                 log::debug!("{}: object `{name}` is not callable", self.path);
-                None
             }
-            Ok(None) => None,
-            Err(error) => {
-                log::warn!("{}: {name}: {}", self.path, exceptions::describe(py, error));
-                None
-            }
-        }
+            callable
+        });
+        Ok(callback)
     }
 
     /// Whether what the script calls by this name can be called; none if it has no such name.
@@ -93,7 +116,8 @@ impl Script {
         self.findings.list()
     }
 
-    /// Call a callback of the start or the end of the plugin's life, if the script has it.
+    /// Call a callback of the start or the end of the plugin's life, if the script has it, and await
+    /// what can be awaited.
     pub(super) fn call<'py, A>(
         &self,
         py: Python<'py>,
@@ -106,7 +130,10 @@ impl Script {
         let Some(callback) = self.find(py, name) else {
             return Ok(None);
         };
-        callback.call1(args).map(Some).map_err(|error| {
+        let returned = callback.call1(args);
+        forks::end_child(py);
+        let returned = returned.and_then(coroutines::outcome);
+        returned.map(Some).map_err(|error| {
             Refusal::new(format!(
                 "{}: {name}: {}",
                 self.path,
@@ -143,9 +170,7 @@ impl Script {
             _ => Err(Refusal::new(format!(
                 "{}: API_VERSION is {}: versions 1 and 2 are supported",
                 self.path,
-                declared
-                    .repr()
-                    .map_or_else(|_| "odd".to_owned(), |text| exceptions::lossy(&text)),
+                exceptions::shown(&declared),
             ))),
         }
     }
@@ -166,8 +191,32 @@ fn execute<'py>(
         builtins
             .getattr("compile")?
             .call1((PyBytes::new(py, source), name, "exec", 0, true))?;
-    builtins.getattr("exec")?.call1((code, main.dict()))?;
-    Ok(main)
+    if let Err(error) = remember_lines(py, name, source) {
+        log::debug!(
+            "{name}: no lines in tracebacks: {}",
+            exceptions::describe(py, error)
+        );
+    }
+    let done = builtins.getattr("exec")?.call1((code, main.dict()));
+    forks::end_child(py);
+    done.map(|_none| main)
+}
+
+/// Let tracebacks show the script as it was when it ran, without looking at the file: that may have
+/// changed by then, or lie on the very disk that waits for this exception.
+fn remember_lines(py: Python<'_>, name: &str, source: &[u8]) -> PyResult<()> {
+    let text = py
+        .import("importlib.util")?
+        .call_method1("decode_source", (PyBytes::new(py, source),))?;
+    let lines = py
+        .import("io")?
+        .call_method1("StringIO", (&text,))?
+        .call_method0("readlines")?;
+    // An entry without a time is never compared with the file.
+    let entry = (source.len(), py.None(), lines, name);
+    py.import("linecache")?
+        .getattr("cache")?
+        .set_item(name, entry)
 }
 
 /// What a script says that failed while it ran: a traceback, or what it passed to `sys.exit`.

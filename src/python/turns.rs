@@ -14,6 +14,9 @@ use super::ThreadModel;
 #[derive(Debug)]
 pub(super) struct Turns {
     model: ThreadModel,
+    /// Where the plugin did not name a model: the callbacks that are coroutines, which may overlap.
+    /// The others of such a plugin are called one at a time, as its author may count on.
+    coroutines: Option<Vec<&'static str>>,
     /// Held by the callback that runs, where there may be only one. A batch holds it throughout.
     callback: ReentrantMutex<()>,
     /// Whether a connection is open, where there may be only one; held only while looked at.
@@ -23,8 +26,18 @@ pub(super) struct Turns {
 
 impl Turns {
     pub(super) fn new(model: ThreadModel) -> Arc<Self> {
+        Self::with(model, None)
+    }
+
+    /// The turns of a plugin that names no model and has these coroutines.
+    pub(super) fn of_coroutines(coroutines: Vec<&'static str>) -> Arc<Self> {
+        Self::with(ThreadModel::Parallel, Some(coroutines))
+    }
+
+    fn with(model: ThreadModel, coroutines: Option<Vec<&'static str>>) -> Arc<Self> {
         Arc::new(Self {
             model,
+            coroutines,
             callback: ReentrantMutex::new(()),
             taken: Mutex::new(false),
             left: Condvar::new(),
@@ -35,15 +48,24 @@ impl Turns {
         self.model
     }
 
-    /// The right to run callbacks until it is dropped. The models that let the callbacks of several
+    /// The right to run the callback of this name until it is dropped. The models that let the callbacks of several
     /// handles overlap give it at once; that those of one handle do not is the front end's promise,
     /// which [`crate::disk::Limits::parallel`] asks for.
-    pub(super) fn callback(&self) -> Option<ReentrantMutexGuard<'_, ()>> {
+    pub(super) fn callback(&self, name: &str) -> Option<ReentrantMutexGuard<'_, ()>> {
+        let coroutines = self.coroutines.as_ref();
+        let overlaps = coroutines.is_none_or(|coroutines| coroutines.contains(&name));
         match self.model {
-            ThreadModel::SerializeConnections | ThreadModel::SerializeAllRequests => {
-                Some(self.callback.lock())
-            }
-            ThreadModel::SerializeRequests | ThreadModel::Parallel => None,
+            ThreadModel::SerializeRequests | ThreadModel::Parallel if overlaps => None,
+            _ => Some(self.callback.lock()),
+        }
+    }
+
+    /// The right to run any callbacks, one after the other, without leaving Python in between; none
+    /// where nobody may have that right, because the turn may have to be waited for in between.
+    pub(super) fn batch(&self) -> Option<Batch<'_>> {
+        match self.coroutines {
+            None => Some(Batch(self.callback(""))),
+            Some(_) => None,
         }
     }
 
@@ -67,6 +89,12 @@ impl Turns {
         Some(Place(Some(Arc::clone(self))))
     }
 }
+
+/// The right to run callbacks, where it takes one.
+#[derive(Debug)]
+pub(super) struct Batch<'a>(
+    #[expect(dead_code, reason = "held")] Option<ReentrantMutexGuard<'a, ()>>,
+);
 
 /// The right to have a handle open.
 #[derive(Debug)]
@@ -123,13 +151,30 @@ mod tests {
             (ThreadModel::Parallel, false),
         ] {
             let turns = Turns::new(model);
-            let _batch = turns.callback();
-            let _nested = turns.callback();
+            let _batch = turns.batch();
+            let _nested = turns.callback("pread");
             let free = std::thread::scope(|scope| {
                 let other = scope.spawn(|| turns.callback.try_lock().is_some());
                 other.join().unwrap()
             });
             assert_eq!(free, !alone, "{model:?}");
         }
+    }
+
+    #[test]
+    fn without_a_model_coroutines_overlap_and_other_callbacks_do_not() {
+        let turns = Turns::of_coroutines(vec!["pread"]);
+        assert_eq!(turns.model(), ThreadModel::Parallel);
+        assert!(turns.batch().is_none());
+        assert!(turns.callback("pread").is_none());
+        assert!(turns.callback("pwrite").is_some());
+        let _writing = turns.callback("pwrite");
+        std::thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                let others = turns.callback.try_lock().is_some();
+                (turns.callback("pread").is_none(), others)
+            });
+            assert_eq!(others.join().unwrap(), (true, false));
+        });
     }
 }

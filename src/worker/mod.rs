@@ -12,10 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+mod door;
 mod guard;
 mod sectors;
 mod served;
@@ -26,13 +28,18 @@ use crate::agent::{
 };
 use crate::bench::Cost;
 use crate::disk::{Check, Disk, Emulate, Op, Request};
-use crate::frontends::nbd::{Address, Server, Setup};
+use crate::frontends::nbd::Server;
 use crate::frontends::{self, Attached, Target};
 use crate::python::{Plugin, ThreadModel};
 use crate::{Refusal, logging};
+use door::Door;
 pub use guard::GUARD;
 use sectors::WholeSectors;
 use served::Layered;
+
+/// How long the plugin may take to stop when the agent was killed, with which its worker ends. Whoever
+/// kills has no time for more.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The hidden subcommand: serve one disk for the agent at standard input.
 #[must_use]
@@ -42,7 +49,7 @@ pub fn process() -> ExitCode {
         return ExitCode::from(2);
     };
     crate::python::allow_descriptors(&job.passwords);
-    logging::start(&job.name, job.verbose);
+    logging::start(&job.name, job.logging.level);
     // Before everything that this process has inherited is marked.
     let passing = Passing::inherited(&job.inherited);
     surroundings::settle(&job.target);
@@ -63,6 +70,11 @@ pub fn process() -> ExitCode {
         Ok(Some(refusal)) => (FromWorker::Stopped(Some(refusal.into())), 1),
         Err(refusal) => (FromWorker::Refused(refusal.into()), 1),
     };
+    if code == 0
+        && let Err(error) = agent::note_good_end(&folder)
+    {
+        log::debug!("folder `{}`: {error}", folder.path().display());
+    }
     if let Err(error) = send(&stream, &message) {
         log::debug!("the agent is gone: {error}");
     }
@@ -79,9 +91,24 @@ fn serve(
     receiver: agent::Receiver,
 ) -> Result<Option<Refusal>, Refusal> {
     let plugin = Plugin::load(&job.script)?;
+    if let Some(errnos) = job.errnos {
+        plugin.settle_errnos(errnos);
+    }
     plugin.configure(&job.parameters)?;
     plugin.get_ready()?;
-    std::env::set_current_dir("/").map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
+    if job.conduct.leaves_folder {
+        std::env::set_current_dir("/")
+            .map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
+    }
+    // What takes rights, before they are given up.
+    let door = match &job.target {
+        Target::Server(address) => {
+            let requests = at_once(job.server.requests, &plugin);
+            Some(Door::open(address, job, requests, passing)?)
+        }
+        _ => None,
+    };
+    surroundings::change(&job.conduct)?;
     // As in nbdkit, `cleanup` undoes what `after_fork` did, so it follows only where that succeeded.
     plugin.after_fork()?;
     if job.measured {
@@ -94,20 +121,20 @@ fn serve(
         stream,
         plugin: &plugin,
     };
-    let ended = match &job.target {
-        Target::Server(address) => {
-            let setup = setup(address, job, folder, passing);
+    let ended = match door {
+        Some(door) => {
             let exports = Arc::new(Layered::new(plugin.exports(job.read_only)));
             let parallel = plugin.thread_model() == ThreadModel::Parallel;
             place
                 .events(receiver)
-                .and_then(|events| place.listen(setup, exports, parallel, &events))
+                .and_then(|events| place.listen(door, exports, parallel, &events))
         }
-        _ => open(job, &plugin).and_then(|disk| {
+        None => open(job, &plugin).and_then(|disk| {
             let events = place.events(receiver)?;
             place.attach(disk, &events)
         }),
     };
+    frontends::tell_hidden();
     plugin.cleanup();
     ended
 }
@@ -140,14 +167,17 @@ fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
     Ok(Arc::new(Check::new(disk)))
 }
 
-fn setup(address: &Address, job: &Job, folder: &Folder, passing: Passing) -> Setup {
-    Setup {
-        address: address.clone(),
-        folder: folder.path().to_owned(),
-        bounds: job.server.bounds.clone(),
-        tls: job.server.tls.clone(),
-        passed: passing.into_descriptors(),
-    }
+/// Requests that a parallel plugin serves at the same time, unless the user says how many.
+const AT_ONCE: u16 = 16;
+/// The same where they are coroutines, which are made for waiting and share the interpreter.
+const COROUTINES_AT_ONCE: u16 = 64;
+
+fn at_once(wanted: Option<u16>, plugin: &Plugin) -> u16 {
+    wanted.unwrap_or(if plugin.is_async() {
+        COROUTINES_AT_ONCE
+    } else {
+        AT_ONCE
+    })
 }
 
 /// Where a disk is served: for whom, and in which folder.
@@ -186,7 +216,7 @@ impl Place<'_> {
         let options = frontends::Options {
             name: self.job.name.clone(),
             folder: self.folder.path().to_owned(),
-            lanes: self.job.lanes,
+            lanes: at_once(self.job.lanes, self.plugin),
         };
         if matches!(self.job.target, Target::Nbd(_)) {
             guard::start(self.folder)?;
@@ -200,7 +230,8 @@ impl Place<'_> {
             read_only: Some(limits.read_only),
             parallel: limits.parallel,
         };
-        if let Err(error) = self.announce(served, events, end) {
+        let log = self.job.logging.open(&self.folder.log());
+        if let Err(error) = log.and_then(|log| self.announce(served, log, events, end)) {
             if let Err(refusal) = remove(&self.job.target, attached) {
                 log::error!("{refusal}");
             }
@@ -212,16 +243,16 @@ impl Place<'_> {
         Ok(stop(self.job, attached, disk))
     }
 
-    /// Start a server, say so, and stop it when it is time.
+    /// Serve at the door, say so, and stop when it is time.
     fn listen(
         &self,
-        setup: Setup,
+        door: Door,
         exports: Arc<Layered>,
         parallel: bool,
         events: &Events,
     ) -> Result<Option<Refusal>, Refusal> {
         let (ended, end) = channel();
-        let server = Server::start(setup, exports, ended)?;
+        let server = door.bound.serve(exports, ended)?;
         let served = Served {
             at: Way::Server {
                 uri: server.uri(),
@@ -235,10 +266,11 @@ impl Place<'_> {
         // Whoever asks for the clients finds none once the server is about to be stopped.
         let server = Arc::new(Mutex::new(Some(server)));
         let asked = Arc::clone(&server);
-        let announced = agent::tell(self.folder, move || {
-            asked.lock().as_ref().map(connected).unwrap_or_default()
-        })
-        .and_then(|()| self.announce(served, events, end));
+        let list = move || asked.lock().as_ref().map(connected).unwrap_or_default();
+        let announced = door
+            .telling
+            .tell(list)
+            .and_then(|()| self.announce(served, door.log, events, end));
         let why = announced.is_ok().then(|| self.wait(events)).flatten();
         let server = server.lock().take().expect("nobody else takes it");
         match why {
@@ -257,6 +289,11 @@ impl Place<'_> {
     fn wait(&self, events: &Events) -> Option<String> {
         let why = loop {
             match events.events.recv() {
+                Ok(Event::Orphaned) if !self.job.conduct.outlives_agent => {
+                    log::warn!("the agent is gone, and this worker ends with it");
+                    surroundings::end_after(ORPHAN_PATIENCE);
+                    break None;
+                }
                 Ok(Event::Orphaned) => {
                     log::warn!(
                         "the agent is gone: this worker goes on until a signal or `pydisk detach`"
@@ -273,11 +310,15 @@ impl Place<'_> {
     }
 
     /// Tell the agent that the disk can be used, and log to a file from here on.
-    fn announce(&self, served: Served, events: &Events, end: Receiver<String>) -> io::Result<()> {
+    fn announce(
+        &self,
+        served: Served,
+        log: logging::Opened,
+        events: &Events,
+        end: Receiver<String>,
+    ) -> io::Result<()> {
         forward("front-end-ends", &events.sender, end)?;
-        if !self.job.foreground {
-            logging::to_file(&self.folder.log())?;
-        }
+        log.take_over()?;
         send(self.stream, &FromWorker::Ready(served))?;
         // What it took to look at the plugin is not needed again.
         pydisk_kernel::process::give_back_memory();

@@ -2,7 +2,15 @@
 //! these makes a disk safer where it is permitted; none is needed to serve.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group, kill_process};
+
+use crate::Refusal;
+use crate::agent::Conduct;
 use crate::frontends::Target;
 
 /// Settle the process for serving `target`.
@@ -22,6 +30,63 @@ pub(super) fn settle(target: &Target) {
     }
     if !matches!(target, Target::File(_)) {
         leave_foreign_namespace();
+    }
+}
+
+/// Become what the user wants the process to be that runs the plugin, once it needs no rights any
+/// more but those.
+///
+/// # Errors
+/// One sentence, if it has not the right to.
+pub(super) fn change(conduct: &Conduct) -> Result<(), Refusal> {
+    if conduct.locks_memory {
+        // Every page now and later: what is swapped to the disk that this process serves would be
+        // waited for by the process that has to serve it.
+        mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).map_err(|error| {
+            Refusal::new(format!("--swap: memory cannot be locked: {error}"))
+                .hint("run it as root, or raise `ulimit -l`")
+        })?;
+    }
+    if let Some(group) = conduct.group {
+        let gid = Gid::from_raw(group);
+        // In this order: who is somebody else already may not choose groups.
+        setgroups(&[gid])
+            .and_then(|()| setgid(gid))
+            .map_err(|error| {
+                Refusal::new(format!(
+                    "-g: this process may not become group {group}: {error}"
+                ))
+            })?;
+    }
+    if let Some(user) = conduct.user {
+        setuid(Uid::from_raw(user)).map_err(|error| {
+            Refusal::new(format!(
+                "-u: this process may not become user {user}: {error}"
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+/// End this process and what its plugin started after `patience`, if the plugin still hangs then and
+/// there is no agent to do it.
+pub(super) fn end_after(patience: Duration) {
+    let end = move || {
+        thread::sleep(patience);
+        log::error!("the plugin did not stop in time: its worker ends");
+        // A group of its own, unless `settle` could not make one.
+        let ended = if getpgrp() == getpid() {
+            kill_current_process_group(Signal::KILL)
+        } else {
+            kill_process(getpid(), Signal::KILL)
+        };
+        if let Err(error) = ended {
+            log::error!("the worker cannot end itself: {error}");
+        }
+    };
+    let started = thread::Builder::new().name("last-resort".into()).spawn(end);
+    if let Err(error) = started {
+        log::warn!("nothing ends a plugin that hangs: {error}");
     }
 }
 

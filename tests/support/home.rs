@@ -156,10 +156,16 @@ pub(crate) fn signal(pid: i32, signal: rustix::process::Signal) {
 
 /// Wait until something is so.
 #[track_caller]
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, holds: impl FnMut() -> bool) {
+    until_within(PATIENCE, what, holds);
+}
+
+/// Wait until something is so that takes its time.
+#[track_caller]
+pub(crate) fn until_within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < PATIENCE, "still not so: {what}");
+        assert!(start.elapsed() < patience, "still not so: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }

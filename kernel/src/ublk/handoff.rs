@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
@@ -17,6 +17,7 @@ use super::handler::{Answer, Handler, answer, in_lane};
 use super::lane::{Seat, refused, renew};
 use super::queue::{Descriptors, Event, Queue};
 use super::tags::Tags;
+use crate::threads;
 
 /// Serve the tags of `seat` with as many threads named `name-N`, until the driver says that the tags
 /// are gone. Tells `ready` once whether all is set up.
@@ -151,8 +152,7 @@ impl Pool {
         };
         for number in 0..seat.count {
             let shared = Arc::clone(&pool.shared);
-            let thread = thread::Builder::new()
-                .name(format!("{name}-{number}"))
+            let thread = threads::deep(format!("{name}-{number}"))
                 .spawn(move || shared.run())
                 .map_err(Error::io("thread"))?;
             pool.threads.push(thread);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::control::Control;
@@ -19,6 +19,7 @@ use super::queue::Descriptors;
 use super::{CLEAN_UP, LET_GO, SET_UP};
 use crate::first_read::{Unusable, first_read};
 use crate::node::{Node, open_when_ours};
+use crate::threads;
 
 /// Which threads serve which tags.
 #[derive(Clone, Copy, Debug)]
@@ -149,7 +150,7 @@ impl Running {
                 Plan::Inline { .. } => format!("{name}-{number}"),
                 Plan::Pool { .. } => name.clone(),
             };
-            let thread = thread::Builder::new().name(own_name).spawn(move || {
+            let thread = threads::deep(own_name).spawn(move || {
                 let outcome = match plan {
                     Plan::Inline { .. } => in_lane(&*seat.handler, || serve_inline(&seat, &ready)),
                     // Calls the handler in threads of its own only.

@@ -219,3 +219,46 @@ fn requests_of_a_device_that_nobody_serves_fail_after_the_timeout() {
         device.disconnect().unwrap();
     }
 }
+
+/// With several sockets the kernel sends what it gave up once more, whatever has become of the first
+/// one: whoever serves them may write late what was written anew since. That is why pydisk has one.
+#[test]
+fn what_takes_longer_than_the_timeout_fails_on_one_socket_and_is_sent_again_on_two() {
+    if !available() {
+        return;
+    }
+    for sockets in [1, 2] {
+        let disk = Disk::new();
+        let params = Params {
+            timeout: Duration::from_secs(1),
+            ..params()
+        };
+        let theirs = disk.sockets(sockets);
+        let device = Device::connect(Some(fresh_index()), &theirs, &params).unwrap();
+        device.wait_until_usable(Duration::from_secs(60)).unwrap();
+        let file = File::options().write(true).open(device.path()).unwrap();
+        disk.said();
+        let gate = disk.gate.lock().unwrap();
+        let writer = thread::spawn(move || {
+            file.write_all_at(&[7; 4096], 4096)?;
+            file.sync_all()
+        });
+        let mut said = Vec::new();
+        while said.len() < sockets {
+            thread::sleep(Duration::from_millis(5));
+            said.extend(disk.said());
+        }
+        assert_eq!(said, vec![(1, 4096, 4096); sockets]);
+        if sockets == 1 {
+            let errno = writer.join().unwrap().unwrap_err();
+            assert_eq!(errno.raw_os_error(), Some(libc::EIO));
+            assert_eq!(disk.said(), []);
+            drop(gate);
+        } else {
+            drop(gate);
+            // Acknowledged, and done twice.
+            writer.join().unwrap().unwrap();
+        }
+        device.disconnect().unwrap();
+    }
+}

@@ -14,6 +14,7 @@ use crate::agent::folder::keep_log;
 use crate::agent::leftovers;
 use crate::agent::messages::{Answer, FromAgent, FromWorker, send};
 use crate::agent::worker_process::{WorkerProcess, ending};
+use crate::logging::Sink;
 
 /// How long the removal of what a killed worker left behind may take.
 const LEFTOVER_PATIENCE: Duration = Duration::from_millis(900);
@@ -50,6 +51,10 @@ impl Agent {
         let status = dead.then(|| worker.status());
         match words {
             Some(FromWorker::Stopped(None)) => {
+                if self.job.conduct.user.is_some() {
+                    // The worker may have had no right to remove its socket any more.
+                    self.clean_up();
+                }
                 log::info!("detached");
                 return Ok(());
             }
@@ -77,7 +82,8 @@ impl Agent {
             Some(Err(error)) => format!("the worker is lost: {error}"),
             None => "the worker does not end".to_owned(),
         };
-        if self.told && !self.job.foreground {
+        let to_stderr = self.job.logging.sink == Sink::StandardError;
+        if self.told && !(self.job.foreground && to_stderr) {
             // Otherwise the launcher or this process says it to the user.
             log::error!("{what}");
         }
@@ -160,7 +166,8 @@ impl Agent {
             answer(&waiting.stream, &told);
         }
         if !self.told {
-            let refusal = ended.err().unwrap_or_else(|| {
+            let given_up = self.given_up.take();
+            let refusal = given_up.or(ended.err()).unwrap_or_else(|| {
                 Refusal::new(format!(
                     "{}: it was stopped before it could be used",
                     self.job.name

@@ -10,8 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
+use super::conduct::SIGNAL_PATIENCE;
 use super::folder::{Folder, Held};
 use super::messages::{Answer, FromAgent, FromWorker, Job, send};
 use super::passing::Passing;
@@ -25,9 +26,6 @@ use crate::frontends::Target;
 use crate::{Refusal, logging};
 pub use ending::Outcome;
 
-/// How long a worker may take to stop before it is killed, counted from a signal to the agent. With
-/// [`DEATH_PATIENCE`] and `LEFTOVER_PATIENCE`, a signalled agent is gone within 5 s.
-const SIGNAL_PATIENCE: Duration = Duration::from_millis(3000);
 /// How long a killed worker may take to be dead.
 const DEATH_PATIENCE: Duration = Duration::from_millis(900);
 /// The same for `detach --force`.
@@ -96,6 +94,8 @@ pub(super) struct Agent {
     stopping: Option<Stopping>,
     waiting: Vec<Waiting>,
     last_words: Option<FromWorker>,
+    /// Why nobody is told of a disk that could be used.
+    given_up: Option<Refusal>,
     command: Option<Pid>,
     command_status: Option<u8>,
 }
@@ -154,7 +154,7 @@ impl Agent {
             agent_pid: std::process::id(),
             worker_pid: None,
             since: now(),
-            log: (!job.foreground).then(|| folder.log()),
+            log: job.logging.file(&folder.log()),
         };
         Self {
             job,
@@ -172,6 +172,7 @@ impl Agent {
             stopping: None,
             waiting: Vec::new(),
             last_words: None,
+            given_up: None,
             command: None,
             command_status: None,
         }
@@ -325,38 +326,51 @@ impl Agent {
             return;
         }
         self.state.phase = Phase::Attached;
-        let told = self.save().and_then(|()| match &self.launcher {
-            Launcher::Process(stream) => {
-                logging::to_file(&self.folder.log())?;
-                send(stream, &FromAgent::Ready(served.clone()))
-            }
-            Launcher::Myself(None) => {
-                self.taken = true;
-                // Standard output may be the client's.
-                if self.job.prints_its_place()
-                    && let Err(refusal) = logging::print(&format!("{}\n", served.at))
-                {
-                    log::error!("{refusal}");
-                }
-                Ok(())
-            }
-            Launcher::Myself(Some(command)) => {
-                self.taken = true;
-                let command = command::run(command, &self.job.name, served, &self.sender)?;
-                self.command = Some(command);
-                Ok(())
-            }
-        });
-        match told {
+        match self.tell_launcher(served) {
             Ok(()) => {
                 self.told = true;
                 log::info!("attached as {}", served.at);
             }
             Err(error) => {
-                log::error!("the disk is given up: {error}");
+                self.given_up = Some(Refusal::new(format!("{}: {error}", self.job.name)));
                 self.stop(worker, Some(SIGNAL_PATIENCE));
             }
         }
+    }
+
+    fn tell_launcher(&mut self, served: &Served) -> std::io::Result<()> {
+        self.save()?;
+        let log = self.job.logging.open(&self.folder.log())?;
+        self.job.conduct.write_pid_file()?;
+        if self.job.conduct.prints_its_place
+            && matches!(self.launcher, Launcher::Myself(_))
+            && let Err(refusal) = logging::print(&format!("{}\n", served.at))
+        {
+            log::error!("{refusal}");
+        }
+        match &self.launcher {
+            Launcher::Process(stream) => {
+                self.log_to(log)?;
+                send(stream, &FromAgent::Ready(served.clone()))?;
+            }
+            Launcher::Myself(command) => {
+                self.taken = true;
+                if let Some(command) = command {
+                    let command = command::run(command, &self.job, served, &self.sender)?;
+                    self.command = Some(command);
+                }
+                self.log_to(log)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn log_to(&self, log: logging::Opened) -> std::io::Result<()> {
+        log.take_over()?;
+        if let Err(error) = logging::watch(&self.folder.log()) {
+            log::debug!("the log is not watched: {error}");
+        }
+        Ok(())
     }
 
     fn signalled(&mut self, signal: i32, worker: &mut WorkerProcess) {
@@ -369,14 +383,22 @@ impl Agent {
             }
             command::end(command);
         }
-        if signal == SIGHUP && !self.job.foreground {
+        if signal == SIGHUP && self.job.conduct.ignores_hangup {
             return;
         }
         log::info!(
             "stopped by {}",
             signal_hook::low_level::signal_name(signal).unwrap_or("signal")
         );
-        self.end(worker, SIGNAL_PATIENCE);
+        // Who types it twice is in a hurry; a script that repeats its signal until the process is gone
+        // must not cost the plugin what it is about to store.
+        let typed_twice = self.stopping.is_some() && matches!(signal, SIGINT | SIGQUIT);
+        let patience = if typed_twice {
+            SIGNAL_PATIENCE
+        } else {
+            self.job.conduct.patience
+        };
+        self.end(worker, patience);
     }
 
     /// Sync the disk and stop the worker, which is killed after `patience`.
@@ -453,7 +475,7 @@ impl Agent {
 /// Turn the signals that end an agent into events. A thread takes them; no signal is blocked, so
 /// that nothing the agent starts inherits a mask.
 fn signals(events: &Sender<Event>) -> std::io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT])?;
     let events = events.clone();
     thread::Builder::new()
         .name("signals".into())

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Guard, Kind};
-use crate::agent::{self, Folder, Job, Loan, Name, Root, ServerOptions, Way as At};
+use crate::Refusal;
+use crate::agent::{self, Conduct, Folder, Job, Loan, Name, Root, ServerOptions, Way as At};
 use crate::bench::{self, Cost, FrontEnd, Place, Row, Workload};
 use crate::cli::complain;
 use crate::frontends::Target;
-use crate::frontends::nbd::Bounds;
-use crate::{Refusal, logging};
+use crate::logging::{self, Detail, Logging, Sink};
 
 /// How long each load goes on before it is measured, at most: what is only slow at first is not what
 /// the user asks for.
@@ -82,10 +82,6 @@ impl Bench {
     }
 
     fn job(&self, kind: Kind, folder: &Folder) -> Result<Job, Refusal> {
-        let bounds = Bounds {
-            requests: self.lanes,
-            ..Bounds::default()
-        };
         Ok(Job {
             name: folder.name(),
             folder: folder.path().to_owned(),
@@ -99,17 +95,22 @@ impl Bench {
                 Kind::Nbd => "nbd+unix:///".parse()?,
             },
             read_only: !self.write,
-            lanes: self.lanes,
+            lanes: Some(self.lanes),
             measured: true,
             server: ServerOptions {
-                bounds,
+                requests: Some(self.lanes),
                 ..ServerOptions::default()
             },
             inherited: Vec::new(),
             passwords: Vec::new(),
             python: self.python.clone(),
+            errnos: None,
             foreground: false,
-            verbose: false,
+            logging: Logging {
+                level: Detail::Events,
+                sink: Sink::Folder,
+            },
+            conduct: Conduct::of_attach(false, false),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Disk, Emulate, Flags, Op, Request, Result};
-use crate::disk::Owner;
+use crate::disk::{Owner, go_on};
 
 /// A trim, zero or cache request to a plugin counts its bytes in 32 bits. A longer range goes down
 /// in pieces of this size, a multiple of every block size.
@@ -37,7 +37,10 @@ impl<D: Disk> Emulate<D> {
         op: impl Fn(u64) -> Op<'static>,
         flags: Flags,
     ) -> Result {
-        for piece in pieces(range) {
+        for (index, piece) in pieces(range).enumerate() {
+            if index > 0 {
+                go_on()?;
+            }
             let request = Request::new(op(piece.end - piece.start), piece.start);
             self.disk.serve(request.with_flags(flags))?;
         }
@@ -109,6 +112,7 @@ impl<D: Disk> Emulate<D> {
         let mut buf = vec![0; shorter(outer.end - outer.start, step)];
         let mut at = outer.start;
         while at < outer.end {
+            go_on()?;
             let len = shorter(outer.end - at, step);
             self.disk
                 .serve(Request::new(Op::Read(&mut buf[..len]), at))?;

@@ -30,6 +30,7 @@ pub type Parts = Arc<RwLock<()>>;
 /// | [`Cache::Emulate`] | the range is read and dropped |
 /// | parts of blocks | read, changed and written back; a trim shrinks to whole blocks |
 /// | reads and writes above the maximum or 64 MiB | split; so are other ranges of 4 GiB and more |
+/// | steps of one request for which [nobody waits](super::go_on) | the rest is not done, `ESHUTDOWN` |
 /// | a size that is no multiple of the minimum block | rounded down |
 ///
 /// [`Fua::None`], no flush, no trim and [`Cache::None`] stay what they are.
@@ -58,18 +59,13 @@ impl<D: Disk> Emulate<D> {
         let block = below.block.minimum.max(1);
         let maximum = below.block.maximum.min(LONGEST_TRANSFER);
         let longest = (maximum / block).max(1) * block;
-        let flush_for_fua = below.fua == Fua::Emulate && below.flush;
+        let flush_for_fua = below.fua == Fua::Emulate;
         let limits = Limits {
             size: below.size / u64::from(block) * u64::from(block),
             strict_blocks: false,
-            fua: match below.fua {
-                // A flush is promised that is not there.
-                Fua::Emulate if !below.flush => Fua::None,
-                fua => fua,
-            },
             zero: !below.read_only,
-            // Whoever zeroes by writing knows at once that it is not fast.
-            fast_zero: !below.read_only && (below.fast_zero || !below.zero),
+            // Where zeroes are written it is known at once that it is not fast.
+            fast_zero: !below.read_only && below.fast_zero,
             trim: !below.read_only && below.trim,
             ..below.clone()
         };

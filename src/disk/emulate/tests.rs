@@ -79,17 +79,42 @@ fn native_fua_is_passed_on_and_not_flushed() {
 }
 
 #[test]
-fn fua_is_not_promised_without_a_flush_below() {
-    let promised = |fua, flush| {
+fn fua_is_promised_as_below_and_flushed_for_even_if_flush_is_not_offered() {
+    for (fua, flush) in [
+        (Fua::Emulate, false),
+        (Fua::None, true),
+        (Fua::Native, false),
+    ] {
         let (disk, _) = over(Memory::builder(MIB).limits(|limits| {
             limits.fua = fua;
             limits.flush = flush;
         }));
-        disk.limits().fua
-    };
-    assert_eq!(promised(Fua::Emulate, false), Fua::None);
-    assert_eq!(promised(Fua::None, true), Fua::None);
-    assert_eq!(promised(Fua::Native, false), Fua::Native);
+        assert_eq!((disk.limits().fua, disk.limits().flush), (fua, flush));
+    }
+    let (disk, memory) = over(Memory::builder(MIB).limits(|limits| {
+        limits.fua = Fua::Emulate;
+        limits.flush = false;
+    }));
+    assert_eq!(serve(&disk, Op::Write(b"abc"), 5, Flags::FUA), None);
+    assert_eq!(
+        memory.calls(),
+        [
+            call(OpKind::Write, 5, 3, NONE),
+            call(OpKind::Flush, 0, 0, NONE)
+        ]
+    );
+}
+
+#[test]
+fn fast_zero_is_promised_as_below() {
+    for (zero, fast_zero) in [(true, true), (true, false), (false, true), (false, false)] {
+        let (disk, _) = over(Memory::builder(MIB).limits(|limits| {
+            limits.zero = zero;
+            limits.fast_zero = fast_zero;
+        }));
+        let limits = disk.limits();
+        assert_eq!((limits.zero, limits.fast_zero), (true, fast_zero), "{zero}");
+    }
 }
 
 /// Succeeds, remembers nothing but the calls, and can refuse to zero.
@@ -187,10 +212,10 @@ fn other_failures_to_zero_are_not_made_up_for() {
 }
 
 #[test]
-fn not_supported_from_the_write_of_zeroes_is_eio() {
+fn not_supported_from_the_write_of_zeroes_is_einval() {
     let (disk, memory) = over(Memory::builder(MIB));
     memory.inject(Fault::fail(Errno::OPNOTSUPP).forever());
-    assert_eq!(serve(&disk, Op::Zero(4096), 0, NONE), Some(Errno::IO));
+    assert_eq!(serve(&disk, Op::Zero(4096), 0, NONE), Some(Errno::INVAL));
     assert_eq!(memory.calls().len(), 2, "one zero, one write, no loop");
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::blocks::{pieces, shorter};
 use super::{Disk, Emulate, Errno, Flags, LONGEST_TRANSFER, Op, Request, Result};
-use crate::disk::{Error, Owner};
+use crate::disk::{Error, Owner, go_on};
 
 /// Zeroes for every emulated request. Nobody writes to them, so the kernel backs them all with its
 /// one page of zeroes, and a plugin may keep them for as long as it likes.
@@ -15,6 +15,9 @@ static ZEROES: LazyLock<Zeroes> = LazyLock::new(|| {
     Zeroes { bytes, owner }
 });
 
+/// Zeroes that are written without a thought whether somebody waits for them.
+const LEAST_STEP: usize = 1 << 20;
+
 struct Zeroes {
     bytes: Arc<Vec<u8>>,
     owner: Owner,
@@ -23,7 +26,10 @@ struct Zeroes {
 impl<D: Disk> Emulate<D> {
     /// Zero whole blocks; the caller holds the shared lock.
     pub(super) fn zero_blocks(&self, range: &Range<u64>, flags: Flags) -> Result {
-        for piece in pieces(range) {
+        for (index, piece) in pieces(range).enumerate() {
+            if index > 0 {
+                go_on()?;
+            }
             if self.zero_below && self.zero_is_taken(&piece, flags)? {
                 continue;
             }
@@ -66,9 +72,14 @@ impl<D: Disk> Emulate<D> {
 
     fn write_zeroes(&self, range: &Range<u64>, flags: Flags) -> Result {
         let zeroes = &*ZEROES;
+        // What goes down at once, or several of them where that is little.
+        let most = (LEAST_STEP / self.longest).max(1) * self.longest;
         let mut at = range.start;
         while at < range.end {
-            let step = shorter(range.end - at, zeroes.bytes.len());
+            if at > range.start {
+                go_on()?;
+            }
+            let step = shorter(range.end - at, most);
             self.write(
                 at,
                 &zeroes.bytes[..step],
@@ -90,10 +101,11 @@ fn slow() -> Error {
 }
 
 /// To the one who asked for zeroes, `ENOTSUP` says that nothing was done and that writing would help.
-/// From the write itself, or from the flush afterwards, it says neither.
+/// From the write itself, or from the flush afterwards, it says neither. NBD clients are told `EINVAL`
+/// of either, as nbdkit tells them.
 pub(super) fn not_a_refusal(error: Error) -> Error {
     if error.errno == Errno::NOTSUP {
-        return Error::new(Errno::IO, error);
+        return Error::new(Errno::INVAL, error);
     }
     error
 }

@@ -4,7 +4,6 @@
 //! that the kernel never reads or writes more than a request at once.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -12,8 +11,11 @@ use std::time::{Duration, SystemTime};
 use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
 use rustix::fs::{FallocateFlags, SeekFrom};
 
-use crate::disk::{Disk, Errno, ExtentKind, Extents, Flags, Fua, Limits, Op, Owner, Request};
-use crate::frontends::answer;
+use crate::disk::{
+    Disk, Errno, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind, Owner, Request, go_on,
+};
+use crate::frontends::kernel_errnos::for_kernel;
+use crate::frontends::{answer, answer_extents};
 
 /// No zero request is longer; what comes longer is cut into several.
 const LONGEST_ZERO: u64 = 1 << 30;
@@ -35,6 +37,8 @@ pub(super) struct DiskFile {
     face: Mutex<Face>,
     /// Something was written since `face.modified` was last looked at.
     written: AtomicBool,
+    /// Nobody is answered any more.
+    given_up: AtomicBool,
 }
 
 /// Who may open the file and when it changed.
@@ -62,6 +66,7 @@ impl DiskFile {
                 changed: now,
             }),
             written: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             disk: RwLock::new(Some(disk)),
             limits,
         }
@@ -105,6 +110,15 @@ impl DiskFile {
         taken.is_some()
     }
 
+    /// What is under way and takes several steps may end between two of them.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+
     /// Read, fewer bytes than there is room for at the end of the disk, and give how many.
     pub(super) fn read(
         &self,
@@ -122,7 +136,7 @@ impl DiskFile {
             owner: Some(owner),
             ..Request::new(Op::Read(&mut room[..len]), at)
         };
-        answer(disk?, request).map(|()| len)
+        tell(disk?, request).map(|()| len)
     }
 
     /// Write, durably if `durable`, and give the bytes written: fewer at the end of the disk, as a
@@ -153,12 +167,12 @@ impl DiskFile {
         };
         // The kernel sends no fsync after a direct write with O_DSYNC: it is this one's to keep.
         if durable && self.limits.fua != Fua::None {
-            answer(disk, request.with_flags(Flags::FUA))?;
+            tell(disk, request.with_flags(Flags::FUA))?;
             return Ok(written);
         }
-        answer(disk, request)?;
+        tell(disk, request)?;
         if durable && self.limits.flush {
-            answer(disk, Request::new(Op::Flush, 0))?;
+            tell(disk, Request::new(Op::Flush, 0))?;
         }
         Ok(written)
     }
@@ -168,7 +182,7 @@ impl DiskFile {
         if !self.limits.flush || self.limits.read_only {
             return Ok(());
         }
-        answer(disk?, Request::new(Op::Flush, 0))
+        tell(disk?, Request::new(Op::Flush, 0))
     }
 
     /// fallocate(2): punch a hole, zero a range, or see that there is space, which there is.
@@ -204,8 +218,11 @@ impl DiskFile {
         self.written.store(true, Ordering::Relaxed);
         let mut at = range.start;
         while at < range.end {
+            if at > range.start {
+                go_on().map_err(|nobody| nobody.errno)?;
+            }
             let len = (range.end - at).min(LONGEST_ZERO);
-            answer(disk, Request::new(Op::Zero(len), at).with_flags(flags))?;
+            tell(disk, Request::new(Op::Zero(len), at).with_flags(flags))?;
             at += len;
         }
         Ok(())
@@ -255,28 +272,20 @@ impl DiskFile {
     }
 }
 
+/// Serve one request, and give the errno for the kernel.
+fn tell(disk: &dyn Disk, request: Request<'_>) -> Result<(), Errno> {
+    let kind = request.op.kind();
+    answer(disk, request).map_err(|errno| for_kernel(kind, errno))
+}
+
 /// The first byte in `range` that is in a hole, or that is not.
 fn first(disk: &dyn Disk, range: Range<u64>, hole: bool) -> Result<Option<u64>, Errno> {
     let mut found = Extents::starting_at(range.start);
-    let asked = catch_unwind(AssertUnwindSafe(|| disk.extents(range.clone(), &mut found)));
-    match asked {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            log::error!(
-                "extents at {}+{}: {error}",
-                range.start,
-                range.end - range.start
-            );
-            return Err(error.errno);
-        }
-        Err(_panic) => {
-            log::error!(
-                "extents at {}: internal error, answered with EIO",
-                range.start
-            );
-            return Err(Errno::IO);
-        }
-    }
+    answer_extents(disk, range.clone(), &mut found).map_err(|errno| match errno {
+        // "There is no data from here on": a copy would leave out what it could not ask for.
+        Errno::NXIO => Errno::IO,
+        errno => for_kernel(OpKind::Read, errno),
+    })?;
     // What the disk did not speak of is data.
     found.push(range.end.saturating_sub(found.end()), ExtentKind::DATA);
     let hit = found

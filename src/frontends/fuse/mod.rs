@@ -13,12 +13,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
 use std::time::Duration;
 
 use fuser::{Config, MountOption, Session, SessionACL};
 use parking_lot::Mutex;
 use pydisk_kernel::mounts::{self, Device, Unmount};
+use pydisk_kernel::threads;
 use pydisk_kernel::unforked::Unforked;
 use rustix::io::Errno;
 
@@ -33,8 +33,8 @@ mod session;
 use file::DiskFile;
 use place::Place;
 
-/// More threads than this wait for each other in the kernel's queue rather than for a disk.
-const THREADS_AT_MOST: u16 = 32;
+/// Most threads. Those that wait for the kernel cost little: it wakes one for each call.
+const THREADS_AT_MOST: u16 = 256;
 
 /// How long the file may take to tell its size, which does not ask the disk.
 const FIRST_ANSWER: Duration = Duration::from_secs(60);
@@ -205,7 +205,9 @@ impl FuseFile {
         match self.unmount(Unmount::Idle) {
             Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
                 // Requests under way are answered; later ones get EIO.
-                self.file.close(PATIENCE);
+                if !self.file.close(PATIENCE) {
+                    self.file.give_up();
+                }
                 self.unmount(Unmount::Force)
                     .map_err(|error| failed(&self.place, &error))?;
             }
@@ -326,8 +328,7 @@ fn run(
         );
         drop(done);
     };
-    thread::Builder::new()
-        .name(format!("fuse {name}"))
+    threads::deep(format!("fuse {name}"))
         .spawn(serve)
         .map_err(|error| Refusal::new(format!("{shown}: starting a thread: {error}")))?;
     Ok(finished)

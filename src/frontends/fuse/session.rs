@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,12 +21,13 @@ use pydisk_kernel::fuse::{
     Attributes, Call, Changes, Head, Received, Reply, Statistics, TimeChange,
 };
 use pydisk_kernel::pages::Slot;
+use pydisk_kernel::threads;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
 use super::Released;
 use super::file::{DiskFile, Face, Pass};
-use crate::disk::{Disk, Errno};
+use crate::disk::{Disk, Errno, waited_for};
 
 /// How long the kernel may believe what it was told of the file.
 const FRESH: Duration = Duration::from_secs(1);
@@ -161,7 +163,7 @@ impl Served {
             let mut others = Vec::new();
             for number in 1..threads {
                 let lane = move || self.in_lane(|| self.one_of_many(device));
-                let named = thread::Builder::new().name(format!("fuse lane {number}"));
+                let named = threads::deep(format!("fuse lane {number}"));
                 others.push(named.spawn_scoped(scope, lane)?);
             }
             let mut outcome = self.in_lane(|| self.one_of_many(device));
@@ -175,7 +177,13 @@ impl Served {
     }
 
     /// Run `work`, all of a thread, inside [`Disk::lane`].
-    fn in_lane(&self, mut work: impl FnMut() -> io::Result<()> + Send) -> io::Result<()> {
+    fn in_lane(&self, work: impl FnMut() -> io::Result<()> + Send) -> io::Result<()> {
+        let file = Arc::clone(&self.file);
+        let somebody = Rc::new(move || !file.is_given_up());
+        waited_for(somebody, || self.at_disk(work))
+    }
+
+    fn at_disk(&self, mut work: impl FnMut() -> io::Result<()> + Send) -> io::Result<()> {
         let mut outcome = None;
         let mut once = || {
             if outcome.is_none() {

@@ -42,6 +42,11 @@ pub enum Place {
         /// The port.
         port: u16,
     },
+    /// A TCP port on every address of this machine; 0 for a free one. No URI says this.
+    Everywhere {
+        /// The port.
+        port: u16,
+    },
     /// A Unix socket; none for one in the attachment's folder.
     Unix(Option<PathBuf>),
     /// A vsock port on every context identifier of this machine; 0 for a free one.
@@ -272,6 +277,26 @@ impl Address {
     fn scheme(&self) -> &'static str {
         if self.tls { "nbds" } else { "nbd" }
     }
+
+    fn tcp_uri(&self, f: &mut fmt::Formatter<'_>, host: &str, port: u16) -> fmt::Result {
+        write!(f, "{}://", self.scheme())?;
+        if host.contains(':') {
+            write!(f, "[{}]", Encoded(host.as_bytes(), b"-._~:"))?;
+        } else {
+            write!(f, "{}", Encoded(host.as_bytes(), b"-._~"))?;
+        }
+        if port != DEFAULT_PORT {
+            write!(f, ":{port}")?;
+        }
+        if self.export.is_empty() {
+            return Ok(());
+        }
+        write!(
+            f,
+            "/{}",
+            Encoded(self.export.as_bytes(), UNRESERVED_IN_PATH)
+        )
+    }
 }
 
 impl fmt::Display for Address {
@@ -280,21 +305,9 @@ impl fmt::Display for Address {
         let export = Encoded(self.export.as_bytes(), UNRESERVED_IN_PATH);
         match &self.place {
             Place::Tcp { host, port } => {
-                let host = host.as_deref().unwrap_or("localhost");
-                write!(f, "{scheme}://")?;
-                if host.contains(':') {
-                    write!(f, "[{}]", Encoded(host.as_bytes(), b"-._~:"))?;
-                } else {
-                    Encoded(host.as_bytes(), b"-._~").fmt(f)?;
-                }
-                if *port != DEFAULT_PORT {
-                    write!(f, ":{port}")?;
-                }
-                if self.export.is_empty() {
-                    return Ok(());
-                }
-                write!(f, "/{export}")
+                self.tcp_uri(f, host.as_deref().unwrap_or("localhost"), *port)
             }
+            Place::Everywhere { port } => self.tcp_uri(f, "localhost", *port),
             Place::Unix(socket) => {
                 write!(f, "{scheme}+unix:///{export}")?;
                 match socket {

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 /// What a client may ask of the server; whoever asks for more gets an error, not a hang.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
-    /// Bytes in one read or write, 4096 and more. NBD's own advice for those who were not told is 32 MiB.
+    /// Bytes in one read or write, 4096 and more. nbdkit takes 64 MiB; NBD's own advice for those who
+    /// were not told is 32 MiB.
     pub payload: u32,
     /// Bytes in one option of the negotiation.
     pub option: u32,
@@ -22,7 +23,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            payload: 32 << 20,
+            payload: 64 << 20,
             option: 64 << 10,
             requests: 16,
             clients: 256,

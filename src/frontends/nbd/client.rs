@@ -276,6 +276,7 @@ impl Drop for Client {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::Handshake;
     use super::super::wire::reply::simple;
     use super::*;
     use std::thread;
@@ -285,7 +286,7 @@ mod tests {
         let (mine, mut theirs) = UnixStream::pair().unwrap();
         let server = thread::spawn(move || {
             theirs
-                .write_all(&super::super::wire::option::greeting())
+                .write_all(&super::super::wire::option::greeting(Handshake::all()))
                 .unwrap();
             let mut asked = [0; 4 + 16 + 8];
             theirs.read_exact(&mut asked).unwrap();

@@ -10,8 +10,8 @@ use super::service::{Service, Standing};
 use super::transmission::{Terms, serve};
 use crate::disk::Client;
 
-/// Talk to `client` over `link` until the conversation ends, and tell why it did. Everything that
-/// the client had open is closed then, and so is the connection.
+/// Talk to `client` over `link` until the conversation ends, and tell why it did. The connection is
+/// closed then, and after it, as in nbdkit, everything that the client had open.
 pub(super) fn hold(
     service: &Service,
     mut link: Link,
@@ -29,7 +29,7 @@ pub(super) fn hold(
     let deadline = Instant::now() + service.bounds.handshake;
     let end = match negotiate(service, &mut link, guest, client, standing, deadline) {
         Ok((agreed, guest)) => {
-            let end = transmit(service, &link, agreed, client);
+            let end = transmit(service, &link, agreed, client, standing);
             drop(guest);
             end
         }
@@ -39,7 +39,13 @@ pub(super) fn hold(
     end
 }
 
-fn transmit(service: &Service, link: &Link, agreed: Agreed, client: &Arc<Client>) -> End {
+fn transmit(
+    service: &Service,
+    link: &Link,
+    agreed: Agreed,
+    client: &Arc<Client>,
+    standing: &Standing,
+) -> End {
     if let Err(error) = link.set_deadline(None) {
         return error.into();
     }
@@ -58,6 +64,9 @@ fn transmit(service: &Service, link: &Link, agreed: Agreed, client: &Arc<Client>
         lanes: service.bounds.requests,
     };
     let end = serve(&terms, link);
+    // Nobody waits for a `close` that takes its time.
+    standing.left();
+    link.close();
     // The disk is closed before the seat is free, so that no more are open than there are seats.
     drop(terms);
     drop(export);

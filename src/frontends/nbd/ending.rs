@@ -14,6 +14,8 @@ pub(super) enum End {
     Broken(&'static str),
     /// The client was not let in, or its export could not be opened and there was no way to say so.
     Refused(String),
+    /// A fault of ours: something panicked.
+    Panicked,
     /// The connection failed, or the client took too long to negotiate.
     Failed(io::Error),
 }
@@ -34,6 +36,7 @@ impl fmt::Display for End {
             Self::Vanished => f.write_str("went away without a word"),
             Self::Broken(what) => write!(f, "broke the protocol: {what}"),
             Self::Refused(why) => write!(f, "was refused: {why}"),
+            Self::Panicked => f.write_str("was given up: internal error"),
             Self::Failed(error) if error.kind() == io::ErrorKind::TimedOut => {
                 f.write_str("took too long to negotiate")
             }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::bounds::Bounds;
 use super::conversation::hold;
+use super::dialect::Dialect;
 use super::link::Link;
 use super::service::{Seats, Service, Standing};
 use super::shelf::Shelf;
@@ -233,6 +234,7 @@ fn converse(disk: Memory, said: &[u8]) -> Vec<u8> {
         }),
         seats: Seats::new(bounds.clients),
         bounds,
+        dialect: Dialect::default(),
         tls: Tls::Off,
     };
     let (mut ours, theirs) = UnixStream::pair().expect("a socket");

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -52,6 +53,12 @@ impl Link {
         self.stream.is_gone()
     }
 
+    /// How to find out, without waiting, whether an answer may still reach the client.
+    pub(super) fn listener(&self) -> Rc<dyn Fn() -> bool> {
+        let stream = Arc::clone(&self.stream);
+        Rc::new(move || stream.is_heard())
+    }
+
     fn deadline(&self) -> Option<Instant> {
         *self.deadline.lock()
     }
@@ -77,6 +84,14 @@ impl Link {
         match &self.secure {
             Some(secure) => secure.read(&self.stream, buf, self.deadline()),
             None => self.stream.receive(buf, self.deadline()),
+        }
+    }
+
+    /// Read what is there without waiting, and none if nothing is; 0 as for [`Self::read`].
+    pub(super) fn read_now(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match &self.secure {
+            Some(secure) => secure.read_now(&self.stream, buf),
+            None => self.stream.receive_now(buf),
         }
     }
 

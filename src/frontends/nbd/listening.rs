@@ -4,13 +4,14 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pydisk_kernel::unforked::Unforked;
 use pydisk_kernel::{peer, vsock};
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
 use rustix::io::Errno;
@@ -20,6 +21,7 @@ use rustix::net::{
 };
 
 use super::address::{Address, Place};
+use super::family::Family;
 use crate::Refusal;
 use crate::disk::Peer;
 
@@ -29,6 +31,8 @@ const BACKLOG: i32 = 1024;
 /// Where a server is found.
 #[derive(Debug)]
 pub(super) struct Listening {
+    /// What the plugin forks does not keep the port when this process is killed.
+    _unforked: Unforked,
     /// Not blocking, because a client may be gone before it is accepted.
     pub(super) sockets: Vec<OwnedFd>,
     /// The one client that needs no accepting.
@@ -59,13 +63,14 @@ struct Made {
 }
 
 impl Listening {
-    /// Listen at `address`; `folder` is for a Unix socket without a path, `passed` are the
-    /// descriptors that the places of that kind need.
+    /// Listen at `address`, or at those of its addresses that are of this `family`; `folder` is for a
+    /// Unix socket without a path, `passed` are the descriptors that the places of that kind need.
     ///
     /// # Errors
     /// One sentence, and nothing is left behind.
     pub(super) fn at(
         address: &Address,
+        family: Family,
         folder: &Path,
         passed: Vec<OwnedFd>,
     ) -> Result<Self, Refusal> {
@@ -73,8 +78,15 @@ impl Listening {
             |what: &dyn std::fmt::Display| Refusal::new(format!("target `{address}`: {what}"));
         match &address.place {
             Place::Tcp { host, port } => {
-                let sockets = tcp(host.as_deref(), *port).map_err(|what| refused(&what))?;
-                Self::of(sockets, address)
+                let bound = tcp(*port, || match host {
+                    Some(host) => named(host, family, *port),
+                    None => both(LOOPBACK, family, *port),
+                });
+                Self::of(bound.map_err(|what| refused(&what))?, address)
+            }
+            Place::Everywhere { port } => {
+                let bound = tcp(*port, || both(EVERYWHERE, family, *port));
+                Self::of(bound.map_err(|what| refused(&what))?, address)
             }
             Place::Unix(path) => {
                 let path = path.clone().unwrap_or_else(|| folder.join("nbd.sock"));
@@ -100,6 +112,7 @@ impl Listening {
                 Self::of(passed, address)
             }
             Place::Stdio => Ok(Self {
+                _unforked: Unforked::default(),
                 sockets: Vec::new(),
                 given: Some(given(passed).map_err(|what| refused(&what))?),
                 opened: false,
@@ -115,7 +128,12 @@ impl Listening {
             rustix::io::ioctl_fionbio(socket, true).map_err(|error| failed(error.into()))?;
         }
         let place = place_of(&sockets[0], &address.place).map_err(failed)?;
+        let mut unforked = Unforked::default();
+        sockets
+            .iter()
+            .for_each(|socket| unforked.add(socket.as_fd()));
         Ok(Self {
+            _unforked: unforked,
             sockets,
             given: None,
             opened: address.place != Place::Activation,
@@ -150,7 +168,16 @@ impl Drop for Listening {
             && made.is_still_there()
             && let Err(error) = fs::remove_file(&made.path)
         {
-            log::warn!("`{}` cannot be removed: {error}", made.path.display());
+            // Who has become another user since may not; the agent did not, and removes it.
+            let level = match error.kind() {
+                io::ErrorKind::PermissionDenied => log::Level::Debug,
+                _ => log::Level::Warn,
+            };
+            log::log!(
+                level,
+                "`{}` cannot be removed: {error}",
+                made.path.display()
+            );
         }
     }
 }
@@ -214,29 +241,29 @@ fn place_of(socket: &OwnedFd, named: &Place) -> io::Result<Place> {
         }
         _ => {
             let bound = SocketAddr::try_from(rustix::net::getsockname(socket)?)?;
-            let host = match named {
-                Place::Tcp { host, .. } => host.clone(),
-                _ => Some(bound.ip().to_string()),
-            };
-            Ok(Place::Tcp {
-                host,
-                port: bound.port(),
+            let port = bound.port();
+            Ok(match named {
+                Place::Everywhere { .. } => Place::Everywhere { port },
+                Place::Tcp { host, .. } => Place::Tcp {
+                    host: host.clone(),
+                    port,
+                },
+                _ => Place::Tcp {
+                    host: Some(bound.ip().to_string()),
+                    port,
+                },
             })
         }
     }
 }
 
-/// Sockets for all addresses of a host, at the same port.
-fn tcp(host: Option<&str>, port: u16) -> Result<Vec<OwnedFd>, String> {
+/// The sockets that `bind` makes for several addresses, at the same port.
+fn tcp(port: u16, bind: impl Fn() -> Result<Vec<OwnedFd>, Failed>) -> Result<Vec<OwnedFd>, String> {
     // A port that is free for one address may be taken for the next one.
     let mut tries = if port == 0 { 16 } else { 1 };
     loop {
         tries -= 1;
-        let bound = match host {
-            Some(host) => named(host, port),
-            None => loopback(port),
-        };
-        match bound {
+        match bind() {
             Err((Errno::ADDRINUSE, _)) if tries > 0 => {}
             Err((_, what)) => return Err(what),
             Ok(sockets) => return Ok(sockets),
@@ -246,18 +273,26 @@ fn tcp(host: Option<&str>, port: u16) -> Result<Vec<OwnedFd>, String> {
 
 type Failed = (Errno, String);
 
-/// Both loopback addresses, or the one that this machine has.
-fn loopback(port: u16) -> Result<Vec<OwnedFd>, Failed> {
-    let first = tcp_socket(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+/// What only this machine reaches.
+const LOOPBACK: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+
+/// What everybody reaches.
+const EVERYWHERE: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+
+/// Both addresses, or the one that this machine has and the family allows.
+fn both((v4, v6): (Ipv4Addr, Ipv6Addr), family: Family, port: u16) -> Result<Vec<OwnedFd>, Failed> {
+    match family {
+        Family::Any => {}
+        Family::V4 => return Ok(vec![tcp_socket((v4, port).into(), family)?]),
+        Family::V6 => return Ok(vec![tcp_socket((v6, port).into(), family)?]),
+    }
+    let first = tcp_socket((v4, port).into(), Family::V4);
     let port = match &first {
         Ok(socket) => port_of(socket)?,
         Err((error, _)) if is_missing(*error) => port,
         Err(failed) => return Err(failed.clone()),
     };
-    match (
-        first,
-        tcp_socket(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port)),
-    ) {
+    match (first, tcp_socket((v6, port).into(), Family::V6)) {
         (Ok(first), Ok(second)) => Ok(vec![first, second]),
         (Ok(only), Err((error, _))) if is_missing(error) => Ok(vec![only]),
         (Err(_), Ok(only)) => Ok(vec![only]),
@@ -273,14 +308,14 @@ fn is_missing(error: Errno) -> bool {
     )
 }
 
-/// Every address that a name stands for.
-fn named(host: &str, port: u16) -> Result<Vec<OwnedFd>, Failed> {
+/// Every address of the family that a name stands for.
+fn named(host: &str, family: Family, port: u16) -> Result<Vec<OwnedFd>, Failed> {
     let found = (host, port)
         .to_socket_addrs()
         .map_err(|error| (Errno::ADDRNOTAVAIL, format!("host `{host}`: {error}")))?;
     let mut addresses: Vec<SocketAddr> = Vec::new();
     for address in found {
-        if !addresses.contains(&address) {
+        if family.has(address.ip()) && !addresses.contains(&address) {
             addresses.push(address);
         }
     }
@@ -288,25 +323,36 @@ fn named(host: &str, port: u16) -> Result<Vec<OwnedFd>, Failed> {
     let mut port = port;
     for mut address in addresses {
         address.set_port(port);
-        let socket = tcp_socket(address)?;
+        let socket = tcp_socket(address, family)?;
         port = port_of(&socket)?;
         sockets.push(socket);
     }
     if sockets.is_empty() {
-        return Err((Errno::ADDRNOTAVAIL, format!("host `{host}` has no address")));
+        let kind = match family {
+            Family::Any => "",
+            Family::V4 => "IPv4 ",
+            Family::V6 => "IPv6 ",
+        };
+        let what = format!("host `{host}` has no {kind}address");
+        return Err((Errno::ADDRNOTAVAIL, what));
     }
     Ok(sockets)
 }
 
-fn tcp_socket(address: SocketAddr) -> Result<OwnedFd, Failed> {
-    let family = match address {
+/// A socket at `address`. At the IPv6 address for everybody it takes IPv4 as well, unless nothing but
+/// IPv6 is wanted of it.
+fn tcp_socket(address: SocketAddr, family: Family) -> Result<OwnedFd, Failed> {
+    let domain = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
     };
     let open = || {
-        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let socket = socket_with(domain, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         // Connections that end now must not keep the next server from this port.
         sockopt::set_socket_reuseaddr(&socket, true)?;
+        if family == Family::V6 {
+            sockopt::set_ipv6_v6only(&socket, true)?;
+        }
         bind(&socket, &address)?;
         listen(&socket, BACKLOG)?;
         Ok(socket)
@@ -374,16 +420,43 @@ fn lock(folder: &Path) -> io::Result<OwnedFd> {
     }
 }
 
+/// Remove the socket at `path` if it is one that nobody listens on: a server that was killed had it.
+///
+/// # Errors
+/// One sentence; it may succeed later.
+pub fn remove_leftover(path: &Path) -> Result<(), Refusal> {
+    let failed =
+        |error: &dyn std::fmt::Display| Refusal::new(format!("`{}`: {error}", path.display()));
+    let is_socket = |found: fs::Metadata| found.file_type().is_socket();
+    if !fs::symlink_metadata(path).is_ok_and(is_socket) {
+        return Ok(());
+    }
+    let address = SocketAddrUnix::new(path).map_err(|error| failed(&error))?;
+    // Whoever is about to listen on a socket of this folder has the lock.
+    let _alone = lock(path.parent().unwrap_or(Path::new("/"))).map_err(|error| failed(&error))?;
+    match listener(&address) {
+        Err(Errno::CONNREFUSED) => match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&error)),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// `ECONNREFUSED` if nobody listens there.
+fn listener(address: &SocketAddrUnix) -> Result<(), Errno> {
+    let kind = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, kind, None)
+        .and_then(|socket| connect(&socket, address))
+}
+
 /// Remove what lies at `path` if it is a socket that nobody listens on.
 fn make_way(path: &Path, address: &SocketAddrUnix) -> Result<(), String> {
     let found = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
     if !found.file_type().is_socket() {
         return Err("there is a file of this name already".into());
     }
-    let kind = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, kind, None)
-        .and_then(|socket| connect(&socket, address));
-    match probe {
+    match listener(address) {
         Err(Errno::CONNREFUSED) => {
             log::info!("`{}` is left from a server that is gone", path.display());
             fs::remove_file(path).map_err(|error| error.to_string())

@@ -10,10 +10,13 @@ mod address;
 mod bounds;
 mod client;
 mod conversation;
+mod dialect;
 mod ending;
+mod family;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod label;
 mod link;
 mod listening;
 mod negotiation;
@@ -36,7 +39,10 @@ mod wire;
 pub use address::{Address, DEFAULT_PORT, Place};
 pub use bounds::Bounds;
 pub use client::Client as LoadClient;
+pub use dialect::Dialect;
+pub use family::Family;
+pub use listening::remove_leftover;
 pub use registry::Connected;
-pub use server::{Server, Setup};
+pub use server::{Bound, Server, Setup};
 pub use tls::{TlsMode, TlsSetup};
 pub(super) use unnegotiated::Unnegotiated;

@@ -74,6 +74,11 @@ impl Connection {
         self.standing.export().is_none()
     }
 
+    /// A callback that hangs may keep the thread of a client that is long gone.
+    fn is_there(&self) -> bool {
+        !self.standing.has_left() && self.stream.is_heard()
+    }
+
     fn shown(&self) -> Connected {
         Connected {
             client: Arc::clone(&self.client),
@@ -85,9 +90,11 @@ impl Connection {
 }
 
 impl Registry {
+    /// Those who are there; whoever has left is not, although its disk may still be open.
     pub(super) fn connected(&self) -> Vec<Connected> {
         let rooms = self.rooms.lock();
-        rooms.connections.values().map(Connection::shown).collect()
+        let there = rooms.connections.values().filter(|one| one.is_there());
+        there.map(Connection::shown).collect()
     }
 
     pub(super) fn negotiating(&self) -> usize {

@@ -118,6 +118,22 @@ impl Secure {
         }
     }
 
+    /// Read what is there without waiting for the client, and none if nothing is; 0 at the end of the
+    /// stream. One thread reads at a time, so nobody else's wait is waited for.
+    pub(super) fn read_now(&self, stream: &Stream, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut incoming = self.incoming.lock();
+        loop {
+            if let Some(read) = self.decrypt(&mut incoming, stream, buf)? {
+                return Ok(Some(read));
+            }
+            match stream.receive_now(&mut incoming.bytes)? {
+                None => return Ok(None),
+                Some(0) => return Ok(Some(0)),
+                Some(received) => incoming.filled = 0..received,
+            }
+        }
+    }
+
     /// As much of `buf` as there are bytes for; none if nothing is there.
     fn decrypt(
         &self,

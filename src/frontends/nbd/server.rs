@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pydisk_kernel::threads;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -18,6 +20,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::address::Address;
 use super::bounds::Bounds;
 use super::conversation;
+use super::dialect::Dialect;
+use super::family::Family;
+use super::label::Labelled;
 use super::link::Link;
 use super::listening::{Given, Listening, accept};
 use super::registry::{Connected, Connection, Entry, Registry};
@@ -33,15 +38,98 @@ use crate::frontends::Ended;
 pub struct Setup {
     /// Where it listens.
     pub address: Address,
+    /// Which addresses of the host.
+    pub family: Family,
+    /// The SELinux label of the sockets, if it is not the process's own.
+    pub label: Option<String>,
     /// The attachment's folder, for a Unix socket without a path.
     pub folder: PathBuf,
     /// What a client may ask.
     pub bounds: Bounds,
+    /// How much of the protocol is spoken.
+    pub dialect: Dialect,
     /// Whether connections are encrypted; an address that requires it overrules this.
     pub tls: TlsSetup,
     /// For [`super::Place::Stdio`] the two descriptors, input first; for
     /// [`super::Place::Activation`] the listening sockets; nothing otherwise.
     pub passed: Vec<OwnedFd>,
+}
+
+/// A server that listens, and whose clients have to wait until it is told what to serve.
+#[derive(Debug)]
+pub struct Bound {
+    listening: Listening,
+    bounds: Bounds,
+    dialect: Dialect,
+    tls: Tls,
+    /// What the user called the address.
+    named: Address,
+    negotiating: usize,
+}
+
+impl Bound {
+    /// Listen. All that takes a right or reads a secret is done here.
+    ///
+    /// # Errors
+    /// One sentence, and nothing is left behind.
+    pub fn at(mut setup: Setup) -> Result<Self, Refusal> {
+        if setup.address.tls {
+            setup.tls.mode = TlsMode::Required;
+        }
+        let tls = Tls::load(&setup.tls)?;
+        let labelled = setup.label.as_deref().map(Labelled::set).transpose()?;
+        let listening = Listening::at(&setup.address, setup.family, &setup.folder, setup.passed)?;
+        drop(labelled);
+        let negotiating = usize::try_from(setup.bounds.clients)
+            .map_or(usize::MAX, |clients| clients.saturating_mul(4))
+            .max(2048);
+        Ok(Self {
+            negotiating: make_room(u64::from(setup.bounds.clients), negotiating),
+            listening,
+            bounds: setup.bounds,
+            dialect: setup.dialect,
+            tls,
+            named: setup.address,
+        })
+    }
+
+    /// Serve clients from here on. `ended` is told if the server ends by itself, which only one on
+    /// standard input and output does: see [`Server::left`].
+    ///
+    /// # Errors
+    /// One sentence, and nothing is left behind.
+    pub fn serve(self, exports: Arc<dyn Exports>, ended: Ended) -> Result<Server, Refusal> {
+        let failed = |error: &dyn std::fmt::Display| {
+            Refusal::new(format!("target `{}`: {error}", self.named))
+        };
+        let shared = Arc::new(Shared {
+            service: Service {
+                exports,
+                seats: Seats::new(self.bounds.clients),
+                bounds: self.bounds,
+                dialect: self.dialect,
+                tls: self.tls,
+            },
+            clients: Registry::default(),
+            negotiating: self.negotiating,
+            stopping: AtomicBool::new(false),
+            wake: eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| failed(&error))?,
+            left: AtomicBool::new(false),
+        });
+        let address = self.listening.address.clone();
+        let unix_socket = self.listening.unix_socket().map(Path::to_owned);
+        let serving = Arc::clone(&shared);
+        let accepting = thread::Builder::new()
+            .name("nbd-accept".into())
+            .spawn(move || serving.run_to_the_end(self.listening, &ended))
+            .map_err(|error| failed(&error))?;
+        Ok(Server {
+            shared,
+            address,
+            unix_socket,
+            accepting: Some(accepting),
+        })
+    }
 }
 
 /// A server that clients can reach, until it is stopped or dropped.
@@ -76,54 +164,12 @@ const REST: Duration = Duration::from_millis(100);
 const OTHERS: u64 = 128;
 
 impl Server {
-    /// Listen, and serve clients from here on. `ended` is told if the server ends by itself, which
-    /// only one on standard input and output does: see [`Self::left`].
+    /// [`Bound::at`] and [`Bound::serve`] in one.
     ///
     /// # Errors
     /// One sentence, and nothing is left behind.
-    pub fn start(
-        mut setup: Setup,
-        exports: Arc<dyn Exports>,
-        ended: Ended,
-    ) -> Result<Self, Refusal> {
-        if setup.address.tls {
-            setup.tls.mode = TlsMode::Required;
-        }
-        let tls = Tls::load(&setup.tls)?;
-        let listening = Listening::at(&setup.address, &setup.folder, setup.passed)?;
-        let failed = |error: &dyn std::fmt::Display| {
-            Refusal::new(format!("target `{}`: {error}", setup.address))
-        };
-        let negotiating = usize::try_from(setup.bounds.clients)
-            .map_or(usize::MAX, |clients| clients.saturating_mul(4))
-            .max(2048);
-        let negotiating = make_room(u64::from(setup.bounds.clients), negotiating);
-        let shared = Arc::new(Shared {
-            service: Service {
-                exports,
-                seats: Seats::new(setup.bounds.clients),
-                bounds: setup.bounds,
-                tls,
-            },
-            clients: Registry::default(),
-            negotiating,
-            stopping: AtomicBool::new(false),
-            wake: eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| failed(&error))?,
-            left: AtomicBool::new(false),
-        });
-        let address = listening.address.clone();
-        let unix_socket = listening.unix_socket().map(Path::to_owned);
-        let serving = Arc::clone(&shared);
-        let accepting = thread::Builder::new()
-            .name("nbd-accept".into())
-            .spawn(move || serving.run(listening, &ended))
-            .map_err(|error| failed(&error))?;
-        Ok(Self {
-            shared,
-            address,
-            unix_socket,
-            accepting: Some(accepting),
-        })
+    pub fn start(setup: Setup, exports: Arc<dyn Exports>, ended: Ended) -> Result<Self, Refusal> {
+        Bound::at(setup)?.serve(exports, ended)
     }
 
     /// What clients take to connect.
@@ -182,7 +228,15 @@ impl Drop for Server {
 }
 
 impl Shared {
-    fn run(self: Arc<Self>, mut listening: Listening, ended: &Ended) {
+    /// Whatever happens to it, nobody takes a server for alive that accepts no one.
+    fn run_to_the_end(self: Arc<Self>, listening: Listening, ended: &Ended) {
+        let ran = catch_unwind(AssertUnwindSafe(|| self.run(listening, ended)));
+        if ran.is_err() {
+            ended.send("internal error".into()).unwrap_or_default();
+        }
+    }
+
+    fn run(self: &Arc<Self>, mut listening: Listening, ended: &Ended) {
         if let Some(given) = listening.given.take() {
             self.serve_given(given, ended);
             return;
@@ -293,9 +347,7 @@ impl Shared {
             say(|| format!("client {number} {end}"));
         };
         self.clients.enter(connection, || {
-            thread::Builder::new()
-                .name(format!("nbd-{number}"))
-                .spawn(body)
+            threads::deep(format!("nbd-{number}")).spawn(body)
         })
     }
 }

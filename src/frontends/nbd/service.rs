@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 
 use super::bounds::Bounds;
+use super::dialect::Dialect;
 use super::tls::Tls;
 use crate::disk::Exports;
 
@@ -14,6 +15,7 @@ use crate::disk::Exports;
 pub(super) struct Service {
     pub(super) exports: Arc<dyn Exports>,
     pub(super) bounds: Bounds,
+    pub(super) dialect: Dialect,
     pub(super) tls: Tls,
     pub(super) seats: Seats,
 }
@@ -22,6 +24,7 @@ pub(super) struct Service {
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     tls: AtomicBool,
+    left: AtomicBool,
     /// Held only while looked at.
     export: Mutex<Option<String>>,
 }
@@ -35,6 +38,15 @@ impl Standing {
     /// Whether the connection is encrypted.
     pub(super) fn tls(&self) -> bool {
         self.tls.load(Ordering::Acquire)
+    }
+
+    /// The conversation is over; what the client had open may not be closed yet.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    pub(super) fn left(&self) {
+        self.left.store(true, Ordering::Release);
     }
 
     pub(super) fn opened(&self, export: &str) {

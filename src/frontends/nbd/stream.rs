@@ -3,23 +3,30 @@
 //! A [`super::link::Link`] reads and writes here; the server holds the same stream, to end it.
 
 use std::io::{self, IoSlice, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use pydisk_kernel::peer;
+use pydisk_kernel::unforked::Unforked;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, shutdown, sockopt};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, shutdown, sockopt,
+};
 
 /// The bytes to and from one client.
 #[derive(Debug)]
 pub(super) struct Stream {
+    /// What the plugin forks does not keep the client waiting when this process is killed.
+    _unforked: Unforked,
     ends: Ends,
     /// Nothing more is read.
     quiet: AtomicBool,
+    /// Nor written.
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -38,9 +45,12 @@ enum Ends {
 impl Stream {
     /// A blocking stream socket.
     pub(super) fn socket(socket: OwnedFd) -> Self {
+        make_room(&socket);
         Self {
+            _unforked: Unforked::only(socket.as_fd()),
             ends: Ends::Socket(socket),
             quiet: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -54,15 +64,20 @@ impl Stream {
                 Mode::empty(),
             )
         };
+        let (input, output) = (anew(input, OFlags::RDONLY)?, anew(output, OFlags::WRONLY)?);
+        let mut unforked = Unforked::only(input.as_fd());
+        unforked.add(output.as_fd());
         let ends = Ends::Pipes {
-            input: anew(input, OFlags::RDONLY)?,
-            output: anew(output, OFlags::WRONLY)?,
+            input,
+            output,
             quiet: eventfd(0, EventfdFlags::CLOEXEC)?,
             closed: eventfd(0, EventfdFlags::CLOEXEC)?,
         };
         Ok(Self {
+            _unforked: unforked,
             ends,
             quiet: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -106,6 +121,26 @@ impl Stream {
         }
     }
 
+    /// Read what is there without waiting, and none if nothing is; 0 at the end of the stream.
+    pub(super) fn receive_now(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        if self.quiet.load(Ordering::Acquire) {
+            return Ok(Some(0));
+        }
+        let received = match &self.ends {
+            Ends::Socket(socket) => {
+                rustix::net::recv(socket, buf, RecvFlags::DONTWAIT).map(|(read, _)| read)
+            }
+            Ends::Pipes { input, .. } => rustix::io::read(input, buf),
+        };
+        match received {
+            // What came after reading was stopped came too late.
+            Ok(_) if self.quiet.load(Ordering::Acquire) => Ok(Some(0)),
+            Ok(read) => Ok(Some(read)),
+            Err(Errno::INTR | Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Write all of `parts`, one behind the other.
     pub(super) fn send(
         &self,
@@ -145,6 +180,24 @@ impl Stream {
                 && polled[0].revents().intersects(gone)
     }
 
+    /// Whether what is written may still reach somebody. Over TCP a client that sends nothing more
+    /// cannot be told from one that is gone, and is taken for gone.
+    pub(super) fn is_heard(&self) -> bool {
+        if self.closed.load(Ordering::Acquire) {
+            return false;
+        }
+        let (client, gone) = match &self.ends {
+            Ends::Pipes { output, .. } => (output, PollFlags::ERR),
+            Ends::Socket(socket) => match sockopt::socket_domain(socket) {
+                Ok(AddressFamily::UNIX) => (socket, PollFlags::HUP | PollFlags::ERR),
+                _ => (socket, PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
+            },
+        };
+        let mut polled = [PollFd::new(client, gone & PollFlags::RDHUP)];
+        !matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1..))
+            || !polled[0].revents().intersects(gone)
+    }
+
     /// Until something can be written.
     pub(super) fn wait_for_room(&self, deadline: Option<Instant>) -> io::Result<()> {
         match &self.ends {
@@ -175,6 +228,7 @@ impl Stream {
     /// End both directions: whoever reads or writes comes back at once.
     pub(super) fn close(&self) {
         self.quiet.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::Release);
         match &self.ends {
             Ends::Socket(socket) => shut(socket, Shutdown::Both),
             Ends::Pipes { quiet, closed, .. } => {
@@ -232,6 +286,22 @@ fn send_message(socket: &OwnedFd, parts: &[IoSlice<'_>], flags: SendFlags) -> Re
     let parts = &parts[..parts.len().min(PARTS)];
     let mut nothing = SendAncillaryBuffer::default();
     rustix::net::sendmsg(socket, parts, &mut nothing, flags | SendFlags::NOSIGNAL)
+}
+
+/// What a Unix socket may hold for a client who has not read it yet. The kernel gives as much as
+/// its administrator allows (`net.core.wmem_max`), and takes the memory when it is used. TCP finds its
+/// own measure, unless it is told one.
+const UNREAD: usize = 1 << 20;
+
+/// Let large replies go out in one piece: who has to wait for room is woken for every piece.
+fn make_room(socket: &OwnedFd) {
+    let made = sockopt::socket_domain(socket).and_then(|domain| match domain {
+        AddressFamily::UNIX => sockopt::set_socket_send_buffer_size(socket, UNREAD),
+        _ => Ok(()),
+    });
+    if let Err(error) = made {
+        log::debug!("the room for replies on a socket stays as it is: {error}");
+    }
 }
 
 /// `UIO_MAXIOV` of the kernel.

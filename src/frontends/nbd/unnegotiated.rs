@@ -1,5 +1,5 @@
-//! The transmission phase alone: one disk for a client that knows all of it already, on several
-//! sockets. That is how the kernel's own client is served.
+//! The transmission phase alone: one disk for a client that knows all of it already. That is how the
+//! kernel's own client is served.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use super::transmission::{Terms, serve};
 use super::wire::Shape;
 use crate::disk::Disk;
 
-/// A disk on sockets whose other ends negotiate nothing and take simple replies.
+/// A disk on a socket whose other end negotiates nothing and takes simple replies.
 #[derive(Debug)]
 pub(in crate::frontends) struct Unnegotiated {
     terms: Terms,
-    links: Vec<Link>,
+    link: Link,
 }
 
 impl Unnegotiated {
-    /// `disk` on these stream sockets. No read or write is longer than `payload`; at each socket
-    /// `lanes` requests are served at the same time, where the disk takes several.
+    /// `disk` on a stream socket. No read or write is longer than `payload`; `lanes` requests are served
+    /// at the same time, where the disk takes several.
     pub(in crate::frontends) fn new(
         disk: Arc<dyn Disk>,
-        sockets: Vec<OwnedFd>,
+        socket: OwnedFd,
         payload: u32,
         lanes: u16,
     ) -> Self {
@@ -34,23 +34,20 @@ impl Unnegotiated {
                 payload,
                 lanes,
             },
-            links: sockets.into_iter().map(Link::new).collect(),
+            link: Link::new(socket),
         }
     }
 
-    /// Serve the socket of this number, from 0, on this thread; says why it ended. It is closed then.
-    pub(in crate::frontends) fn serve(&self, socket: usize) -> String {
-        let link = &self.links[socket];
-        let end = serve(&self.terms, link);
-        link.close();
+    /// Serve on this thread, and on those that it starts; says why it ended. The socket is closed then.
+    pub(in crate::frontends) fn serve(&self) -> String {
+        let end = serve(&self.terms, &self.link);
+        self.link.close();
         end.to_string()
     }
 
-    /// End every socket: [`Unnegotiated::serve`] returns once the disk has answered what it was
+    /// End the socket: [`Unnegotiated::serve`] returns once the disk has answered what it was
     /// asked. Nobody is told those answers any more.
     pub(in crate::frontends) fn close(&self) {
-        for link in &self.links {
-            link.close();
-        }
+        self.link.close();
     }
 }

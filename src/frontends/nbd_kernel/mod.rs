@@ -1,23 +1,28 @@
-//! `/dev/nbdN`: the kernel's own NBD client on sockets whose other ends this process serves.
+//! `/dev/nbdN`: the kernel's own NBD client on a socket whose other end this process serves.
 //!
 //! Called by [`super::start`]. No port, no negotiation: the kernel is told what the disk is when it
-//! gets the sockets, and speaks the protocol's transmission phase on them, which [`super::nbd`]
-//! answers. A parallel disk has several sockets, and several threads at each.
+//! gets the socket, and speaks the protocol's transmission phase on it, which [`super::nbd`] answers,
+//! for a parallel disk with several threads.
+//!
+//! There is one socket. On several the kernel sends a request once more that took longer than
+//! [`TIMEOUT`] (`nbd_xmit_timeout` of drivers/block/nbd.c): a plugin that is done with the first one
+//! late would undo what was written since. On one socket the request fails, and the device ends.
 //!
 //! What the kernel does not see is the end of this process: it waits for what is under way until
 //! [`TIMEOUT`]. Whoever sees it, the agent or the [guard](mod@guard), disconnects the device.
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pydisk_kernel::nbd::{self as kernel, Device, Error, Params};
-use pydisk_kernel::unforked::Unforked;
+use pydisk_kernel::threads;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::nbd::Unnegotiated;
@@ -41,8 +46,6 @@ const MAX_TRIM: u64 = 1 << 30;
 /// waits behind others counts, and a plugin may rightly be slow (a network that is away for a while),
 /// so it is long; it must be there at all for the case that nobody is left who could disconnect.
 const TIMEOUT: Duration = Duration::from_secs(3600);
-/// Threads at one socket, at least.
-const TOGETHER: u16 = 8;
 /// How long the first read of the device may take.
 const FIRST_READ: Duration = Duration::from_secs(60);
 /// How long others may keep a device busy that shall be stopped.
@@ -89,16 +92,11 @@ pub(super) fn start(
     // Before there is a device, so that whoever looks for it finds it at any time.
     fs::write(options.folder.join(IDENTITY), &identity)
         .map_err(|error| failed("the attachment's folder", &error))?;
-    let shape = Shape::of(disk.limits(), options);
-    let pairs = (0..shape.sockets).map(|_| pair());
-    let pairs: rustix::io::Result<Vec<_>> = pairs.collect();
-    let (ours, theirs): (Vec<_>, Vec<_>) = pairs
-        .map_err(|errno| failed("sockets", &errno))?
-        .into_iter()
-        .unzip();
-    let serving = Serving::start(disk, ours, shape.lanes, ended);
-    let serving = serving.map_err(|error| failed("threads", &error))?;
-    let connected = Device::connect(index, &theirs, &params);
+    let (ours, theirs) = pair().map_err(|errno| failed("a socket", &errno))?;
+    let lanes = lanes(disk.limits(), options);
+    let serving = Serving::start(disk, ours, lanes, ended);
+    let serving = serving.map_err(|error| failed("a thread", &error))?;
+    let connected = Device::connect(index, slice::from_ref(&theirs), &params);
     // The kernel holds its own.
     drop(theirs);
     let device = match connected {
@@ -149,7 +147,7 @@ impl Attached for KernelNbd {
         // A disconnect fails what is under way; so it waits for that, unless there is no end to it.
         if !calm(&device) {
             log::warn!("{path}: it is kept busy; requests that are under way fail");
-            serving.loops.close();
+            serving.socket.close();
         }
         let gone = device.disconnect();
         serving.join();
@@ -177,68 +175,51 @@ fn calm(device: &Device) -> bool {
     true
 }
 
-/// The threads that serve the sockets of one device.
+/// The thread that serves the socket of a device, and those that it starts.
 struct Serving {
-    /// A plugin may fork, and the child outlive this process: the sockets shall not.
-    _unforked: Unforked,
-    loops: Arc<Unnegotiated>,
-    threads: Vec<JoinHandle<()>>,
-    state: Arc<State>,
-}
-
-/// What the threads share.
-struct State {
-    /// Sockets that are served.
-    alive: AtomicUsize,
-    /// Their end is no news.
-    stopping: AtomicBool,
-    ended: Ended,
+    socket: Arc<Unnegotiated>,
+    thread: Option<JoinHandle<()>>,
+    /// Its end is no news.
+    stopping: Arc<AtomicBool>,
 }
 
 impl Serving {
-    /// A thread for each socket, and those that it starts.
     fn start(
         disk: Arc<dyn Disk>,
-        sockets: Vec<OwnedFd>,
+        socket: OwnedFd,
         lanes: u16,
         ended: Ended,
     ) -> std::io::Result<Self> {
-        let count = sockets.len();
-        let mut unforked = Unforked::default();
-        for socket in &sockets {
-            unforked.add(socket.as_fd());
-        }
-        let mut serving = Self {
-            _unforked: unforked,
-            loops: Arc::new(Unnegotiated::new(disk, sockets, MOST_IO, lanes)),
-            threads: Vec::with_capacity(count),
-            state: Arc::new(State {
-                alive: AtomicUsize::new(count),
-                stopping: AtomicBool::new(false),
-                ended,
-            }),
+        let socket = Arc::new(Unnegotiated::new(disk, socket, MOST_IO, lanes));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (served, expected) = (Arc::clone(&socket), Arc::clone(&stopping));
+        let serve = move || {
+            let why = served.serve();
+            if !expected.load(Ordering::Acquire) {
+                // Nobody may listen any more.
+                let told = format!("the kernel let go of the device: {why}");
+                ended.send(told).unwrap_or_default();
+            }
         };
-        for socket in 0..count {
-            let (loops, state) = (Arc::clone(&serving.loops), Arc::clone(&serving.state));
-            let thread = thread::Builder::new()
-                .name(format!("nbd-{socket}"))
-                .spawn(move || state.one_less(&loops.serve(socket)))?;
-            serving.threads.push(thread);
-        }
-        Ok(serving)
+        let thread = threads::deep("nbd").spawn(serve)?;
+        Ok(Self {
+            socket,
+            thread: Some(thread),
+            stopping,
+        })
     }
 
     fn stopping(&self) {
-        self.state.stopping.store(true, Ordering::Release);
+        self.stopping.store(true, Ordering::Release);
     }
 
-    /// End the sockets and wait until the disk is not called any more.
+    /// End the socket and wait until the disk is not called any more.
     fn join(mut self) {
-        self.loops.close();
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                log::error!("a serving thread panicked");
-            }
+        self.socket.close();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("a serving thread panicked");
         }
     }
 }
@@ -247,18 +228,7 @@ impl Drop for Serving {
     /// Whoever did not join leaves the threads alone: one of them waits for a plugin that hangs.
     fn drop(&mut self) {
         self.stopping();
-        self.loops.close();
-    }
-}
-
-impl State {
-    fn one_less(&self, why: &str) {
-        let last = self.alive.fetch_sub(1, Ordering::AcqRel) == 1;
-        if last && !self.stopping.load(Ordering::Acquire) {
-            // Nobody may listen any more.
-            let told = format!("the kernel let go of the device: {why}");
-            self.ended.send(told).unwrap_or_default();
-        }
+        self.socket.close();
     }
 }
 
@@ -279,32 +249,12 @@ fn new_identity(name: &str) -> String {
     format!("pydisk:{name}:{}:{nanoseconds}", std::process::id())
 }
 
-/// How the requests are spread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
-    sockets: u16,
-    /// Threads at each socket.
-    lanes: u16,
-}
-
-impl Shape {
-    /// One socket and one thread for a serial disk. A parallel one has a socket for each
-    /// [`TOGETHER`] threads: what one processor sends goes through one socket, and shall find several
-    /// threads there. The kernel has no more queues than processors: more sockets would lie idle.
-    fn of(limits: &Limits, options: &Options) -> Self {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        let most = u16::try_from(processors).unwrap_or(u16::MAX);
-        let lanes = if limits.parallel {
-            options.lanes.max(1)
-        } else {
-            1
-        };
-        let sockets = (lanes / TOGETHER).clamp(1, most);
-        Self {
-            sockets,
-            lanes: lanes.div_ceil(sockets),
-        }
+/// Requests that are served at the same time.
+fn lanes(limits: &Limits, options: &Options) -> u16 {
+    if limits.parallel {
+        return options.lanes.max(1);
     }
+    1
 }
 
 /// What the device is, by what the disk is.

@@ -81,38 +81,6 @@ fn every_block_size_of_a_disk_makes_parameters_that_the_driver_takes() {
     }
 }
 
-#[test]
-fn a_serial_disk_has_one_socket_and_a_parallel_one_all_its_lanes() {
-    let options = |lanes| Options {
-        name: "x".into(),
-        folder: "/".into(),
-        lanes,
-    };
-    let one = Shape {
-        sockets: 1,
-        lanes: 1,
-    };
-    assert_eq!(Shape::of(&limits(), &options(16)), one);
-    let parallel = Limits {
-        parallel: true,
-        ..limits()
-    };
-    assert_eq!(Shape::of(&parallel, &options(1)), one);
-    for lanes in [0, 2, 3, 16, 4096, u16::MAX] {
-        let Shape {
-            sockets,
-            lanes: each,
-        } = Shape::of(&parallel, &options(lanes));
-        let all = u32::from(sockets) * u32::from(each);
-        assert!(all >= u32::from(lanes), "{lanes}: {sockets} * {each}");
-        assert!(each >= lanes.min(TOGETHER), "{lanes}: {sockets} * {each}");
-        assert!(
-            all < u32::from(lanes.max(1)) + u32::from(sockets),
-            "{lanes}: {all}"
-        );
-    }
-}
-
 /// Whether there is a client; says why not, or fails where `PYDISK_REQUIRE` names nbd.
 fn available() -> bool {
     let Err(why) = pydisk_kernel::probe::probe_nbd() else {
@@ -250,4 +218,20 @@ fn what_is_under_way_is_answered_before_the_device_goes() {
     disk.mood(Mood::Works);
     assert_eq!(reader.join().unwrap().unwrap(), [9; 512]);
     stopper.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_parallel_disk_has_many_lanes_and_one_socket() {
+    if !available() {
+        return;
+    }
+    let disk = Recorder::new(SIZE, |_| ());
+    let mut bench = Bench::new();
+    bench.options.lanes = 32;
+    let attached = bench.start(&ANY, &disk).unwrap();
+    let name = attached.path().file_name().unwrap().to_owned();
+    // The driver has a queue for each socket.
+    let queues = Path::new("/sys/block").join(name).join("mq");
+    assert_eq!(fs::read_dir(queues).unwrap().count(), 1);
+    attached.stop().unwrap();
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pydisk_kernel::ublk::{Device, Error, Handler, Io, Op as Asked, Params, Running, Shape};
 
+use super::kernel_errnos::for_kernel;
 use super::{Attached, Ended, Options, answer};
 use crate::Refusal;
 use crate::disk::{Disk, Errno, Flags, Fua, Limits, Op, Request};
@@ -153,7 +154,8 @@ impl Handler for Served {
             flags,
             owner: Some(io.owner),
         };
-        answer(&*self.disk, request)
+        let kind = request.op.kind();
+        answer(&*self.disk, request).map_err(|errno| for_kernel(kind, errno))
     }
 
     fn batch(&self, work: &mut dyn FnMut()) {

@@ -59,9 +59,14 @@ const CALLBACKS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Callbacks whose return value says nothing, so that a coroutine or a generator would pass for
-/// success without a line of it having run.
+/// Callbacks whose return value says nothing, so that a generator would pass for success without a
+/// line of it having run.
 const NO_RESULT: &[&str] = &["pread", "pwrite", "flush", "trim", "zero", "cache"];
+
+/// Callbacks that serve requests.
+pub(super) const SERVING: &[&str] = &[
+    "pread", "pwrite", "flush", "trim", "zero", "cache", "extents",
+];
 
 /// The rules about the text of a script.
 const SOURCE: &str = include_str!("source.py");
@@ -113,10 +118,12 @@ fn refuse(py: Python<'_>, script: &Script) -> Result<(), Refusal> {
             let place = line(&callback).map_or_else(String::new, |line| format!(" (line {line})"));
             script.refuse(name, format_args!("{what}{place}"))
         };
-        if is("iscoroutinefunction") {
-            return Err(refuse("`async def` callbacks are not supported"));
+        if is("isasyncgenfunction") {
+            return Err(refuse(
+                "an `async def` with `yield` in it cannot be awaited: return a list",
+            ));
         }
-        if NO_RESULT.contains(name) && (is("isgeneratorfunction") || is("isasyncgenfunction")) {
+        if NO_RESULT.contains(name) && is("isgeneratorfunction") {
             return Err(refuse("a callback with `yield` in it never runs"));
         }
         if !accepts(&inspect, &callback, args) {
@@ -211,5 +218,21 @@ pub(super) fn defined(py: Python<'_>, script: &Script) -> Vec<&'static str> {
     let names = CALLBACKS.iter().map(|(name, ..)| *name);
     names
         .filter(|name| script.find(py, &PyString::intern(py, name)).is_some())
+        .collect()
+}
+
+/// The callbacks of a script that are coroutines.
+pub(super) fn coroutines(py: Python<'_>, script: &Script) -> Vec<&'static str> {
+    let Ok(inspect) = py.import("inspect") else {
+        return Vec::new();
+    };
+    let is_coroutine = |name: &&str| {
+        let callback = script.find(py, &PyString::intern(py, name))?;
+        let answer = inspect.call_method1("iscoroutinefunction", (callback,));
+        answer.ok()?.is_truthy().ok()
+    };
+    let names = CALLBACKS.iter().map(|(name, ..)| *name);
+    names
+        .filter(|name| is_coroutine(name).unwrap_or(false))
         .collect()
 }

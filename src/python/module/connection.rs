@@ -1,6 +1,5 @@
-//! Which client the callback on this thread is called for, and what it may ask and do about it.
+//! Which client the callback at hand is called for, and what it may ask and do about it.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,13 +8,8 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use super::stop;
+use super::{calling, stop};
 use crate::disk::Client;
-
-thread_local! {
-    /// The number of the [`Connection`] that the callback on this thread is called for; 0 for none.
-    static CURRENT: Cell<u64> = const { Cell::new(0) };
-}
 
 /// The connections that callbacks may be called for, by number. Held only while looked at, so that it
 /// may be waited for inside Python.
@@ -69,7 +63,7 @@ impl Connection {
     /// Until the result is dropped, callbacks on this thread are called for this connection. A
     /// number, not the connection itself, because this happens with each request.
     pub(in crate::python) fn enter(&self) -> Entered {
-        Entered(CURRENT.replace(self.number))
+        Entered(calling::replace_connection(self.number))
     }
 }
 
@@ -85,42 +79,43 @@ pub(in crate::python) struct Entered(u64);
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        CURRENT.set(self.0);
+        calling::replace_connection(self.0);
     }
 }
 
-/// The connection that the callback on this thread is called for. Threads that the plugin started
-/// have none.
-pub(super) fn current() -> Option<Arc<Known>> {
-    OPEN.lock().get(&CURRENT.get()).cloned()
+/// The connection that the callback at hand is called for. Threads that the plugin started have none.
+pub(super) fn current(py: Python<'_>) -> Option<Arc<Known>> {
+    let number = calling::connection(py);
+    OPEN.lock().get(&number).cloned()
 }
 
-/// The client that the callback on this thread is called for.
-pub(super) fn current_client() -> Option<Arc<Client>> {
-    current()?.client.clone()
+/// The client that the callback at hand is called for.
+pub(super) fn current_client(py: Python<'_>) -> Option<Arc<Client>> {
+    current(py)?.client.clone()
 }
 
 /// The name of the export that this client has open, with the default one filled in. Errors:
 /// RuntimeError outside of the callbacks from open to close.
 #[pyfunction]
-pub(super) fn export_name() -> PyResult<String> {
-    current()
+pub(super) fn export_name(py: Python<'_>) -> PyResult<String> {
+    current(py)
         .and_then(|known| known.export.clone())
         .ok_or_else(|| PyRuntimeError::new_err("nbdkit.export_name failed"))
 }
 
 /// Whether the connection to this client is encrypted. False where there is no client.
 #[pyfunction]
-pub(super) fn is_tls() -> bool {
-    current().is_some_and(|known| known.tls)
+pub(super) fn is_tls(py: Python<'_>) -> bool {
+    current(py).is_some_and(|known| known.tls)
 }
 
 /// Send this client away: at once, without an answer to anything, if force is true, else when what is
 /// under way is answered. Does nothing where there is no client.
 #[pyfunction]
 pub(super) fn disconnect(force: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = force.py();
     let force = force.is_truthy()?;
-    let Some(client) = current_client() else {
+    let Some(client) = current_client(py) else {
         log::debug!("nbdkit.disconnect: there is no client here: nothing is done");
         return Ok(());
     };

@@ -4,8 +4,8 @@
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+mod calling;
 mod connection;
-mod errors;
 mod paths;
 mod peer;
 mod stop;
@@ -14,8 +14,8 @@ mod values;
 
 mod password;
 
+pub(super) use calling::{Calling, chosen_error, clear_error, look_in};
 pub(super) use connection::Connection;
-pub(super) use errors::{chosen_error, clear_error};
 pub(super) use password::{allow_descriptors, remember_descriptors};
 pub(super) use stop::{interrupt_sleeps, on_shutdown};
 
@@ -25,9 +25,9 @@ pub(super) mod nbdkit {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::connection::{disconnect, export_name, is_tls};
+    use super::calling::set_error;
     #[pymodule_export]
-    use super::errors::set_error;
+    use super::connection::{disconnect, export_name, is_tls};
     #[pymodule_export]
     use super::password::read_password;
     #[pymodule_export]

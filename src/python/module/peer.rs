@@ -12,9 +12,9 @@ use pyo3::prelude::*;
 use super::{connection, unable};
 use crate::disk::{Client, Peer};
 
-/// The client that the callback on this thread is called for.
-fn client(what: &str) -> PyResult<Arc<Client>> {
-    let cause = match connection::current() {
+/// The client that the callback at hand is called for.
+fn client(py: Python<'_>, what: &str) -> PyResult<Arc<Client>> {
+    let cause = match connection::current(py) {
         None => "no callback of a client runs on this thread",
         Some(known) => match &known.client {
             Some(client) => return Ok(Arc::clone(client)),
@@ -25,8 +25,8 @@ fn client(what: &str) -> PyResult<Arc<Client>> {
 }
 
 /// What the kernel says of the process at the other end of a Unix socket.
-fn process<T>(what: &str, part: impl FnOnce(i32, u32, u32) -> T) -> PyResult<T> {
-    match client(what)?.peer {
+fn process<T>(py: Python<'_>, what: &str, part: impl FnOnce(i32, u32, u32) -> T) -> PyResult<T> {
+    match client(py, what)?.peer {
         Peer::Unix { pid, uid, gid } => Ok(part(pid, uid, gid)),
         ref other => Err(unable(
             what,
@@ -37,9 +37,9 @@ fn process<T>(what: &str, part: impl FnOnce(i32, u32, u32) -> T) -> PyResult<T> 
 
 /// The process of a client at a Unix socket. Errors: ValueError for any other.
 #[pyfunction]
-pub(super) fn peer_pid() -> PyResult<i32> {
+pub(super) fn peer_pid(py: Python<'_>) -> PyResult<i32> {
     let what = "get client pid";
-    let pid = process(what, |pid, _, _| pid)?;
+    let pid = process(py, what, |pid, _, _| pid)?;
     if pid <= 0 {
         return Err(unable(what, "the client is in another process namespace"));
     }
@@ -48,14 +48,14 @@ pub(super) fn peer_pid() -> PyResult<i32> {
 
 /// The user of a client at a Unix socket. Errors: ValueError for any other.
 #[pyfunction]
-pub(super) fn peer_uid() -> PyResult<u32> {
-    process("get client uid", |_, uid, _| uid)
+pub(super) fn peer_uid(py: Python<'_>) -> PyResult<u32> {
+    process(py, "get client uid", |_, uid, _| uid)
 }
 
 /// The group of a client at a Unix socket. Errors: ValueError for any other.
 #[pyfunction]
-pub(super) fn peer_gid() -> PyResult<u32> {
-    process("get client gid", |_, _, gid| gid)
+pub(super) fn peer_gid(py: Python<'_>) -> PyResult<u32> {
+    process(py, "get client gid", |_, _, gid| gid)
 }
 
 /// The address of the client as Python's sockets have it: (host, port), (host, port, flow, scope),
@@ -63,7 +63,7 @@ pub(super) fn peer_gid() -> PyResult<u32> {
 #[pyfunction]
 pub(super) fn peer_name(py: Python<'_>) -> PyResult<Py<PyAny>> {
     let what = "get client address";
-    match client(what)?.peer {
+    match client(py, what)?.peer {
         Peer::Tcp(SocketAddr::V4(at)) => (at.ip().to_string(), at.port()).into_py_any(py),
         Peer::Tcp(SocketAddr::V6(at)) => {
             let (flow, scope) = (at.flowinfo(), at.scope_id());
@@ -77,16 +77,16 @@ pub(super) fn peer_name(py: Python<'_>) -> PyResult<Py<PyAny>> {
 
 /// The security label of the client. Errors: ValueError.
 #[pyfunction]
-pub(super) fn peer_security_context() -> PyResult<String> {
+pub(super) fn peer_security_context(py: Python<'_>) -> PyResult<String> {
     let what = "get client security context";
-    client(what)?;
+    client(py, what)?;
     Err(unable(what, "security labels are not supported"))
 }
 
 /// The name in the client's certificate; "" if it showed none. Errors: ValueError without a client.
 #[pyfunction]
-pub(super) fn peer_tls_dn() -> PyResult<String> {
-    let client = client("get client TLS DN")?;
+pub(super) fn peer_tls_dn(py: Python<'_>) -> PyResult<String> {
+    let client = client(py, "get client TLS DN")?;
     Ok(client
         .certificate()
         .map_or_else(String::new, |found| found.subject.clone()))
@@ -95,8 +95,8 @@ pub(super) fn peer_tls_dn() -> PyResult<String> {
 /// The name of who issued the client's certificate; "" if it showed none. Errors: ValueError without
 /// a client.
 #[pyfunction]
-pub(super) fn peer_tls_issuer_dn() -> PyResult<String> {
-    let client = client("get issuer TLS DN")?;
+pub(super) fn peer_tls_issuer_dn(py: Python<'_>) -> PyResult<String> {
+    let client = client(py, "get issuer TLS DN")?;
     Ok(client
         .certificate()
         .map_or_else(String::new, |found| found.issuer.clone()))

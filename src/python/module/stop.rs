@@ -58,7 +58,7 @@ pub(super) fn shutdown() {
 /// detached or the client is gone. Errors: OverflowError for anything negative.
 #[pyfunction]
 pub(super) fn nanosleep(py: Python<'_>, sec: u32, nsec: u32) {
-    let client = connection::current_client();
+    let client = connection::current_client(py);
     let leaves = || client.as_ref().is_some_and(|client| client.is_leaving());
     let until = Instant::now() + Duration::new(sec.into(), 0) + Duration::from_nanos(nsec.into());
     let slept = py.detach(|| {

@@ -1,8 +1,13 @@
 //! How the file comes and goes: refused places, stopping, unmounting, killed processes.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
 use pydisk_kernel::usage::{self, User};
 
 use super::*;
+use crate::disk::{Emulate, Request};
+use crate::frontends::start;
 
 #[test]
 fn a_place_that_holds_something_is_refused_and_kept() {
@@ -123,6 +128,45 @@ fn a_request_that_never_ends_does_not_keep_the_stop() {
         rustix::process::geteuid().is_root()
     );
     soon("the disk is let go", || Arc::strong_count(&disk) == 1);
+}
+
+/// A disk that does one step after the other, in no time.
+#[derive(Debug)]
+struct Endless(Limits, AtomicU64);
+
+impl Disk for Endless {
+    fn limits(&self) -> &Limits {
+        &self.0
+    }
+    fn serve(&self, _: Request<'_>) -> crate::disk::Result {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_request_of_years_does_not_keep_the_stop() {
+    if !can_mount() {
+        return;
+    }
+    for (parallel, zero) in [(false, false), (true, false), (true, true)] {
+        let bench = Bench::new();
+        let mut limits = Limits::read_only(1 << 62);
+        limits.parallel = parallel;
+        limits.read_only = false;
+        limits.zero = zero;
+        let disk = Arc::new(Endless(limits, AtomicU64::new(0)));
+        let layered = Arc::new(Emulate::new(Arc::clone(&disk)));
+        let path = Target::File(bench.path());
+        let attached = start(&path, layered, &bench.options, bench.teller.clone()).unwrap();
+        let file = open(&bench.path(), OFlags::empty()).unwrap();
+        let zeroes = FallocateFlags::ZERO_RANGE;
+        let zeroing = thread::spawn(move || fallocate(&file, zeroes, 0, 1 << 62));
+        soon("it has begun", || disk.1.load(Ordering::Relaxed) > 3);
+        attached.stop().unwrap();
+        zeroing.join().unwrap().unwrap_err();
+        soon("the disk is let go", || Arc::strong_count(&disk) == 1);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::frontends::nbd::negotiation::Agreed;
 use crate::frontends::nbd::service::Seat;
 use crate::frontends::nbd::transmission::flags;
 use crate::frontends::nbd::wire::option::{Kind, Wanted, info, number, text};
-use crate::frontends::nbd::wire::{Handshake, LONGEST_STRING};
+use crate::frontends::nbd::wire::{Handshake, LONGEST_STRING, Transmission};
 
 /// How often a client that waits for a disk is looked after.
 const STEP: Duration = Duration::from_millis(50);
@@ -19,18 +19,18 @@ const STEP: Duration = Duration::from_millis(50);
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Zeroes that follow an export for clients of old.
-const ZEROES: [u8; 124] = [0; 124];
+pub(super) const ZEROES: [u8; 124] = [0; 124];
 
 /// An export with the seat of who has it open, which is free once the export is closed.
-struct Opened {
-    export: Box<dyn Export>,
+pub(super) struct Opened {
+    pub(super) export: Box<dyn Export>,
     seat: Seat,
 }
 
 /// Why an export was not opened: what to answer.
-struct Closed {
+pub(super) struct Closed {
     kind: Kind,
-    why: String,
+    pub(super) why: String,
 }
 
 impl Negotiation<'_> {
@@ -86,9 +86,8 @@ impl Negotiation<'_> {
             Ok(opened) => opened,
             Err(Closed { why, .. }) => return Err(End::Refused(why)),
         };
-        let limits = opened.export.disk().limits();
-        let size = limits.size.to_be_bytes();
-        let flags = flags(limits, self.chosen.shape).bits().to_be_bytes();
+        let size = opened.export.disk().limits().size.to_be_bytes();
+        let flags = self.flags_of(&*opened.export).bits().to_be_bytes();
         let zeroes: &[u8] = match self.handshake.contains(Handshake::NO_ZEROES) {
             true => &[],
             false => &ZEROES,
@@ -99,7 +98,16 @@ impl Negotiation<'_> {
         Ok(Next::Transmission(agreed))
     }
 
-    fn open(&mut self, name: &str) -> Result<Result<Opened, Closed>, End> {
+    /// What the client is told that an export can do.
+    pub(super) fn flags_of(&self, export: &dyn Export) -> Transmission {
+        let mut flags = flags(export.disk().limits(), self.chosen.shape);
+        if !self.service.dialect.several_connections {
+            flags.remove(Transmission::CAN_MULTI_CONN);
+        }
+        flags
+    }
+
+    pub(super) fn open(&mut self, name: &str) -> Result<Result<Opened, Closed>, End> {
         let Some(seat) = self.service.seats.take() else {
             return Ok(Err(Closed {
                 kind: Kind::ErrPolicy,
@@ -152,7 +160,7 @@ impl Negotiation<'_> {
         }
     }
 
-    fn agree(&self, asked_for: &str, opened: Opened) -> Agreed {
+    pub(super) fn agree(&self, asked_for: &str, opened: Opened) -> Agreed {
         let Opened { export, seat } = opened;
         self.standing.opened(export.name());
         let chosen_for = self.chosen.allocation_of.as_deref();
@@ -167,7 +175,7 @@ impl Negotiation<'_> {
     /// Tell about an export what the client must know, and what it asked for.
     fn inform(&mut self, option: u32, wanted: &Wanted<'_>, export: &dyn Export) -> Result<(), End> {
         let limits = export.disk().limits();
-        let flags = flags(limits, self.chosen.shape).bits().to_be_bytes();
+        let flags = self.flags_of(export).bits().to_be_bytes();
         let size = limits.size.to_be_bytes();
         self.inform_of(option, info::EXPORT, &[&size, &flags]);
         if wanted.asks_for(info::NAME) {

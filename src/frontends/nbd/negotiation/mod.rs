@@ -16,6 +16,7 @@ use crate::disk::{Client, Export, Guest};
 
 mod contexts;
 mod exports;
+mod oldstyle;
 
 /// Options in one negotiation; who asks for more is disconnected.
 const MOST_OPTIONS: u32 = 1000;
@@ -83,10 +84,6 @@ pub(super) fn negotiate(
     deadline: Instant,
 ) -> Result<(Agreed, Box<dyn Guest>), End> {
     link.set_deadline(Some(deadline))?;
-    link.write_all(&mut [IoSlice::new(&greeting())])?;
-    let mut answer = [0; 4];
-    link.read_exact(&mut answer)?;
-    let handshake = client_flags(answer).ok_or(End::Broken("a flag that was not offered"))?;
     let mut negotiation = Negotiation {
         service,
         link,
@@ -94,12 +91,17 @@ pub(super) fn negotiate(
         client,
         standing,
         deadline,
-        handshake,
+        handshake: Handshake::empty(),
         tls: false,
         chosen: Chosen::NOTHING,
         data: Vec::new(),
         replies: Vec::new(),
     };
+    if service.dialect.oldstyle {
+        let agreed = negotiation.tell_oldstyle()?;
+        return Ok((agreed, negotiation.guest));
+    }
+    negotiation.greet()?;
     for _ in 0..MOST_OPTIONS {
         if let Next::Transmission(agreed) = negotiation.option()? {
             return Ok((agreed, negotiation.guest));
@@ -109,6 +111,18 @@ pub(super) fn negotiate(
 }
 
 impl Negotiation<'_> {
+    /// Say what this server speaks, and hear what of it the client does.
+    fn greet(&mut self) -> Result<(), End> {
+        let offered = Handshake::from_bits_truncate(self.service.dialect.handshake);
+        self.link
+            .write_all(&mut [IoSlice::new(&greeting(offered))])?;
+        let mut answer = [0; 4];
+        self.link.read_exact(&mut answer)?;
+        self.handshake =
+            client_flags(answer, offered).ok_or(End::Broken("a flag that was not offered"))?;
+        Ok(())
+    }
+
     /// Read one option and answer it.
     fn option(&mut self) -> Result<Next, End> {
         let mut head = [0; Head::SIZE];
@@ -161,6 +175,9 @@ impl Negotiation<'_> {
             }
             return self.refuse(option, Kind::ErrTlsReqd, "TLS is required here");
         }
+        if !self.speaks(option) {
+            return self.refuse(option, Kind::ErrUnsup, "this server does not offer it");
+        }
         match option {
             number::EXPORT_NAME => self.export_name(data),
             number::ABORT => self.abort(),
@@ -172,6 +189,18 @@ impl Negotiation<'_> {
             number::LIST_META_CONTEXT => self.list_meta_context(data),
             number::SET_META_CONTEXT => self.set_meta_context(data),
             _ => self.refuse(option, Kind::ErrUnsup, "an unknown option"),
+        }
+    }
+
+    /// Whether the option belongs to what this server was told to speak.
+    fn speaks(&self, option: u32) -> bool {
+        let dialect = &self.service.dialect;
+        let offered = Handshake::from_bits_truncate(dialect.handshake);
+        match option {
+            number::EXPORT_NAME => true,
+            _ if !offered.contains(Handshake::FIXED_NEWSTYLE) => false,
+            number::STRUCTURED_REPLY | number::EXTENDED_HEADERS => dialect.structured,
+            _ => true,
         }
     }
 

@@ -18,10 +18,14 @@ use super::wire::request::Head;
 use super::wire::{Asked, OPTION_MAGIC, OPTION_REPLY_MAGIC, Shape};
 use crate::disk::memory::Memory;
 use crate::disk::{Check, Client, Disk, Errno, Peer, Result};
+use crate::frontends::nbd::dialect::Dialect;
 
+mod abandoned;
 mod cut;
+mod large;
 mod model;
 mod negotiating;
+mod panics;
 mod requests;
 mod serving;
 mod together;
@@ -36,6 +40,7 @@ pub(super) fn service(disk: impl Disk + 'static) -> Service {
         }),
         seats: Seats::new(bounds.clients),
         bounds,
+        dialect: Dialect::default(),
         tls: Tls::Off,
     }
 }
@@ -52,8 +57,8 @@ impl Caller {
     /// Somebody who does not negotiate, as the kernel.
     pub(super) fn unnegotiated(disk: Arc<dyn Disk>) -> Self {
         let (stream, theirs) = UnixStream::pair().unwrap();
-        let server = Unnegotiated::new(disk, vec![theirs.into()], 32 << 20, 4);
-        let thread = std::thread::spawn(move || match server.serve(0).as_str() {
+        let server = Unnegotiated::new(disk, theirs.into(), 32 << 20, 4);
+        let thread = std::thread::spawn(move || match server.serve().as_str() {
             "disconnected" => End::Disconnected,
             other => panic!("{other}"),
         });
@@ -86,35 +91,55 @@ impl Caller {
         }
     }
 
+    /// Somebody who is connected to a server on threads of its own.
+    pub(super) fn over(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            thread: None,
+            standing: Arc::default(),
+            shape: Shape::Simple,
+        }
+    }
+
     /// Connect and exchange flags.
     pub(super) fn greeted(service: &Arc<Service>) -> Self {
         let mut caller = Self::connect(service);
-        assert_eq!(caller.receive(18), b"NBDMAGICIHAVEOPT\0\x03");
-        caller.send(&[0, 0, 0, 3]);
+        caller.greet();
         caller
+    }
+
+    fn greet(&mut self) {
+        assert_eq!(self.receive(18), b"NBDMAGICIHAVEOPT\0\x03");
+        self.send(&[0, 0, 0, 3]);
     }
 
     /// Connect, choose `shape` and `base:allocation` where there are chunks, and go.
     pub(super) fn gone(service: &Arc<Service>, shape: Shape) -> Self {
-        let mut caller = Self::greeted(service);
+        let mut caller = Self::connect(service);
+        caller.go(shape);
+        caller
+    }
+
+    /// The same, once connected.
+    pub(super) fn go(&mut self, shape: Shape) {
+        self.greet();
         let option = match shape {
             Shape::Simple => None,
             Shape::Structured => Some(8),
             Shape::Extended => Some(11),
         };
         if let Some(option) = option {
-            assert_eq!(caller.option(option, b""), [(1, vec![])]);
+            assert_eq!(self.option(option, b""), [(1, vec![])]);
             let context = [
                 &with_len("disk")[..],
                 &[0, 0, 0, 1],
                 &with_len("base:allocation"),
             ];
-            assert_eq!(caller.option(10, &context.concat()).len(), 2);
+            assert_eq!(self.option(10, &context.concat()).len(), 2);
         }
-        let replies = caller.option(7, &[with_len("disk"), vec![0, 0]].concat());
+        let replies = self.option(7, &[with_len("disk"), vec![0, 0]].concat());
         assert_eq!(replies.last(), Some(&(1, vec![])), "{replies:?}");
-        caller.shape = shape;
-        caller
+        self.shape = shape;
     }
 
     pub(super) fn send(&mut self, bytes: &[u8]) {

@@ -59,7 +59,7 @@ fn info_tells_what_was_asked_for_and_leaves_the_choice_open() {
     assert_eq!(all.len(), 5);
     assert_eq!(all[1], (3, b"\0\x01disk".to_vec()));
     assert_eq!(all[2], (3, b"\0\x02of a test".to_vec()));
-    assert_eq!(all[3], (3, vec![0, 3, 0, 0, 0, 1, 0, 0, 16, 0, 2, 0, 0, 0]));
+    assert_eq!(all[3], (3, vec![0, 3, 0, 0, 0, 1, 0, 0, 16, 0, 4, 0, 0, 0]));
     let unknown = caller.option(6, &[with_len("no"), vec![0, 0]].concat());
     assert_eq!(unknown, [(0x8000_0006, b"no export `no`".to_vec())]);
     assert_eq!(caller.standing.export(), None);
@@ -150,11 +150,13 @@ fn contexts_are_listed_and_chosen_with_structured_replies_only() {
         assert_eq!(caller.option(option, &query(&[]))[0].0, 0x8000_0003);
     }
     caller.option(8, b"");
-    let context = (4, b"\0\0\0\x01base:allocation".to_vec());
-    let (found, nothing) = (vec![context, (1, vec![])], vec![(1, vec![])]);
-    assert_eq!(caller.option(9, &query(&[])), found);
-    assert_eq!(caller.option(9, &query(&["x:y", "base:"])), found);
-    assert_eq!(caller.option(9, &query(&["base:allocation"])), found);
+    let context = |id: u8| (4, [&[0, 0, 0, id], &b"base:allocation"[..]].concat());
+    let (found, nothing) = (vec![context(1), (1, vec![])], vec![(1, vec![])]);
+    // In a list the number is reserved.
+    let listed = vec![context(0), (1, vec![])];
+    assert_eq!(caller.option(9, &query(&[])), listed);
+    assert_eq!(caller.option(9, &query(&["x:y", "base:"])), listed);
+    assert_eq!(caller.option(9, &query(&["base:allocation"])), listed);
     assert_eq!(caller.option(9, &query(&["base:other"])), nothing);
     assert_eq!(caller.option(10, &query(&["base:"])), nothing);
     assert_eq!(caller.option(10, &query(&["base:allocation"])), found);

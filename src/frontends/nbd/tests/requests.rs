@@ -95,9 +95,10 @@ fn requests_outside_the_disk_are_refused_and_the_next_one_is_served() {
         }
         for command in [0, 1, 4, 5, 6, 7] {
             let asked = if command == 1 { announced } else { NONE };
+            let error = if matches!(command, 1 | 6) { 28 } else { 22 };
             assert_eq!(
                 caller.call(command, asked, 0, b"", 0).error,
-                22,
+                error,
                 "{command}"
             );
         }
@@ -152,6 +153,23 @@ fn flags_that_do_not_belong_are_refused() {
                 assert_eq!(reply.error == 0, allowed, "{command} {bit:?} {reply:?}");
             }
         }
+    }
+}
+
+#[test]
+fn what_is_wrong_in_several_ways_gets_the_first_error() {
+    for shape in SHAPES {
+        let odd = Asked::DF | Asked::FAST_ZERO;
+        let (_, mut caller) = with(|limits| limits.read_only = true, shape);
+        assert_eq!(caller.call(6, odd, SIZE, b"", 512).error, 1, "read-only");
+        let (_, mut caller) = with(|_| (), shape);
+        assert_eq!(
+            caller.call(6, odd, SIZE, b"", 512).error,
+            28,
+            "past the end"
+        );
+        assert_eq!(caller.call(6, odd, 0, b"", 512).error, 22, "an odd flag");
+        assert_eq!(caller.call(3, odd, 0, b"", 0).error, 22, "an odd flag");
     }
 }
 
@@ -236,9 +254,12 @@ fn too_much_data_is_refused_and_far_too_much_not_even_read() {
         let service = Arc::new(service);
         let announced = write_flags(shape);
         let mut caller = Caller::gone(&service, shape);
-        assert_eq!(caller.call(0, NONE, 0, b"", 4097).error, 75);
-        assert_eq!(caller.call(1, announced, 0, &[1; 4097], 4097).error, 75);
-        assert_eq!(caller.call(1, announced, 0, &[1; 16384], 16384).error, 75);
+        assert_eq!(caller.call(0, NONE, 0, b"", 4097).error, 12);
+        if shape >= Shape::Structured {
+            assert_eq!(caller.call(0, Asked::DF, 0, b"", 4097).error, 75);
+        }
+        assert_eq!(caller.call(1, announced, 0, &[1; 4097], 4097).error, 12);
+        assert_eq!(caller.call(1, announced, 0, &[1; 16384], 16384).error, 12);
         assert_eq!(caller.call(0, NONE, 0, b"", 4096).bytes(0, 4096), [0; 4096]);
         assert_eq!(caller.call(6, NONE, 0, b"", SIZE).error, 0, "no data");
         caller.ask(1, announced, 0, 16385, 0);

@@ -19,6 +19,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::Shelf;
 use crate::Refusal;
 use crate::disk::Peer;
+use crate::frontends::nbd::dialect::Dialect;
+use crate::frontends::nbd::family::Family;
 use crate::frontends::nbd::testing::{certificates, pipes_of_client, within};
 use crate::frontends::nbd::{Bounds, Place, Server, Setup, TlsMode, TlsSetup};
 use crate::frontends::testing::{Mood, Recorder, skipped};
@@ -66,6 +68,9 @@ impl Bench {
             folder: self.folder.path().to_owned(),
             bounds: self.bounds.clone(),
             tls: self.tls.clone(),
+            dialect: Dialect::default(),
+            family: Family::Any,
+            label: None,
             passed,
         };
         Server::start(setup, Arc::new(shelf), self.ended.0.clone())

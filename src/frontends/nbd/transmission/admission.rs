@@ -46,30 +46,24 @@ const fn refused(failure: Failure, why: &'static str) -> Refused {
 }
 
 /// Judge a request: by what was agreed upon, and by the limits of the disk.
+///
+/// What is wrong in several ways gets the error that nbdkit gives: first who may write, then the range,
+/// then flags and what is offered, at last how much it is.
 pub(super) fn admit(terms: &Terms, head: &Head) -> Result<Order, Refused> {
     let limits = terms.disk.limits();
     let what = what(head)?;
-    known_flags(terms, head)?;
     if what.modifies() && limits.read_only {
         return Err(refused(Failure::Perm, "the export is read-only"));
     }
-    offered(terms, head, what)?;
     let order = Order {
         what,
         at: head.at,
         len: head.len,
         flags: what.flags(head.asked),
     };
-    if what == What::Flush {
-        if head.at != 0 || head.len != 0 {
-            return Err(refused(
-                Failure::Inval,
-                "a flush has no offset and no length",
-            ));
-        }
-        return Ok(order);
-    }
     order.in_range(limits)?;
+    known_flags(terms, head)?;
+    offered(terms, head, what)?;
     order.in_size(terms, limits)?;
     Ok(order)
 }
@@ -163,8 +157,21 @@ impl What {
 
 impl Order {
     fn in_range(&self, limits: &Limits) -> Result<(), Refused> {
+        if self.what == What::Flush {
+            if self.at == 0 && self.len == 0 {
+                return Ok(());
+            }
+            return Err(refused(
+                Failure::Inval,
+                "a flush has no offset and no length",
+            ));
+        }
+        let failure = match self.what {
+            What::Write | What::Zero => Failure::NoSpc,
+            _ => Failure::Inval,
+        };
         if self.len == 0 {
-            return Err(refused(Failure::Inval, "a request for no byte at all"));
+            return Err(refused(failure, "a request for no byte at all"));
         }
         let fits = self
             .at
@@ -173,22 +180,21 @@ impl Order {
         if fits {
             return Ok(());
         }
-        let failure = match self.what {
-            What::Write | What::Zero => Failure::NoSpc,
-            _ => Failure::Inval,
-        };
         Err(refused(failure, "past the end of the export"))
     }
 
     fn in_size(&self, terms: &Terms, limits: &Limits) -> Result<(), Refused> {
         let has_data = self.what.carries_data();
         if has_data && self.len > terms.payload.into() {
-            return Err(refused(
-                Failure::Overflow,
-                "more data than the server takes",
-            ));
+            // nbdkit's word. The protocol has one of its own for what might come in several chunks
+            // otherwise.
+            let failure = match self.what {
+                What::Read { whole: true } => Failure::Overflow,
+                _ => Failure::NoMem,
+            };
+            return Err(refused(failure, "more data than the server takes"));
         }
-        if !limits.strict_blocks {
+        if !limits.strict_blocks || self.what == What::Flush {
             return Ok(());
         }
         let (minimum, maximum) = (limits.block.minimum.max(1), limits.block.maximum);

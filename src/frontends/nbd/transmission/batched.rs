@@ -1,106 +1,107 @@
 //! The loop for a disk that one thread calls at a time: take all requests that have come, have them
 //! served in one batch, send all replies in one call.
+//!
+//! The disk is called by the connection's own thread only, as nbdkit does it, since some of what a
+//! plugin opens may be used by the thread that opened it and by no other. Where data is large, a
+//! second thread [aside](super::aside) carries it meanwhile: it sends the replies of the batch before
+//! and takes the batch after.
 
-use std::time::{Duration, Instant};
+use std::io;
+use std::mem;
+use std::thread::{self, Scope};
 
 use pydisk_kernel::pages::Slot;
 
 use super::Terms;
-use super::incoming::{Arrival, Incoming};
+use super::aside::{Aside, Errand};
+use super::batch::Batch;
+use super::incoming::Incoming;
 use super::outbox::Outbox;
-use super::performing::perform;
+use super::vigil::Vigil;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
 
-/// Requests in a batch.
-const REQUESTS: usize = 32;
-/// Bytes in a batch, not counting its last request.
-const BYTES: u64 = 1 << 20;
-/// The replies that are there are sent after so long, although the batch is not done.
-const PATIENCE: Duration = Duration::from_micros(500);
-/// A slot that lent more takes new memory the next time, so that a client that once sent large
-/// requests does not keep memory for all of them.
-const KEPT: usize = 256 << 10;
-/// The same for the first slot, which most large requests go through.
-const KEPT_BY_FIRST: usize = 4 << 20;
-
-/// Requests on their way through the loop.
-struct Batch {
-    arrivals: Vec<Arrival>,
-    /// The memory of each.
-    slots: Vec<Slot>,
-    out: Outbox,
-}
-
 /// Serve requests until there are no more.
 pub(super) fn run(terms: &Terms, link: &Link) -> End {
-    let mut incoming = Incoming::new(link);
-    let mut batch = Batch {
-        arrivals: Vec::with_capacity(REQUESTS),
-        slots: Vec::with_capacity(REQUESTS),
-        out: Outbox::new(terms.shape),
-    };
-    loop {
-        let end = batch.gather(terms, &mut incoming);
-        if let Err(error) = batch.serve(terms, link) {
+    let aside = Aside::new(terms, link);
+    thread::scope(|scope| {
+        let _leave = aside.until_dropped();
+        let mut conversation = Conversation {
+            terms,
+            link,
+            aside: &aside,
+            vigil: Vigil::default(),
+        };
+        conversation.hold(scope).unwrap_or_else(|error| {
             link.close();
-            return error.into();
-        }
-        if let Some(end) = end {
-            return end;
-        }
-    }
+            error.into()
+        })
+    })
 }
 
-impl Batch {
-    /// Wait for a request and take what has come with it.
-    fn gather(&mut self, terms: &Terms, incoming: &mut Incoming<'_>) -> Option<End> {
-        self.arrivals.clear();
-        let mut bytes = 0;
-        while self.arrivals.is_empty()
-            || self.arrivals.len() < REQUESTS && bytes < BYTES && incoming.is_ready(terms)
-        {
-            let index = self.arrivals.len();
-            if index == self.slots.len() {
-                self.slots.push(Slot::new());
+struct Conversation<'s, 'a> {
+    terms: &'a Terms,
+    link: &'a Link,
+    aside: &'s Aside<'a>,
+    /// Over the thread aside.
+    vigil: Vigil,
+}
+
+impl<'s, 'a> Conversation<'s, 'a> {
+    fn hold(&mut self, scope: &'s Scope<'s, '_>) -> io::Result<End> {
+        let empty = || Batch::new(self.terms.shape);
+        let mut batch = empty();
+        let mut errand = Box::new(Errand {
+            before: empty(),
+            incoming: Incoming::new(self.link),
+            next: empty(),
+        });
+        loop {
+            let mut end = batch.gather(self.terms, &mut errand.incoming);
+            if end.is_none() && batch.is_large() {
+                (batch, errand, end) = self.serve_large(scope, batch, errand)?;
             }
-            match incoming.take(terms, &mut self.slots[index]) {
-                Ok(arrival) => {
-                    bytes += arrival.memory();
-                    self.arrivals.push(arrival);
-                }
-                Err(end) => return Some(end),
+            let send = |out: &mut Outbox, slots: &[Slot]| out.send(self.link, slots);
+            batch.serve(self.terms, send)?;
+            batch.send(self.link)?;
+            if let Some(end) = end {
+                return Ok(end);
             }
         }
-        None
     }
 
-    fn serve(&mut self, terms: &Terms, link: &Link) -> std::io::Result<()> {
-        let Self {
-            arrivals,
-            slots,
-            out,
-        } = self;
-        let mut done = 0;
-        while done < arrivals.len() {
-            terms.disk.batch(&mut || {
-                let start = Instant::now();
-                while done < arrivals.len() {
-                    perform(terms, &arrivals[done], &mut slots[done], done, out);
-                    done += 1;
-                    if start.elapsed() > PATIENCE {
-                        break;
-                    }
-                }
-            });
-            out.send(link, slots)?;
-        }
-        for (index, slot) in slots.iter_mut().enumerate() {
-            let kept = if index == 0 { KEPT_BY_FIRST } else { KEPT };
-            if slot.lent().len() > kept {
-                *slot = Slot::new();
+    /// Serve large batches for as long as one follows the other, and give back what came then, with
+    /// the reason if nothing more comes.
+    fn serve_large(
+        &mut self,
+        scope: &'s Scope<'s, '_>,
+        mut batch: Batch,
+        mut errand: Box<Errand<'a>>,
+    ) -> io::Result<(Batch, Box<Errand<'a>>, Option<End>)> {
+        loop {
+            if let Err(mut errand) = self.aside.send(scope, errand) {
+                errand.before.send(self.link)?;
+                return Ok((batch, errand, None));
             }
+            let (aside, vigil) = (self.aside, &mut self.vigil);
+            batch.serve(self.terms, |out, slots| {
+                aside.let_it_reply(vigil);
+                out.send(self.link, slots)
+            })?;
+            if !aside.let_it_reply(vigil) {
+                // What comes next may take long to come, or wait for this.
+                batch.send(self.link)?;
+            }
+            let done = self.aside.finish(&mut self.vigil)?;
+            let end = done.outcome?;
+            errand = done.errand;
+            if end.is_some() || !errand.next.is_large() {
+                batch.send(self.link)?;
+                mem::swap(&mut batch, &mut errand.next);
+                return Ok((batch, errand, end));
+            }
+            mem::swap(&mut batch, &mut errand.before);
+            mem::swap(&mut batch, &mut errand.next);
         }
-        Ok(())
     }
 }

@@ -6,6 +6,7 @@ use pydisk_kernel::pages::Slot;
 
 use super::Terms;
 use super::admission::{Order, Refused, What, admit};
+use super::vigil::Vigil;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
 use crate::frontends::nbd::wire::request::Head;
@@ -25,6 +26,7 @@ pub(super) struct Incoming<'a> {
     buffer: Box<[u8]>,
     /// Where in `buffer` lies what has come and was not taken.
     here: Range<usize>,
+    vigil: Vigil,
 }
 
 /// A request that was taken off the connection, with its payload, if it is to be served, in the slot.
@@ -52,6 +54,7 @@ impl<'a> Incoming<'a> {
             link,
             buffer: vec![0; READ_AHEAD].into_boxed_slice(),
             here: 0..0,
+            vigil: Vigil::default(),
         }
     }
 
@@ -65,6 +68,20 @@ impl<'a> Incoming<'a> {
         // What cannot be followed ends the conversation, which does not wait either.
         Head::decode(terms.shape, here)
             .is_none_or(|head| head.payload(terms.shape) <= (here.len() - size) as u64)
+    }
+
+    /// Whether the next request has begun to come, so that taking it waits for its payload at most.
+    /// Takes what the connection has brought, and waits for nothing.
+    pub(super) fn look(&mut self, terms: &Terms) -> Result<bool, End> {
+        let size = Head::size(terms.shape);
+        if self.here.len() < size {
+            self.make_room();
+            match self.link.read_now(&mut self.buffer[self.here.end..])? {
+                Some(0) => return Err(End::Vanished),
+                came => self.here.end += came.unwrap_or(0),
+            }
+        }
+        Ok(self.here.len() >= size)
     }
 
     /// Wait for the next request. Its payload goes to `slot`.
@@ -153,6 +170,22 @@ impl<'a> Incoming<'a> {
 
     /// Wait for more bytes.
     fn more(&mut self) -> Result<(), End> {
+        self.make_room();
+        let room = &mut self.buffer[self.here.end..];
+        let link = self.link;
+        let came = self.vigil.keep(
+            room,
+            |room| link.read_now(room).transpose(),
+            |room| link.read(room),
+        )?;
+        if came == 0 {
+            return Err(End::Vanished);
+        }
+        self.here.end += came;
+        Ok(())
+    }
+
+    fn make_room(&mut self) {
         if self.here.is_empty() {
             self.here = 0..0;
         }
@@ -160,11 +193,5 @@ impl<'a> Incoming<'a> {
             self.buffer.copy_within(self.here.clone(), 0);
             self.here = 0..self.here.len();
         }
-        let came = self.link.read(&mut self.buffer[self.here.end..])?;
-        if came == 0 {
-            return Err(End::Vanished);
-        }
-        self.here.end += came;
-        Ok(())
     }
 }

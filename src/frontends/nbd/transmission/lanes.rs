@@ -3,6 +3,7 @@
 //! threads.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::{self, Scope};
@@ -10,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pydisk_kernel::pages::Slot;
+use pydisk_kernel::threads;
 
 use super::Terms;
 use super::incoming::{Arrival, Incoming};
 use super::outbox::{Outbox, Pending};
 use super::performing::perform;
 use super::turns::Turns;
+use crate::disk::waited_for;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
 
@@ -75,6 +78,17 @@ struct Taken {
 
 impl Shared<'_> {
     fn lane<'s>(&'s self, scope: &'s Scope<'s, '_>) {
+        let lived = catch_unwind(AssertUnwindSafe(|| {
+            waited_for(self.link.listener(), || self.live(scope));
+        }));
+        if lived.is_err() {
+            // What it had taken is not answered any more, and the turn may have been its.
+            self.link.close();
+            self.over(End::Panicked);
+        }
+    }
+
+    fn live<'s>(&'s self, scope: &'s Scope<'s, '_>) {
         self.terms.disk.lane(&mut || {
             let mut lane = Lane {
                 slot: Slot::new(),
@@ -164,7 +178,7 @@ impl Shared<'_> {
         if counted.is_err() {
             return;
         }
-        let thread = thread::Builder::new().name("nbd-lane".into());
+        let thread = threads::deep("nbd-lane");
         if let Err(error) = thread.spawn_scoped(scope, || self.lane(scope)) {
             // There is one lane at least, and it tries again with the next request.
             self.started.fetch_sub(1, Ordering::AcqRel);

@@ -4,20 +4,24 @@
 //! serve them, `outbox` sends the replies. Two loops join them: `batched` for a disk that one thread
 //! calls at a time, `lanes` for one that takes several.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::ending::End;
 use super::link::Link;
 use super::wire::{Shape, Transmission};
-use crate::disk::{Cache, Client, Disk, Fua, Limits};
+use crate::disk::{Cache, Client, Disk, Fua, Limits, waited_for};
 
 mod admission;
+mod aside;
+mod batch;
 mod batched;
 mod incoming;
 mod lanes;
 mod outbox;
 mod performing;
 mod turns;
+mod vigil;
 
 /// What client and server agreed upon.
 #[derive(Debug)]
@@ -35,15 +39,25 @@ pub(super) struct Terms {
 }
 
 /// Serve requests until there are no more. Every request that was taken is answered, unless the
-/// connection breaks.
+/// connection breaks: which it does, too, when something panics, so that nobody waits for an answer.
 pub(super) fn serve(terms: &Terms, link: &Link) -> End {
+    let end = catch_unwind(AssertUnwindSafe(|| run(terms, link)));
+    end.unwrap_or_else(|_panic| {
+        link.close();
+        End::Panicked
+    })
+}
+
+fn run(terms: &Terms, link: &Link) -> End {
     if terms.disk.limits().parallel && terms.lanes > 1 {
         return lanes::run(terms, link);
     }
     let mut end = None;
-    terms
-        .disk
-        .lane(&mut || end = Some(batched::run(terms, link)));
+    waited_for(link.listener(), || {
+        terms
+            .disk
+            .lane(&mut || end = Some(batched::run(terms, link)));
+    });
     end.expect("a disk runs what it is given to run")
 }
 

@@ -1,6 +1,7 @@
 //! Has the disk serve a request and puts the reply into the outbox.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pydisk_kernel::pages::Slot;
 
@@ -42,20 +43,43 @@ pub(super) fn perform(
         let why = "the disk has asked this client to leave";
         return out.failure(arrival, Refused { failure, why });
     }
-    let served = match order.what {
-        What::Read { whole } => read(terms, &order, whole, slot)
-            .map(|pieces| out.read(arrival, index, pieces.as_slice())),
-        What::Status { first_only } => status(terms, &order, first_only)
-            .map(|found| told(terms, &order, first_only, &found, arrival, out)),
-        What::Write => write(terms, &order, slot).map(|()| out.success(arrival)),
-        What::Zero => change(terms, &order, Op::Zero(order.len)).map(|()| out.success(arrival)),
-        What::Trim => change(terms, &order, Op::Trim(order.len)).map(|()| out.success(arrival)),
-        What::Cache => change(terms, &order, Op::Cache(order.len)).map(|()| out.success(arrival)),
-        What::Flush => change(terms, &order, Op::Flush).map(|()| out.success(arrival)),
-    };
-    if let Err(refused) = served {
-        out.failure(arrival, refused);
+    let served = catch_unwind(AssertUnwindSafe(|| serve(terms, &order, slot)));
+    let served = served.unwrap_or_else(|_panic| {
+        log::error!("NBD: a panic around a request, which is answered with EIO");
+        Err(failure(Errno::IO, &order))
+    });
+    match served {
+        Ok(Served::Done) => out.success(arrival),
+        Ok(Served::Read(pieces)) => out.read(arrival, index, pieces.as_slice()),
+        Ok(Served::Status(found, first_only)) => {
+            told(terms, &order, first_only, &found, arrival, out);
+        }
+        Err(refused) => out.failure(arrival, refused),
     }
+}
+
+/// What is answered to a request that has succeeded.
+enum Served {
+    Done,
+    Read(Pieces),
+    /// The extents, of which the client may want only the first.
+    Status(Extents, bool),
+}
+
+fn serve(terms: &Terms, order: &Order, slot: &mut Slot) -> Result<Served, Refused> {
+    let op = match order.what {
+        What::Read { whole } => return read(terms, order, whole, slot).map(Served::Read),
+        What::Status { first_only } => {
+            let found = status(terms, order, first_only)?;
+            return Ok(Served::Status(found, first_only));
+        }
+        What::Write => return write(terms, order, slot).map(|()| Served::Done),
+        What::Zero => Op::Zero(order.len),
+        What::Trim => Op::Trim(order.len),
+        What::Cache => Op::Cache(order.len),
+        What::Flush => Op::Flush,
+    };
+    change(terms, order, op).map(|()| Served::Done)
 }
 
 fn change(terms: &Terms, order: &Order, op: Op<'_>) -> Result<(), Refused> {

@@ -10,6 +10,8 @@ pub(super) mod request;
 pub(super) const GREETING: u64 = 0x4e42_444d_4147_4943;
 /// What follows them in the newstyle negotiation, and what begins each option.
 pub(super) const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
+/// What follows them in the handshake of old, in place of a negotiation.
+pub(super) const OLDSTYLE_MAGIC: u64 = 0x0000_4202_8186_1253;
 /// Begins the reply to an option.
 pub(super) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// Begins a request with a 32-bit length.

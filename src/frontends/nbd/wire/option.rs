@@ -45,19 +45,20 @@ pub(in super::super) mod info {
     pub(in super::super::super) const BLOCK_SIZE: u16 = 3;
 }
 
-/// What a server says first.
-pub(in super::super) fn greeting() -> [u8; 18] {
+/// What a server says first, when it offers these flags.
+pub(in super::super) fn greeting(offered: Handshake) -> [u8; 18] {
     let mut bytes = [0; 18];
     bytes[..8].copy_from_slice(&GREETING.to_be_bytes());
     bytes[8..16].copy_from_slice(&OPTION_MAGIC.to_be_bytes());
-    bytes[16..].copy_from_slice(&Handshake::all().bits().to_be_bytes());
+    bytes[16..].copy_from_slice(&offered.bits().to_be_bytes());
     bytes
 }
 
 /// What a client answers; none if it says something that was not offered.
-pub(in super::super) fn client_flags(bytes: [u8; 4]) -> Option<Handshake> {
+pub(in super::super) fn client_flags(bytes: [u8; 4], offered: Handshake) -> Option<Handshake> {
     let bits = u16::try_from(u32::from_be_bytes(bytes)).ok()?;
-    Handshake::from_bits(bits)
+    let flags = Handshake::from_bits(bits)?;
+    offered.contains(flags).then_some(flags)
 }
 
 /// The head of an option.
@@ -214,15 +215,22 @@ mod tests {
 
     #[test]
     fn flags_that_were_not_offered_are_refused() {
-        assert_eq!(client_flags([0, 0, 0, 3]), Some(Handshake::all()));
-        assert_eq!(client_flags([0, 0, 0, 0]), Some(Handshake::empty()));
-        assert_eq!(client_flags([0, 0, 0, 4]), None);
-        assert_eq!(client_flags([0, 1, 0, 1]), None);
+        assert_eq!(
+            client_flags([0, 0, 0, 3], Handshake::all()),
+            Some(Handshake::all())
+        );
+        assert_eq!(
+            client_flags([0, 0, 0, 0], Handshake::all()),
+            Some(Handshake::empty())
+        );
+        assert_eq!(client_flags([0, 0, 0, 4], Handshake::all()), None);
+        assert_eq!(client_flags([0, 1, 0, 1], Handshake::all()), None);
+        assert_eq!(client_flags([0, 0, 0, 3], Handshake::FIXED_NEWSTYLE), None);
     }
 
     #[test]
     fn the_greeting_offers_both_flags() {
-        assert_eq!(&greeting()[..16], b"NBDMAGICIHAVEOPT");
-        assert_eq!(greeting()[16..], [0, 3]);
+        assert_eq!(&greeting(Handshake::all())[..16], b"NBDMAGICIHAVEOPT");
+        assert_eq!(greeting(Handshake::all())[16..], [0, 3]);
     }
 }

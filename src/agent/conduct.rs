@@ -1,0 +1,132 @@
+//! How the processes of an attachment behave towards whoever started them: as `pydisk attach` wants
+//! it, whose disk should outlive a lot, or as nbdkit does, which is one process.
+
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, process};
+
+use serde::{Deserialize, Serialize};
+
+/// How the processes of an attachment behave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conduct {
+    /// In the foreground, standard output gets a line that says where the disk is.
+    pub prints_its_place: bool,
+    /// A file for the agent's number, written when the disk can be used.
+    pub pid_file: Option<PathBuf>,
+    /// The worker goes on when its agent is killed.
+    pub outlives_agent: bool,
+    /// The plugin's folder becomes `/`.
+    pub leaves_folder: bool,
+    /// A terminal that is closed is no reason to end.
+    pub ignores_hangup: bool,
+    /// How long a worker may take to stop before it is killed, counted from the first signal.
+    pub patience: Duration,
+    /// The group and the user that the worker becomes once it listens.
+    pub group: Option<u32>,
+    /// See [`Conduct::group`].
+    pub user: Option<u32>,
+    /// The worker's memory is kept from being swapped.
+    pub locks_memory: bool,
+}
+
+/// Counted from a signal, the end of an attachment. With the time for a killed worker to be dead and
+/// for what it left to be removed, a signalled agent is gone within 5 s.
+pub(super) const SIGNAL_PATIENCE: Duration = Duration::from_millis(3000);
+
+impl Conduct {
+    /// What `pydisk attach` wants, in the background or in the foreground.
+    #[must_use]
+    pub fn of_attach(foreground: bool, prints_its_place: bool) -> Self {
+        Self {
+            prints_its_place,
+            pid_file: None,
+            outlives_agent: true,
+            leaves_folder: true,
+            ignores_hangup: !foreground,
+            patience: SIGNAL_PATIENCE,
+            group: None,
+            user: None,
+            locks_memory: false,
+        }
+    }
+
+    /// Write the file for this process's number, if there is to be one.
+    pub(super) fn write_pid_file(&self) -> io::Result<()> {
+        let Some(path) = &self.pid_file else {
+            return Ok(());
+        };
+        write_whole(path, format!("{}\n", process::id()).as_bytes())
+            .map_err(|error| io::Error::other(format!("pidfile `{}`: {error}", path.display())))
+    }
+}
+
+/// Whoever waits for the file must not find it empty. What is there already and is no ordinary file,
+/// such as a pipe or a link, is written to.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let ordinary = match fs::symlink_metadata(path) {
+        Ok(found) => found.is_file(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    let name = path.file_name().filter(|_| ordinary);
+    let Some(name) = name else {
+        return fs::write(path, bytes);
+    };
+    let mut new = name.to_owned();
+    new.push(format!(".{}", process::id()));
+    let new = path.with_file_name(new);
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o644)
+        .open(&new)?;
+    let done = file.write_all(bytes).and_then(|()| fs::rename(&new, path));
+    if done.is_err()
+        && let Err(error) = fs::remove_file(&new)
+    {
+        log::warn!("`{}` cannot be removed: {error}", new.display());
+    }
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_is_written_or_replaced_and_nothing_is_left_beside_it() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("pid");
+        for _ in 0..2 {
+            let conduct = Conduct {
+                pid_file: Some(path.clone()),
+                ..Conduct::of_attach(false, false)
+            };
+            conduct.write_pid_file().unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            assert_eq!(text, format!("{}\n", process::id()));
+            assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+            fs::write(&path, "12345678901234567890\n").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_link_is_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let (path, link) = (place.path().join("pid"), place.path().join("link"));
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        write_whole(&link, b"1\n").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"1\n");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_is_an_error() {
+        let place = tempfile::tempdir().unwrap();
+        assert!(write_whole(&place.path().join("x/pid"), b"1").is_err());
+        assert!(write_whole(place.path(), b"1").is_err());
+    }
+}

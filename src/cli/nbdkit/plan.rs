@@ -1,0 +1,392 @@
+//! From nbdkit's options to a job for the agent.
+
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::unistd::{Group, User};
+
+use super::options::Options;
+use super::place::{self, Placed, placed};
+use super::script::{Configured, Named, configure, is_passed, read_passed};
+use super::tls::{self, mode_asked_for};
+use super::warn;
+use crate::agent::{self, Conduct, Job, Name, Passing, Root, ServerOptions};
+use crate::cli::interpreter;
+use crate::cli::start::Start;
+use crate::frontends::Target;
+use crate::frontends::nbd::{Bounds, Dialect, Place, TlsMode};
+use crate::logging::{Detail, Logging, Sink};
+use crate::{Refusal, params};
+
+/// nbdkit waits for its plugin as long as it takes; so long may one take to store what it has.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// nbdkit has no limit on clients; here each may take memory and descriptors.
+const CLIENTS: u32 = 1000;
+
+/// The file in the attachment's folder for a script that came through a pipe.
+const KEPT: &str = "script.py";
+
+/// What is to be served, and how.
+#[derive(Debug)]
+pub(super) struct Plan {
+    configured: Configured,
+    /// The script's text, if the worker could not read it.
+    text: Option<Vec<u8>>,
+    target: Target,
+    server: ServerOptions,
+    passing: Passing,
+    /// What of that is the server's, by number.
+    inherited: Vec<RawFd>,
+    /// What of that the plugin reads passwords from.
+    passwords: Vec<RawFd>,
+    logging: Logging,
+    conduct: Conduct,
+    foreground: bool,
+    read_only: bool,
+    threads: Option<u16>,
+    command: Option<String>,
+}
+
+/// Refuse options that cannot be honoured by themselves, also where nothing is to be served: scripts
+/// find out with `--version --filter=NAME` whether there is such a filter.
+///
+/// # Errors
+/// One sentence that names the option.
+pub(super) fn check(options: &Options) -> Result<(), Refusal> {
+    refuse_absent(options)?;
+    debug_flags(options)?;
+    threads(options)?;
+    handshake(options)?;
+    dialect(options)?;
+    mode_asked_for(options)?;
+    logging(options, false)?;
+    place::exclude(options)
+}
+
+/// Understand the options, which were checked.
+///
+/// # Errors
+/// One sentence that names the option which cannot be honoured.
+pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
+    let Some(word) = &options.plugin else {
+        return Err(Refusal::new("no plugins given on the command line")
+            .hint("`nbdkit --help` shows what is accepted"));
+    };
+    for flag in &options.debug {
+        // As in nbdkit, one that nobody uses is no reason to fail.
+        warn(&format!(
+            "debug flag -D {flag} was not used: pydisk has none"
+        ));
+    }
+    let named = Named::find(word)?;
+    let configured = configure(&named, &options.words)?.ok_or_else(|| {
+        Refusal::new("the first parameter must be script=/path/to/python/script.py")
+    })?;
+    let tls = tls::setup(&options)?;
+    let shared = options.single && place::leave_connection()?;
+    let Placed {
+        address,
+        family,
+        mut passing,
+    } = placed(&options, tls.mode == TlsMode::Required)?;
+    let text = match address.place {
+        Place::Stdio if is_passed(&configured.script) => {
+            return Err(Refusal::new(
+                "-s: the client is on standard input, and the script cannot be",
+            ));
+        }
+        _ => read_passed(&configured.script)?,
+    };
+    let activated = address.place == Place::Activation;
+    let foreground = options.foreground
+        || options.exit_with_parent
+        || options.single
+        || options.run.is_some()
+        || activated;
+    let threads = threads(&options)?;
+    let inherited = passing.numbers();
+    let named = Passing::named_in(&configured.parameters);
+    let passwords = named.numbers();
+    passing.add(named);
+    Ok(Plan {
+        text,
+        server: ServerOptions {
+            bounds: Bounds {
+                clients: CLIENTS,
+                handshake: handshake(&options)?,
+                ..Bounds::default()
+            },
+            requests: threads,
+            tls,
+            dialect: dialect(&options)?,
+            family,
+            label: options.selinux_label.clone(),
+        },
+        logging: logging(&options, foreground && !shared)?,
+        conduct: conduct(&options, foreground)?,
+        target: Target::Server(address),
+        configured,
+        passing,
+        inherited,
+        passwords,
+        foreground,
+        read_only: options.read_only,
+        threads,
+        command: options.run,
+    })
+}
+
+impl Plan {
+    /// Serve.
+    ///
+    /// # Errors
+    /// One sentence, as [`Start::go`].
+    pub(super) fn start(self) -> Result<ExitCode, Refusal> {
+        let Configured { script, parameters } = self.configured;
+        let python = interpreter::choose(None, &script)?;
+        let root = Root::open_anywhere()?;
+        agent::sweep(&root)?;
+        // A pipe's own name is a number.
+        let named_after = match self.text {
+            Some(_) => Path::new(KEPT),
+            None => &script,
+        };
+        let (folder, held) = root.reserve(&Name::from_script(named_after))?;
+        let script = match self.text {
+            Some(text) => kept(&folder.path().join(KEPT), &text)?,
+            None => script,
+        };
+        let job = Job {
+            name: folder.name(),
+            folder: folder.path().to_owned(),
+            script,
+            parameters,
+            // Errors are those of nbdkit unless the script says otherwise.
+            errnos: None,
+            target: self.target,
+            read_only: self.read_only,
+            lanes: self.threads,
+            measured: false,
+            server: self.server,
+            inherited: self.inherited,
+            passwords: self.passwords,
+            python,
+            foreground: self.foreground,
+            logging: self.logging,
+            conduct: self.conduct,
+        };
+        let start = Start {
+            root,
+            folder,
+            held,
+            passing: self.passing,
+        };
+        start.go(job, self.command)
+    }
+}
+
+fn kept(path: &Path, text: &[u8]) -> Result<PathBuf, Refusal> {
+    std::fs::write(path, text)
+        .map_err(|error| Refusal::new(format!("`{}`: {error}", path.display())))?;
+    Ok(path.to_owned())
+}
+
+/// What pydisk does not have.
+fn refuse_absent(options: &Options) -> Result<(), Refusal> {
+    if let Some(filter) = options.filter.first() {
+        return Err(Refusal::new(format!(
+            "--filter `{filter}`: pydisk has no filters yet, so it cannot be honoured"
+        )));
+    }
+    if options.tls_psk.is_some() {
+        return Err(Refusal::new(
+            "--tls-psk: pre-shared keys are not supported, so it cannot be honoured",
+        )
+        .hint("use certificates: --tls-certificates DIR"));
+    }
+    Ok(())
+}
+
+/// Debug flags belong to compiled plugins.
+fn debug_flags(options: &Options) -> Result<(), Refusal> {
+    let is_flag = |flag: &str| {
+        let (name, value) = flag.split_once('=')?;
+        let (plugin, flag) = name.split_once('.')?;
+        (!plugin.is_empty() && !flag.is_empty()).then_some(())?;
+        value.parse::<i32>().ok()
+    };
+    let odd = options.debug.iter().find(|flag| is_flag(flag).is_none());
+    odd.map_or(Ok(()), |flag| {
+        Err(Refusal::new(format!(
+            "-D `{flag}`: a debug flag has the format NAME.FLAG=N"
+        )))
+    })
+}
+
+fn threads(options: &Options) -> Result<Option<u16>, Refusal> {
+    let Some(text) = &options.threads else {
+        return Ok(None);
+    };
+    match text.parse::<u16>() {
+        Ok(0) => Ok(None),
+        Ok(threads @ 1..=256) => Ok(Some(threads)),
+        _ => Err(Refusal::new(format!(
+            "-t `{text}`: a number from 1 to 256 is accepted, or 0 for the default"
+        ))),
+    }
+}
+
+fn handshake(options: &Options) -> Result<Duration, Refusal> {
+    let Some(text) = &options.timeout else {
+        return Ok(Bounds::default().handshake);
+    };
+    let time = params::parse_delay("--timeout", text)?;
+    let range = Duration::from_millis(100)..=Duration::from_secs(86_400);
+    Some(time)
+        .filter(|time| range.contains(time))
+        .ok_or_else(|| {
+            Refusal::new(format!(
+                "--timeout `{text}`: 100ms to 86400 seconds are accepted"
+            ))
+        })
+}
+
+fn dialect(options: &Options) -> Result<Dialect, Refusal> {
+    let handshake = match options.mask_handshake.as_deref() {
+        None => u16::MAX,
+        Some(text) => mask(text).ok_or_else(|| {
+            Refusal::new(format!(
+                "--mask-handshake `{text}`: a number is accepted, such as 0 or 0x1"
+            ))
+        })?,
+    };
+    Ok(Dialect {
+        handshake,
+        structured: !options.no_sr,
+        several_connections: !options.no_mc,
+        oldstyle: options.oldstyle,
+    })
+}
+
+/// A number as C writes it: decimal, hexadecimal behind `0x`, octal behind `0`. What is beyond the
+/// sixteen flags there are masks nothing.
+fn mask(text: &str) -> Option<u16> {
+    let (digits, radix) = match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
+        None => (text, 10),
+    };
+    if digits.starts_with('+') {
+        return None;
+    }
+    let mask = u32::from_str_radix(digits, radix).ok()?;
+    u16::try_from(mask & u32::from(u16::MAX)).ok()
+}
+
+fn logging(options: &Options, foreground: bool) -> Result<Logging, Refusal> {
+    let background = match options.verbose {
+        // Whoever asks for so much wants to see it.
+        true => Sink::StandardError,
+        false => Sink::System,
+    };
+    let sink = match options.log.as_deref() {
+        None | Some("default") if foreground => Sink::StandardError,
+        None | Some("default") => background,
+        Some("stderr") => Sink::StandardError,
+        Some("syslog") => Sink::System,
+        Some("null") => Sink::Nothing,
+        Some(path) if path.starts_with('/') => Sink::File(path.into()),
+        Some(other) => {
+            return Err(Refusal::new(format!(
+                "--log `{other}`: stderr, syslog, null, default or an absolute path is accepted"
+            )));
+        }
+    };
+    let level = match options.verbose {
+        true => Detail::Everything,
+        false => Detail::Warnings,
+    };
+    Ok(Logging { level, sink })
+}
+
+fn conduct(options: &Options, foreground: bool) -> Result<Conduct, Refusal> {
+    let pid_file = options.pid_file.as_deref().map(|path| {
+        std::path::absolute(path)
+            .map_err(|error| Refusal::new(format!("-P `{}`: {error}", path.display())))
+    });
+    if options.print_uri && options.single {
+        warn("--print-uri: a server on standard input and output has no URI");
+    }
+    Ok(Conduct {
+        prints_its_place: options.print_uri && !options.single,
+        pid_file: pid_file.transpose()?,
+        outlives_agent: false,
+        leaves_folder: !foreground,
+        ignores_hangup: false,
+        patience: PATIENCE,
+        group: options.group.as_deref().map(group).transpose()?,
+        user: options.user.as_deref().map(user).transpose()?,
+        locks_memory: options.swap,
+    })
+}
+
+fn user(name: &str) -> Result<u32, Refusal> {
+    let found = User::from_name(name)
+        .map_err(|error| Refusal::new(format!("-u `{name}`: {error}")))?
+        .map(|user| user.uid.as_raw());
+    found.or_else(|| name.parse().ok()).ok_or_else(|| {
+        Refusal::new(format!(
+            "-u `{name}`: there is no user of this name or number"
+        ))
+    })
+}
+
+fn group(name: &str) -> Result<u32, Refusal> {
+    let found = Group::from_name(name)
+        .map_err(|error| Refusal::new(format!("-g `{name}`: {error}")))?
+        .map(|group| group.gid.as_raw());
+    found.or_else(|| name.parse().ok()).ok_or_else(|| {
+        Refusal::new(format!(
+            "-g `{name}`: there is no group of this name or number"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_are_numbers_as_c_writes_them() {
+        for (text, number) in [
+            ("0", Some(0)),
+            ("3", Some(3)),
+            ("0x1", Some(1)),
+            ("010", Some(8)),
+            ("4294967295", Some(u16::MAX)),
+            ("0xffffffff", Some(u16::MAX)),
+            ("", None),
+            ("-1", None),
+            ("+1", None),
+            ("08", None),
+            ("x", None),
+        ] {
+            assert_eq!(mask(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn users_and_groups_have_names_and_numbers() {
+        assert_eq!(user("root"), Ok(0));
+        assert_eq!(user("12345"), Ok(12345));
+        assert_eq!(group("root"), Ok(0));
+        assert_eq!(group("12345"), Ok(12345));
+        let refusal = user("no such user").unwrap_err().to_string();
+        assert!(refusal.starts_with("-u `no such user`"), "{refusal}");
+        let refusal = group("-1").unwrap_err().to_string();
+        assert!(refusal.starts_with("-g `-1`"), "{refusal}");
+    }
+}

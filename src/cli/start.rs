@@ -1,0 +1,47 @@
+//! From a job that is complete to a disk that can be used: in the background, or as the agent of it.
+
+use std::process::ExitCode;
+
+use super::complain;
+use crate::agent::{self, Folder, Held, Job, Outcome, Passing, Root};
+use crate::{Refusal, logging};
+
+/// The folder that was reserved for a job, and what is passed on to it.
+pub(super) struct Start {
+    pub(super) root: Root,
+    pub(super) folder: Folder,
+    /// Until this process ends: by then the agent or nobody looks after the folder.
+    pub(super) held: Held,
+    pub(super) passing: Passing,
+}
+
+impl Start {
+    /// Serve the disk; in the foreground until it is gone, and with `command` until that has ended.
+    ///
+    /// # Errors
+    /// One sentence: nothing was attached, or it did not end as it should.
+    pub(super) fn go(self, job: Job, command: Option<String>) -> Result<ExitCode, Refusal> {
+        if job.foreground {
+            return match agent::in_foreground(job, self.passing, self.folder, command) {
+                Outcome::Stopped => Ok(ExitCode::SUCCESS),
+                Outcome::Command(status) => Ok(ExitCode::from(status)),
+                Outcome::Refused(refusal) | Outcome::Failed(refusal) => Err(refusal),
+            };
+        }
+        let launched = agent::launch(&job, self.passing, |disk| {
+            // The disk is there, and `pydisk list` tells its path as well.
+            if job.conduct.prints_its_place
+                && let Err(refusal) = logging::print(&format!("{}\n", disk.at))
+            {
+                complain(&refusal);
+            }
+        });
+        // An agent that died early leaves its folder to us.
+        if launched.is_err()
+            && let Err(refusal) = self.root.release(&self.folder, &self.held)
+        {
+            complain(&refusal);
+        }
+        launched.map(|()| ExitCode::SUCCESS)
+    }
+}

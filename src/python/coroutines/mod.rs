@@ -1,0 +1,166 @@
+//! The event loop of `async def` callbacks: one thread that runs them all, made when the first one
+//! is called.
+//!
+//! Called with what a callback returned, on the thread that serves the request. That thread hands the
+//! coroutine over and waits outside of Python, so requests overlap as far as there are threads for
+//! them. Nothing is ever waited for on the loop's own thread.
+
+use std::ffi::CString;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pydisk_kernel::threads;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{
+    PyBool, PyByteArray, PyBytes, PyInt, PyList, PyMemoryView, PyModule, PyString, PyTuple,
+};
+
+use super::exceptions;
+use super::module::{self, Calling};
+
+mod inbox;
+mod ticket;
+
+use inbox::{Inbox, Shared};
+use ticket::Ticket;
+
+/// The other side of this file.
+const SOURCE: &str = include_str!("loop.py");
+
+/// How long the loop may take to end. What its tasks do meanwhile has half of that.
+const END: Duration = Duration::from_secs(5);
+
+/// The one loop of this process, and whether it could be made.
+static LOOP: OnceLock<Result<EventLoop, String>> = OnceLock::new();
+
+/// Held while the loop is made, which happens inside Python; waited for outside of it.
+static MAKING: Mutex<()> = Mutex::new(());
+
+struct EventLoop {
+    shared: Arc<Shared>,
+    /// The thread, and who is told when it has left Python; taken by who waits for that.
+    thread: Mutex<Option<(JoinHandle<()>, Receiver<()>)>>,
+}
+
+/// What `value`, which a callback returned, comes to: what awaiting it gives, if it can be awaited,
+/// else itself.
+///
+/// # Errors
+/// What the coroutine raised; RuntimeError if there is no event loop to run it on any more.
+pub(super) fn outcome(value: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+    if !is_awaitable(&value) {
+        return Ok(value);
+    }
+    let py = value.py();
+    let shared = &started(py)?.shared;
+    let (ticket, waiting) = Ticket::new();
+    let calling = Py::new(py, Calling::of_thread())?;
+    let calling_for = calling.clone_ref(py);
+    shared.push((Py::new(py, ticket)?, calling, value.unbind()))?;
+    while !py.detach(|| waiting.wait()) {
+        if shared.is_dead() || waiting.is_forgotten(py) {
+            break;
+        }
+    }
+    calling_for.get().take_over();
+    match waiting.outcome() {
+        Some(outcome) => outcome.map(|value| value.into_bound(py)),
+        None if shared.is_dead() => Err(dead()),
+        None => Err(PyRuntimeError::new_err(
+            "the task was cancelled before it began",
+        )),
+    }
+}
+
+/// Stop the loop, if there is one, and wait until its thread has ended, but not for ever.
+pub(super) fn end() {
+    let Some(Ok(event_loop)) = LOOP.get() else {
+        return;
+    };
+    event_loop.shared.end();
+    let Some((thread, ended)) = event_loop.thread.lock().take() else {
+        return;
+    };
+    if ended.recv_timeout(END) == Err(RecvTimeoutError::Timeout) {
+        log::warn!("the event loop does not end: something on it does not let others run");
+        return;
+    }
+    if thread.join().is_err() {
+        log::error!("the thread of the event loop panicked");
+    }
+}
+
+fn dead() -> PyErr {
+    PyRuntimeError::new_err("the event loop of this plugin has ended")
+}
+
+/// Whether `await` takes it. The kinds that most callbacks return are known not to be.
+fn is_awaitable(value: &Bound<'_, PyAny>) -> bool {
+    let plain = value.is_none()
+        || value.is_exact_instance_of::<PyBytes>()
+        || value.is_exact_instance_of::<PyByteArray>()
+        || value.is_exact_instance_of::<PyBool>()
+        || value.is_exact_instance_of::<PyInt>()
+        || value.is_exact_instance_of::<PyString>()
+        || value.is_exact_instance_of::<PyList>()
+        || value.is_exact_instance_of::<PyTuple>()
+        || value.is_exact_instance_of::<PyMemoryView>();
+    // As Python itself looks for it: at the type, not at the object.
+    !plain && matches!(value.get_type().getattr_opt("__await__"), Ok(Some(_)))
+}
+
+/// The loop, which is made if there is none yet.
+fn started(py: Python<'_>) -> PyResult<&'static EventLoop> {
+    let made = match LOOP.get() {
+        Some(made) => made,
+        None => py.detach(|| {
+            let _making = MAKING.lock();
+            LOOP.get_or_init(|| {
+                Python::attach(|py| make(py).map_err(|error| exceptions::describe(py, error)))
+            })
+        }),
+    };
+    made.as_ref().map_err(|why| {
+        PyRuntimeError::new_err(format!("the event loop could not be started: {why}"))
+    })
+}
+
+fn make(py: Python<'_>) -> PyResult<EventLoop> {
+    let code = CString::new(SOURCE)?;
+    let module = PyModule::from_code(py, &code, c"pydisk/loop.py", c"_pydisk_loop")?;
+    // It is not for plugins to import.
+    py.import("sys")?
+        .getattr("modules")?
+        .del_item("_pydisk_loop")?;
+    module::look_in(py, module.getattr("CALLING")?.unbind());
+    let shared = Arc::new(Shared::new()?);
+    let inbox = Py::new(py, Inbox::new(Arc::clone(&shared)))?;
+    let event_loop = module
+        .getattr("new_loop")?
+        .call1((inbox.clone_ref(py),))?
+        .unbind();
+    let run = module.getattr("run")?.unbind();
+    let (sender, ended) = channel();
+    let its = Arc::clone(&shared);
+    let thread = threads::deep("asyncio").spawn(move || {
+        Python::attach(|py| {
+            let outcome = run.call1(py, (event_loop, inbox));
+            its.dies();
+            if let Err(error) = outcome {
+                log::error!(
+                    "the event loop has ended, and every request fails from here on: {}",
+                    exceptions::describe(py, error)
+                );
+            }
+        });
+        sender.send(()).unwrap_or_default();
+    })?;
+    Ok(EventLoop {
+        shared,
+        thread: Mutex::new(Some((thread, ended))),
+    })
+}

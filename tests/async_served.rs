@@ -1,0 +1,248 @@
+//! Coroutines behind every front end, by the real command: 64 requests in flight unless the user says
+//! otherwise, and a detach that waits for them.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod support;
+
+#[path = "support/client.rs"]
+#[expect(dead_code, reason = "shared with other tests of the command")]
+mod client;
+#[path = "support/home.rs"]
+#[expect(dead_code, reason = "shared with other tests of the command")]
+mod home;
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use client::{Client, available};
+use home::{Home, until};
+use support::device::{Attached, Kind};
+
+/// In the third MiB nobody is answered before `count` have asked, in the fourth each read takes 0.5 s.
+const PLUGIN: &str = "
+import asyncio
+import nbdkit
+API_VERSION = 2
+count = 64
+waiting = []
+def config(key, value): globals()[key] = int(value)
+def open(readonly): return 0
+def get_size(h): return 4 << 20
+async def pread(h, buf, offset, flags):
+    if offset >= 3 << 20: await asyncio.sleep(0.5)
+    elif offset >= 2 << 20: await together()
+    buf[:] = bytes([offset >> 13 & 255]) * len(buf)
+async def together():
+    me = asyncio.get_running_loop().create_future()
+    waiting.append(me)
+    if len(waiting) == count:
+        for each in waiting: each.set_result(None)
+        waiting.clear()
+    await asyncio.wait_for(me, 60)
+";
+
+/// Requests that are read at the same time.
+const REQUESTS: u64 = 64;
+/// Where reads wait for each other, and where they take their time.
+const TOGETHER: u64 = 2 << 20;
+const SLOW: u64 = 3 << 20;
+/// From one read to the next: they do not touch, lest the kernel should make one of two.
+const APART: u64 = 8192;
+/// Ten times as fast as one after the other.
+const TENTH: Duration = Duration::from_millis(3200);
+
+#[repr(align(4096))]
+struct Page([u8; 4096]);
+
+fn direct(path: &str) -> File {
+    File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
+        .open(path)
+        .unwrap()
+}
+
+/// Read so many pages from `start` on, each in a thread of its own; how long that took.
+fn read_all(device: &File, start: u64, count: u64) -> Duration {
+    let barrier = std::sync::Barrier::new(usize::try_from(count).unwrap());
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..count)
+            .map(|number| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    let mut found = Page([0; 4096]);
+                    barrier.wait();
+                    let begun = Instant::now();
+                    let at = start + number * APART;
+                    device.read_exact_at(&mut found.0, at).unwrap();
+                    assert_eq!(u64::from(found.0[4095]), at / APART % 256);
+                    begun.elapsed()
+                })
+            })
+            .collect();
+        let times = threads.into_iter().map(|thread| thread.join().unwrap());
+        times.max().unwrap()
+    })
+}
+
+/// The best of some tries: what else this machine does is not what is looked at.
+fn best(mut once: impl FnMut() -> Duration) -> Duration {
+    (0..3).map(|_| once()).min().unwrap()
+}
+
+#[test]
+fn a_device_has_64_requests_in_flight() {
+    for kind in Kind::ALL {
+        if !kind.available() {
+            continue;
+        }
+        let disk = Attached::with_script(kind, PLUGIN, &[]);
+        let device = direct(disk.device());
+        // Each is answered when all 64 are with the plugin.
+        read_all(&device, TOGETHER, REQUESTS);
+        let took = best(|| read_all(&device, SLOW, REQUESTS));
+        assert!(took < TENTH, "{}: {took:?}", kind.word());
+        drop(device);
+        disk.detach();
+    }
+}
+
+#[test]
+fn the_users_number_of_lanes_counts() {
+    for kind in Kind::ALL {
+        if !kind.available() {
+            continue;
+        }
+        let disk = Attached::with_script(kind, PLUGIN, &["--lanes", "3", "count=3"]);
+        let device = direct(disk.device());
+        read_all(&device, TOGETHER, 3);
+        drop(device);
+        disk.detach();
+    }
+}
+
+/// Reads as many pages at the same time as there are, and prints how many milliseconds that took.
+const READER: &str = "
+import nbd, sys, time
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+start, count = int(sys.argv[2]), int(sys.argv[3])
+places = range(start, start + (count << 13), 1 << 13)
+def once():
+    begun = time.monotonic()
+    pages = [nbd.Buffer(4096) for _ in places]
+    cookies = [h.aio_pread(*each) for each in zip(pages, places)]
+    while h.aio_in_flight():
+        h.poll(-1)
+        cookies = [c for c in cookies if not h.aio_command_completed(c)]
+    for page, at in zip(pages, places):
+        assert page.to_bytearray() == bytes([at >> 13 & 255]) * 4096
+    return time.monotonic() - begun
+print(min(once() for _ in range(int(sys.argv[4]))) * 1000)
+";
+
+fn reads(uri: &str, start: u64, count: u64, times: u32) -> f64 {
+    let numbers = [start, count, times.into()].map(|number| number.to_string());
+    let output = Command::new("/usr/bin/python3")
+        .args(["-c", READER, uri])
+        .args(numbers)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let wrong = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{wrong}");
+    text.trim().parse().unwrap()
+}
+
+fn attach(home: &Home, words: &[&str]) -> String {
+    let plugin = home.script("disk.py", PLUGIN);
+    let mut args = vec!["attach", plugin.to_str().unwrap(), "nbd+unix:///"];
+    args.extend(words);
+    let said = home.run(args);
+    assert_eq!(said.code, 0, "{said:?}");
+    said.stdout.trim_end().to_owned()
+}
+
+#[test]
+fn a_client_has_64_requests_in_flight() {
+    if !available() {
+        return;
+    }
+    let home = Home::new();
+    let uri = attach(&home, &[]);
+    reads(&uri, TOGETHER, REQUESTS, 1);
+    let took = reads(&uri, SLOW, REQUESTS, 3);
+    assert!(took < 3200.0, "{took} ms");
+}
+
+#[test]
+fn the_users_limit_of_requests_counts() {
+    if !available() {
+        return;
+    }
+    let home = Home::new();
+    let uri = attach(&home, &["--limit", "requests=3", "count=3"]);
+    reads(&uri, TOGETHER, 3, 1);
+}
+
+/// A read takes as long as the file `hold` is there.
+const HELD: &str = "
+import asyncio, builtins, os
+API_VERSION = 2
+def open(readonly): return 0
+def get_size(h): return 1 << 20
+async def pread(h, buf, offset, flags):
+    if offset < 4096: return
+    with builtins.open(__file__ + '.log', 'a') as f: f.write('begun ')
+    while os.path.exists(__file__ + '.hold'): await asyncio.sleep(0.01)
+    with builtins.open(__file__ + '.log', 'a') as f: f.write('done ')
+    buf[:] = b'x' * len(buf)
+async def close(h):
+    with builtins.open(__file__ + '.log', 'a') as f: f.write('close ')
+";
+
+fn held() -> (Home, Client) {
+    let home = Home::new();
+    let plugin = home.script("disk.py", HELD);
+    std::fs::write(home.path("disk.py.hold"), "").unwrap();
+    let said = home.run(["attach", plugin.to_str().unwrap(), "nbd+unix:///"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let mut client = Client::connected(said.stdout.trim_end());
+    client.start("bytes(h.pread(1, 8192))");
+    until("it is under way", || log(&home) == "begun ");
+    (home, client)
+}
+
+fn log(home: &Home) -> String {
+    std::fs::read_to_string(home.path("disk.py.log")).unwrap_or_default()
+}
+
+#[test]
+fn a_detach_waits_for_coroutines() {
+    if !available() {
+        return;
+    }
+    let (home, mut client) = held();
+    let mut detach = home.start(["detach", "--force", "disk"]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(log(&home), "begun ");
+    std::fs::remove_file(home.path("disk.py.hold")).unwrap();
+    assert_eq!(client.finish(), "b'x'");
+    assert!(home::end(&mut detach).success());
+    assert_eq!(log(&home), "begun done close ");
+}
+
+#[test]
+fn a_detach_by_force_does_not_wait_long_for_coroutines() {
+    if !available() {
+        return;
+    }
+    let (home, mut client) = held();
+    let said = home.run(["detach", "--force", "disk"]);
+    assert!(client.finish().starts_with("error: "), "{said:?}");
+    assert!(home.attachments().is_empty());
+    assert_eq!(log(&home), "begun ");
+}
