@@ -229,6 +229,7 @@ impl Place<'_> {
             size: Some(limits.size),
             read_only: Some(limits.read_only),
             parallel: limits.parallel,
+            lanes: if limits.parallel { options.lanes } else { 1 },
         };
         let log = self.job.logging.open(&self.folder.log());
         if let Err(error) = log.and_then(|log| self.announce(served, log, events, end)) {
@@ -262,6 +263,11 @@ impl Place<'_> {
             size: None,
             read_only: self.job.read_only.then_some(true),
             parallel,
+            lanes: if parallel {
+                at_once(self.job.server.requests, self.plugin)
+            } else {
+                1
+            },
         };
         // Whoever asks for the clients finds none once the server is about to be stopped.
         let server = Arc::new(Mutex::new(Some(server)));
