@@ -25,7 +25,7 @@ def ordered(plan):
     return {name: plan[name] for name in (*ORDER, "top level") if name in plan}
 
 
-def case(name, version=2, requests=REQUESTS, client=Client, **plan):
+def case(name, version=2, requests=REQUESTS, **plan):
     """A case in which everything works but for what is said."""
     plan = ordered(WORKS | plan)
     clients = (Client(requests=tuple(requests), options=("list", "info")),)
