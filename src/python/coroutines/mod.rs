@@ -12,7 +12,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pydisk_kernel::threads;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{
@@ -21,6 +20,7 @@ use pyo3::types::{
 
 use super::exceptions;
 use super::module::{self, Calling};
+use crate::threads;
 
 mod inbox;
 mod ticket;
