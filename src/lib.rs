@@ -13,6 +13,7 @@ mod logging;
 pub mod params;
 pub mod python;
 mod refusal;
+mod threads;
 pub mod worker;
 
 pub use refusal::Refusal;

@@ -378,6 +378,12 @@ fn memory_and_log_are_flat_over_requests_and_failures() {
     watched.all_is_flat();
     // What was left out is counted.
     assert!(server.log().contains("were not logged"));
+    // Ten of a kind a second, and no more: these took a second at least.
+    let opened = server.log().matches("export `bad`").count();
+    assert!(
+        opened < usize::try_from(count).unwrap() / 2,
+        "{opened} of {count}"
+    );
     drop(client);
     server.detach();
 }

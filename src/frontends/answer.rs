@@ -69,7 +69,8 @@ struct Count {
     hidden: u64,
 }
 
-fn log_failure(word: &'static str, errno: Errno, text: impl FnOnce() -> String) {
+/// Log a failure, unless there were many of its kind of late.
+pub(super) fn log_failure(word: &'static str, errno: Errno, text: impl FnOnce() -> String) {
     let hidden = {
         let mut logged = LOGGED.lock();
         let count = logged

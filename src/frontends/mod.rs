@@ -21,6 +21,7 @@ mod target;
 mod testing;
 mod ublk;
 
+use answer::log_failure;
 pub use answer::{answer, answer_extents, tell_hidden};
 pub use fuse::{remove_leftover as remove_leftover_file, start_file};
 pub use loopback::{remove_leftover as remove_leftover_loop, start_loop};

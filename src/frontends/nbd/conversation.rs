@@ -9,6 +9,7 @@ use super::negotiation::{Agreed, negotiate};
 use super::service::{Service, Standing};
 use super::transmission::{Terms, serve};
 use crate::disk::Client;
+use crate::frontends::log_failure;
 
 /// Talk to `client` over `link` until the conversation ends, and tell why it did. The connection is
 /// closed then, and after it, as in nbdkit, everything that the client had open.
@@ -21,7 +22,9 @@ pub(super) fn hold(
     let guest = match service.exports.welcome(Arc::clone(client)) {
         Ok(guest) => guest,
         Err(error) => {
-            log::error!("client {}: not let in: {error}", client.number);
+            log_failure("preconnect", error.errno, || {
+                format!("client {}: not let in: {error}", client.number)
+            });
             link.close();
             return End::Refused(error.to_string());
         }

@@ -20,6 +20,7 @@ use pyo3::types::{
 
 use super::exceptions;
 use super::module::{self, Calling};
+use crate::threads;
 
 mod inbox;
 mod ticket;

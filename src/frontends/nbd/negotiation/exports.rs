@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Negotiation, Next};
 use crate::disk::{Export, Limits};
+use crate::frontends::log_failure;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::negotiation::Agreed;
 use crate::frontends::nbd::service::Seat;
@@ -42,7 +43,9 @@ impl Negotiation<'_> {
         let listed = match self.ask(|guest, tls| guest.list(tls))? {
             Ok(listed) => listed,
             Err(error) => {
-                log::error!("client {}: list of exports: {error}", self.client.number);
+                log_failure("list of exports", error.errno, || {
+                    format!("client {}: list of exports: {error}", self.client.number)
+                });
                 return self.refuse(OPTION, Kind::ErrPlatform, &error.to_string());
             }
         };
@@ -126,7 +129,9 @@ impl Negotiation<'_> {
         match self.ask(|guest, tls| guest.open(name, tls))? {
             Ok(export) => Ok(Ok(Opened { export, seat })),
             Err(error) => {
-                log::error!("client {}: export `{name}`: {error}", self.client.number);
+                log_failure("open", error.errno, || {
+                    format!("client {}: export `{name}`: {error}", self.client.number)
+                });
                 Ok(Err(Closed {
                     kind: Kind::ErrUnknown,
                     why: error.to_string(),

@@ -1,0 +1,3 @@
+//! Threads for those parts that know the plugin's side of a disk only, and not the kernel's.
+
+pub(crate) use pydisk_kernel::threads::deep;
