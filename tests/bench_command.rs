@@ -65,6 +65,7 @@ fn a_slow_plugin_is_seen_to_be_slow_on_each_front_end() {
     assert_eq!(report["read_only"], true);
     let available = available();
     let mut measured = Vec::new();
+    let mut cpu_us = 0.0;
     for front_end in report["front_ends"].as_array().unwrap() {
         let name = front_end["name"].as_str().unwrap();
         if !available.contains(&name) {
@@ -79,8 +80,14 @@ fn a_slow_plugin_is_seen_to_be_slow_on_each_front_end() {
         let rows = front_end["workloads"].as_array().unwrap();
         assert_eq!(rows.len(), 4, "{front_end}");
         rows.iter().for_each(is_consistent);
+        cpu_us += rows
+            .iter()
+            .map(|row| number(&row["figures"], "cpu_us"))
+            .sum::<f64>();
     }
     assert_eq!(measured, available);
+    // Where the kernel counts by its ticks, as User-Mode Linux does, a load may stay between two.
+    assert!(cpu_us > 0.0, "{said:?}");
 }
 
 /// The figures of a plugin that sleeps, one request at a time.
@@ -105,7 +112,6 @@ fn is_consistent(row: &Value) {
     assert!(of("callbacks") > 0.0, "{row}");
     let mib = of("iops") * number(row, "block") / f64::from(1 << 20);
     assert!((of("mib_per_s") / mib - 1.0).abs() < 0.01, "{row}");
-    assert!(of("cpu_us") > 0.0, "{row}");
 }
 
 #[test]

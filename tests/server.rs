@@ -103,6 +103,7 @@ fn a_server_is_attached_shown_and_detached() {
         ("size", serde_json::Value::Null),
         ("read_only", serde_json::json!(true)),
         ("parallel", serde_json::json!(false)),
+        ("lanes", serde_json::json!(1)),
         ("front_end", serde_json::json!("nbd")),
         ("clients", serde_json::json!([])),
     ] {

@@ -88,6 +88,7 @@ impl Entry {
             "size": disk.map(|disk| disk.size),
             "read_only": disk.map(|disk| disk.read_only),
             "parallel": disk.map(|disk| disk.parallel),
+            "lanes": disk.map(|disk| disk.lanes),
             "front_end": disk.map(|disk| &disk.front_end),
             "plugin": state.map(|state| &state.plugin),
             "parameters": parameters,
