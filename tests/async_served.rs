@@ -21,8 +21,7 @@ use client::{Client, available};
 use home::{Home, until};
 use support::device::{Attached, Kind};
 
-/// From the middle on, nobody is answered before so many have asked as byte 0 says; in the last
-/// quarter each read takes 10 ms.
+/// In the third MiB nobody is answered before `count` have asked, in the fourth each read takes 0.5 s.
 const PLUGIN: &str = "
 import asyncio
 import nbdkit
@@ -31,11 +30,11 @@ count = 64
 waiting = []
 def config(key, value): globals()[key] = int(value)
 def open(readonly): return 0
-def get_size(h): return 1 << 20
+def get_size(h): return 4 << 20
 async def pread(h, buf, offset, flags):
-    if offset >= 768 << 10: await asyncio.sleep(0.01)
-    elif offset >= 512 << 10: await together()
-    buf[:] = bytes([offset >> 12]) * len(buf)
+    if offset >= 3 << 20: await asyncio.sleep(0.5)
+    elif offset >= 2 << 20: await together()
+    buf[:] = bytes([offset >> 13 & 255]) * len(buf)
 async def together():
     me = asyncio.get_running_loop().create_future()
     waiting.append(me)
@@ -47,8 +46,13 @@ async def together():
 
 /// Requests that are read at the same time.
 const REQUESTS: u64 = 64;
+/// Where reads wait for each other, and where they take their time.
+const TOGETHER: u64 = 2 << 20;
+const SLOW: u64 = 3 << 20;
+/// From one read to the next: they do not touch, lest the kernel should make one of two.
+const APART: u64 = 8192;
 /// Ten times as fast as one after the other.
-const TENTH: Duration = Duration::from_millis(64);
+const TENTH: Duration = Duration::from_millis(3200);
 
 #[repr(align(4096))]
 struct Page([u8; 4096]);
@@ -61,19 +65,20 @@ fn direct(path: &str) -> File {
         .unwrap()
 }
 
-/// Read so many pages from `first` on, each in a thread of its own; how long that took.
-fn read_all(device: &File, first: u64, count: u64) -> Duration {
+/// Read so many pages from `start` on, each in a thread of its own; how long that took.
+fn read_all(device: &File, start: u64, count: u64) -> Duration {
     let barrier = std::sync::Barrier::new(usize::try_from(count).unwrap());
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (first..first + count)
-            .map(|page| {
+        let threads: Vec<_> = (0..count)
+            .map(|number| {
                 let barrier = &barrier;
                 scope.spawn(move || {
                     let mut found = Page([0; 4096]);
                     barrier.wait();
                     let begun = Instant::now();
-                    device.read_exact_at(&mut found.0, page * 4096).unwrap();
-                    assert_eq!(u64::from(found.0[4095]), page);
+                    let at = start + number * APART;
+                    device.read_exact_at(&mut found.0, at).unwrap();
+                    assert_eq!(u64::from(found.0[4095]), at / APART % 256);
                     begun.elapsed()
                 })
             })
@@ -85,7 +90,7 @@ fn read_all(device: &File, first: u64, count: u64) -> Duration {
 
 /// The best of some tries: what else this machine does is not what is looked at.
 fn best(mut once: impl FnMut() -> Duration) -> Duration {
-    (0..5).map(|_| once()).min().unwrap()
+    (0..3).map(|_| once()).min().unwrap()
 }
 
 #[test]
@@ -97,8 +102,8 @@ fn a_device_has_64_requests_in_flight() {
         let disk = Attached::with_script(kind, PLUGIN, &[]);
         let device = direct(disk.device());
         // Each is answered when all 64 are with the plugin.
-        read_all(&device, 128, REQUESTS);
-        let took = best(|| read_all(&device, 192, REQUESTS));
+        read_all(&device, TOGETHER, REQUESTS);
+        let took = best(|| read_all(&device, SLOW, REQUESTS));
         assert!(took < TENTH, "{}: {took:?}", kind.word());
         drop(device);
         disk.detach();
@@ -113,7 +118,7 @@ fn the_users_number_of_lanes_counts() {
         }
         let disk = Attached::with_script(kind, PLUGIN, &["--lanes", "3", "count=3"]);
         let device = direct(disk.device());
-        read_all(&device, 128, 3);
+        read_all(&device, TOGETHER, 3);
         drop(device);
         disk.detach();
     }
@@ -124,22 +129,23 @@ const READER: &str = "
 import nbd, sys, time
 h = nbd.NBD()
 h.connect_uri(sys.argv[1])
-first, count = int(sys.argv[2]), int(sys.argv[3])
+start, count = int(sys.argv[2]), int(sys.argv[3])
+places = range(start, start + (count << 13), 1 << 13)
 def once():
     begun = time.monotonic()
-    pages = [nbd.Buffer(4096) for _ in range(count)]
-    cookies = [h.aio_pread(page, (first + i) << 12) for i, page in enumerate(pages)]
+    pages = [nbd.Buffer(4096) for _ in places]
+    cookies = [h.aio_pread(*each) for each in zip(pages, places)]
     while h.aio_in_flight():
         h.poll(-1)
         cookies = [c for c in cookies if not h.aio_command_completed(c)]
-    for i, page in enumerate(pages):
-        assert page.to_bytearray() == bytes([first + i]) * 4096
+    for page, at in zip(pages, places):
+        assert page.to_bytearray() == bytes([at >> 13 & 255]) * 4096
     return time.monotonic() - begun
 print(min(once() for _ in range(int(sys.argv[4]))) * 1000)
 ";
 
-fn reads(uri: &str, first: u64, count: u64, times: u32) -> f64 {
-    let numbers = [first, count, times.into()].map(|number| number.to_string());
+fn reads(uri: &str, start: u64, count: u64, times: u32) -> f64 {
+    let numbers = [start, count, times.into()].map(|number| number.to_string());
     let output = Command::new("/usr/bin/python3")
         .args(["-c", READER, uri])
         .args(numbers)
@@ -167,9 +173,9 @@ fn a_client_has_64_requests_in_flight() {
     }
     let home = Home::new();
     let uri = attach(&home, &[]);
-    reads(&uri, 128, REQUESTS, 1);
-    let took = reads(&uri, 192, REQUESTS, 5);
-    assert!(took < 64.0, "{took} ms");
+    reads(&uri, TOGETHER, REQUESTS, 1);
+    let took = reads(&uri, SLOW, REQUESTS, 3);
+    assert!(took < 3200.0, "{took} ms");
 }
 
 #[test]
@@ -179,7 +185,7 @@ fn the_users_limit_of_requests_counts() {
     }
     let home = Home::new();
     let uri = attach(&home, &["--limit", "requests=3", "count=3"]);
-    reads(&uri, 128, 3, 1);
+    reads(&uri, TOGETHER, 3, 1);
 }
 
 /// A read takes as long as the file `hold` is there.

@@ -476,6 +476,27 @@ fn run_reads_the_users_standard_input_where_the_user_is() {
 }
 
 #[test]
+fn a_signal_to_run_ends_all_that_the_command_has_started() {
+    let Some((home, plugin)) = ram() else { return };
+    // A reader behind two shells that both wait for it.
+    let command = "sh -c 'sleep 3600 < $device; true' & echo $!; wait; true";
+    let mut running = home.start(["attach", &plugin, "./disk", "--run", command]);
+    let inner: i32 = first_line(&mut running).parse().unwrap();
+    let children = || {
+        let found = fs::read_to_string(format!("/proc/{inner}/task/{inner}/children"));
+        found.unwrap_or_default().trim().parse::<i32>().ok()
+    };
+    until("the reader runs", || children().is_some());
+    let reader = children().unwrap();
+    signal(running.id().cast_signed(), Signal::TERM);
+    assert_eq!(end(&mut running).code(), Some(128 + 15));
+    for pid in [inner, reader] {
+        until("it is told to end", || !runs(pid));
+    }
+    nothing_is_left(&home, "disk");
+}
+
+#[test]
 fn run_lets_go_of_a_disk_that_is_still_in_use() {
     let Some((home, plugin)) = ram() else { return };
     // Opened before the shell ends, so that somebody has it by then, whatever its name is yet.
@@ -528,6 +549,8 @@ fn a_worker_without_agent_serves_on_and_is_detached() {
     assert!(!runs(worker));
     nothing_is_left(&home, "disk");
     assert_eq!(notes(&home).last().unwrap(), "cleaned up");
+    let log = home.state(".failed").join("ram.log");
+    assert!(!log.exists(), "nothing went wrong with the disk");
 }
 
 #[test]

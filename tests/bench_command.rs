@@ -128,6 +128,30 @@ fn lanes_share_the_time() {
     assert!((of("iops") * each / 1e6 - 1.0).abs() < 0.01, "{figures}");
 }
 
+/// The time of a coroutine is its whole life, not the call that makes it.
+#[test]
+fn coroutines_are_measured_to_their_end() {
+    let home = Home::new();
+    let text = "
+import asyncio
+API_VERSION = 2
+def thread_model(): return 3
+def open(readonly): return 0
+def get_size(h): return 1 << 20
+async def pread(h, buf, offset, flags):
+    await asyncio.sleep(0.002)
+    buf[:] = bytes(len(buf))
+";
+    let (said, report) = benched(&home, text, &["--front-end", "nbd", "--depth", "8"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let front_end = &report["front_ends"][0];
+    assert_eq!(front_end["lanes"], 64, "{front_end}");
+    let figures = &front_end["workloads"][0]["figures"];
+    let of = |field| number(figures, field);
+    assert!(of("inside_us") >= 1990.0, "{figures}");
+    assert!(of("iops") * of("inside_us") / 1e6 > 1.5, "{figures}");
+}
+
 #[test]
 fn requests_that_fail_are_counted_and_told() {
     let home = Home::new();

@@ -288,6 +288,22 @@ fn a_plugin_that_cannot_be_loaded_is_refused() {
 }
 
 #[test]
+fn coroutines_are_checked_as_other_callbacks_are() {
+    let coroutines = RIGHT
+        .replace("def p", "async def p")
+        .replace("def flush", "async def flush")
+        .replace("def extents", "async def extents")
+        .replace("yield (offset, count, 0)", "return [(offset, count, 0)]");
+    let Checked { status, said, .. } = checked(&coroutines, &["--write"]);
+    assert_eq!(status, 0, "{said}");
+    let wrong = coroutines.replace("buf[:] =", "await 5; buf[:] =");
+    let Checked { status, said, .. } = checked(&wrong, &[]);
+    assert_eq!(status, 1, "{said}");
+    let place = "plugin.py:6: pread: 1 bytes at 0: TypeError: object int can't be used in 'await'";
+    assert!(said.contains(place), "{said}");
+}
+
+#[test]
 fn plugins_that_ship_have_no_problem() {
     for words in [
         &["--write", "memory", "size=1M"][..],

@@ -326,8 +326,8 @@ refused! {
     a_script_that_exits_is_refused: "import sys; sys.exit(3)" => "ended itself: SystemExit: 3";
     a_missing_callback_is_refused: "del pread" => "`pread` is missing";
     a_callback_that_cannot_be_called_is_missing: "pread = 5" => "`pread` is missing";
-    api_version_3_is_refused: "API_VERSION = 3" => "API_VERSION is 3: versions 1 and 2 are supported";
-    api_version_as_text_is_refused: "API_VERSION = '2'" => "API_VERSION is '2'";
+    api_version_3_is_refused: "API_VERSION = 3" => "API_VERSION is `3`: versions 1 and 2 are supported";
+    api_version_as_text_is_refused: "API_VERSION = '2'" => "API_VERSION is `'2'`";
     version_1_pread_under_version_2_is_refused: "def pread(h, count, offset): pass"
         => "pread: API version 2 calls it as `pread(h, buf, offset, flags)`";
     open_without_argument_is_refused: "def open(): pass" => "calls it as `open(readonly)`";
@@ -919,4 +919,16 @@ def pwrite(h, buf, offset, flags):
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     assert_eq!(held(), 0, "memory is held after all views are gone");
+});
+
+isolated!(tracebacks_show_the_script_as_it_ran, {
+    // By the time of the exception the file is gone.
+    let disk = open(&format!(
+        "{BASE}API_VERSION = 2\ndef pread(h, buf, offset, flags):\n    raise ValueError('x')  # this line\n"
+    ));
+    let (_, text) = failure(&*disk, Op::Read(&mut [0; 512]));
+    assert!(
+        text.contains("raise ValueError('x')  # this line"),
+        "{text}"
+    );
 });

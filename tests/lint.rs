@@ -71,6 +71,24 @@ def is_rotational(h): raise OSError
 def block_size(h): return sizes(h)
 def sizes(h): return (1, 512, 4096)
 def can_fua(h): return nbdkit.FUA_EMULATE if h else 0" => [];
+    what_blocks_a_coroutine: "
+import asyncio, time
+async def flush(h, flags):
+    time.sleep(1)
+    nbdkit.nanosleep(1, 0)
+    def other(): time.sleep(1)
+    await asyncio.to_thread(time.sleep, 1)
+def close(h): time.sleep(1)" => [
+        ":9: flush: calls `time.sleep`, which holds up every other request: `await asyncio.sleep` does not",
+        ":10: flush: calls `nbdkit.nanosleep`, which"
+    ];
+    coroutines_are_judged_as_functions: "
+async def can_write(h): return 1
+async def extents(h, count, offset, flags): return [[offset, count, 0]]
+async def pwrite(h, buf, offset, flags): pass" => [
+        ":7: can_write: returns `1`, which counts as False",
+        ":8: extents: gives the list"
+    ];
     emulation_needs_flush: "
 def pwrite(h, buf, offset, flags): pass
 def can_fua(h): return nbdkit.FUA_EMULATE" => [":8: can_fua: returns FUA_EMULATE, but there is no `flush`"];

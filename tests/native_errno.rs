@@ -277,6 +277,43 @@ print(word(h.zero, 8192, half), word(h.zero, 4096, half, nbd.CMD_FLAG_FAST_ZERO)
     }
 }
 
+#[test]
+fn coroutines_follow() {
+    if !clients(&["libnbd"]) {
+        return;
+    }
+    let script = "
+import asyncio, errno, nbdkit
+API_VERSION = 2
+PYDISK_ERRNO = 'native'
+def open(readonly): return 1
+def get_size(h): return 1 << 20
+async def pread(h, buf, offset, flags):
+    await asyncio.sleep(0)
+    if offset: nbdkit.set_error(errno.EROFS)
+    raise OSError(errno.ENOSPC, 'full')
+async def pwrite(h, buf, offset, flags): pass
+async def zero(h, count, offset, flags): raise OSError(errno.EOPNOTSUPP, 'not here')
+async def trim(h, count, offset, flags): await asyncio.wait_for(asyncio.sleep(9), 0)
+";
+    let code = "
+h.connect_uri(args[0])
+def word(call, *words):
+    try: call(*words)
+    except nbd.Error as error: return error.errno
+    return 'done'
+print(word(h.pread, 512, 0), word(h.pread, 512, 512), word(h.zero, 512, 0), word(h.trim, 512, 0))
+";
+    let server = Server::of_script(script, &[]);
+    assert_eq!(
+        libnbd(code, &[server.uri()]),
+        "ENOSPC EPERM done EIO\n",
+        "{}",
+        server.log()
+    );
+    server.detach();
+}
+
 fn o_direct() -> i32 {
     i32::try_from(rustix::fs::OFlags::DIRECT.bits()).unwrap()
 }

@@ -421,6 +421,8 @@ fn cache_hints() {
     table(&[V2, CACHE], passed);
     table(&[V1, CACHE], passed);
     table(&[V2, CACHE, &level("NATIVE")], passed);
+    // A number without a meaning, as nbdkit has it.
+    table(&[V2, CACHE, "def can_cache(h): return 3\n"], passed);
     table(
         &[V2, CACHE, &level("EMULATE")],
         &[("cache()", "ok", &["pread 4096 512 0"])],

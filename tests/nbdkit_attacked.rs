@@ -286,10 +286,10 @@ fn somebody_without_rights_or_a_runtime_folder_is_served_as_well() {
         .status()
         .unwrap();
     let home = nbdkit.home.path("");
-    let run = |words: &[&str]| {
+    let run = |runtime: &str, words: &[&str]| {
         let output = Command::new(&program)
             .args(words)
-            .env_remove("XDG_RUNTIME_DIR")
+            .env("XDG_RUNTIME_DIR", runtime)
             .env_remove("PYDISK_STATE_DIR")
             .env_remove("VIRTUAL_ENV")
             .env_remove("PYTHONUNBUFFERED")
@@ -311,36 +311,39 @@ fn somebody_without_rights_or_a_runtime_folder_is_served_as_well() {
         say("skipped: another user may not run this Python");
         return;
     }
-    let said = run(&[
-        "-U",
-        "-",
-        "python",
-        &nbdkit.plugin,
-        "--run",
-        "echo $unixsocket; exit 3",
-    ]);
-    assert_eq!(
-        (said.code, said.stdout.as_str()),
-        (3, "/tmp/pydisk-54323/disk/nbd.sock\n"),
-        "{said:?}"
+    // Without one, and with that of somebody else, as su leaves it.
+    for runtime in ["", "/root"] {
+        let command = "echo $unixsocket; exit 3";
+        let said = run(
+            runtime,
+            &["-U", "-", "python", &nbdkit.plugin, "--run", command],
+        );
+        let socket = "/tmp/pydisk-54323/disk/nbd.sock\n";
+        assert_eq!((said.code, said.stdout.as_str()), (3, socket), "{said:?}");
+    }
+    let low = run(
+        "",
+        &[
+            "-p",
+            "81",
+            "-i",
+            "127.0.0.1",
+            "python",
+            &nbdkit.plugin,
+            "-u",
+            "0",
+            "--run",
+            "true",
+        ],
     );
-    let low = run(&[
-        "-p",
-        "81",
-        "-i",
-        "127.0.0.1",
-        "python",
-        &nbdkit.plugin,
-        "-u",
-        "0",
-        "--run",
-        "true",
-    ]);
     assert_eq!(low.code, 1, "{low:?}");
     std::fs::remove_dir_all("/tmp/pydisk-54323").unwrap();
     // Somebody else's folder, or a link, is not taken.
     std::os::unix::fs::symlink("/tmp", "/tmp/pydisk-54323").unwrap();
-    let link = run(&["-U", "-", "python", &nbdkit.plugin, "--run", "exit 3"]);
+    let link = run(
+        "",
+        &["-U", "-", "python", &nbdkit.plugin, "--run", "exit 3"],
+    );
     std::fs::remove_file("/tmp/pydisk-54323").unwrap();
     assert_eq!(link.code, 1, "{link:?}");
     assert!(link.stderr.contains("it must belong to you"), "{link:?}");

@@ -387,7 +387,7 @@ fn a_script_can_come_through_a_pipe() {
                 "python",
                 "/dev/stdin",
                 "--run",
-                "nbdinfo --size \"$uri\"",
+                "nbdinfo --size \"$uri\" && test \"${name:-script}\" = script",
             ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

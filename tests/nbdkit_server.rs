@@ -13,8 +13,10 @@ mod home;
 #[expect(dead_code, reason = "shared with other tests of this command line")]
 mod nbdkit;
 
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use client::{Client, available};
 use home::{Said, end, runs, say, signal, until};
@@ -318,6 +320,56 @@ fn messages_go_where_they_are_to_go() {
             .unwrap_or_default()
             .contains("told")
     });
+}
+
+/// A stand-in for the system's log, on a machine that has none.
+struct SystemLog(UnixDatagram);
+
+impl SystemLog {
+    const PATH: &str = "/dev/log";
+
+    /// None where there is one already, or where none can be made.
+    fn new() -> Option<Self> {
+        let socket = UnixDatagram::bind(Self::PATH).ok()?;
+        socket
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        Some(Self(socket))
+    }
+}
+
+impl Drop for SystemLog {
+    fn drop(&mut self) {
+        std::fs::remove_file(Self::PATH).unwrap();
+    }
+}
+
+#[test]
+fn the_systems_log_is_told_what_goes_wrong_in_the_background() {
+    let Some(log) = SystemLog::new().filter(|_| available()) else {
+        say("skipped: needs libnbd and a machine on which a test may make /dev/log");
+        return;
+    };
+    let nbdkit = Nbdkit::ours();
+    let text = nbdkit::PLUGIN.replace(
+        "def pread(h, buf, offset, flags):",
+        "def pread(h, buf, offset, flags):\n    raise OSError('for the log')\n   ",
+    );
+    let path = nbdkit.home.script("telling.py", &text);
+    let said = nbdkit.run(["-U", "socket", "python", path.to_str().unwrap()]);
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+    let mut client = Client::connected(&unix_uri(&nbdkit.home.path("socket")));
+    assert!(client.read().starts_with("error: "));
+    let worker = nbdkit.home.pid("telling", "worker_pid");
+    let expected = format!("<27>pydisk[{worker}]: telling: error: read at 0+8: ");
+    let mut buffer = [0; 4096];
+    // Others may have something to say as well.
+    loop {
+        let len = log.0.recv(&mut buffer).unwrap();
+        if String::from_utf8_lossy(&buffer[..len]).starts_with(&expected) {
+            break;
+        }
+    }
 }
 
 #[test]

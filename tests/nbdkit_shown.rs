@@ -157,3 +157,15 @@ fn versions_and_help_are_shown_without_running_the_script() {
         assert_eq!(number, config["version"]);
     }
 }
+
+#[test]
+fn a_filter_that_is_not_there_is_found_out_as_scripts_do() {
+    for nbdkit in Nbdkit::both() {
+        for shown in ["--version", "--help", "--dump-plugin"] {
+            for wrong in ["--filter=nosuch", "-Dx", "--log=x", "--threads=x"] {
+                let said = nbdkit.run([shown, wrong, "python"]);
+                assert_eq!(said.code, 1, "{} {shown} {wrong}: {said:?}", nbdkit.name());
+            }
+        }
+    }
+}

@@ -1,11 +1,14 @@
 //! The user's command of `--run`.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::Sender;
 use std::thread;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::messages::Job;
@@ -72,9 +75,47 @@ fn tls_variables(tls: &TlsSetup) -> Vec<(&'static str, OsString)> {
     vec![("tls", mode.into()), ("tls_certificates", folder.into())]
 }
 
-/// Tell the user's command to end.
+/// Tell the user's command to end, and what it has started: a shell that is told so ends and leaves
+/// the others alone. They have no process group of their own, because they may use the terminal.
 pub(super) fn end(command: Pid) {
-    if let Err(error) = kill_process(command, Signal::TERM) {
-        log::warn!("the command cannot be told to end: {error}");
+    let started = descendants(command);
+    // The shell first, which would otherwise go on to its next line.
+    for pid in [command].into_iter().chain(started) {
+        match kill_process(pid, Signal::TERM) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => log::warn!(
+                "the command's process {} cannot be told to end: {error}",
+                pid.as_raw_nonzero()
+            ),
+        }
     }
+}
+
+/// The processes below one, as far as their parents still live.
+fn descendants(of: Pid) -> Vec<Pid> {
+    let children: Vec<(Pid, Pid)> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+            Some((parent(&entry.path())?, pid))
+        })
+        .collect();
+    let mut found = vec![of];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        let below = children.iter().filter(|(above, _)| *above == parent);
+        found.extend(below.map(|(_, pid)| *pid));
+        next += 1;
+    }
+    found.split_off(1)
+}
+
+/// The fourth field of proc_pid_stat(5), of which the second may contain anything.
+fn parent(process: &Path) -> Option<Pid> {
+    let stat = fs::read(process.join("stat")).ok()?;
+    let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
+    let rest = str::from_utf8(&stat[after..]).ok()?;
+    Pid::from_raw(rest.split_whitespace().nth(1)?.parse().ok()?)
 }

@@ -203,6 +203,22 @@ pub fn kept_log(folder: &Folder) -> PathBuf {
     root.join(FAILED).join(format!("{}.log", folder.name()))
 }
 
+/// In the folder of an attachment whose worker has ended as it should, for whoever cannot wait for it.
+const ENDED_WELL: &str = "ended-well";
+
+/// For the worker: everything is stored and closed.
+///
+/// # Errors
+/// What the file system says. The folder may be gone already.
+pub fn note_good_end(folder: &Folder) -> io::Result<()> {
+    fs::write(folder.path().join(ENDED_WELL), "")
+}
+
+/// Whether the worker has said so.
+pub(super) fn ended_well(folder: &Folder) -> bool {
+    folder.path().join(ENDED_WELL).exists()
+}
+
 /// Keep the log of an attachment that ended badly, for whoever wonders why it is gone.
 pub(super) fn keep_log(folder: &Folder) {
     let kept = kept_log(folder);

@@ -3,18 +3,15 @@
 //! The agent does it for its own worker; `list`, `attach` and `detach` do it for attachments whose
 //! agent is gone, too. All of it can be repeated, and nothing there is no error.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use pydisk_kernel::mounts;
 
-use super::folder::{Folder, Held, keep_log};
+use super::folder::{Folder, Held, ended_well, keep_log};
 use super::state::{State, Way};
 use crate::Refusal;
-use crate::frontends::nbd::Place;
+use crate::frontends::nbd::{self, Place};
 use crate::frontends::{self, Target};
 
 /// Remove the device or the mount of an attachment whose worker has ended. It may have ended before
@@ -33,35 +30,21 @@ pub(super) fn remove(state: &State, folder: &Folder) -> Result<(), Refusal> {
     }
 }
 
-/// Remove the Unix socket of a dead server, unless somebody else listens there by now.
+/// Remove the Unix socket of a dead server, unless somebody else listens there by now. It may have died
+/// before it told where it is; then the target says so.
 fn remove_socket(state: &State) -> Result<(), Refusal> {
-    let made = match (state.disk.as_ref().map(|disk| &disk.at), &state.target) {
-        (Some(Way::Server { unix_socket, .. }), _) => unix_socket.as_ref(),
-        // It may have listened before it was ready.
-        (_, Target::Server(address)) => match &address.place {
-            Place::Unix(path) => path.as_ref(),
+    let told = match state.disk.as_ref().map(|disk| &disk.at) {
+        Some(Way::Server { unix_socket, .. }) => unix_socket.as_deref(),
+        _ => None,
+    };
+    let named = match &state.target {
+        Target::Server(address) => match &address.place {
+            Place::Unix(path) => path.as_deref(),
             _ => None,
         },
         _ => None,
     };
-    let Some(path) = made else {
-        return Ok(());
-    };
-    // A file that is no socket refuses connections as well.
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    if !is_socket {
-        return Ok(());
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-        _ => return Ok(()),
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Refusal::new(format!("`{}`: {error}", path.display())))
-        }
-        _ => Ok(()),
-    }
+    told.or(named).map_or(Ok(()), nbd::remove_leftover)
 }
 
 /// Whether something is mounted there that this attachment did not mount.
@@ -90,7 +73,9 @@ pub(super) fn sweep(folder: &Folder, held: &Held) {
     };
     match removed {
         Ok(()) => {
-            keep_log(folder);
+            if !ended_well(folder) {
+                keep_log(folder);
+            }
             if let Err(error) = folder.remove(held) {
                 log::warn!("{name}: folder `{}`: {error}", folder.path().display());
             }
@@ -101,12 +86,47 @@ pub(super) fn sweep(folder: &Folder, held: &Held) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::Phase;
     use super::*;
 
     #[test]
     fn what_others_mounted_is_not_ours() {
         assert!(is_of_another(Path::new("/proc"), "x"));
         assert!(!is_of_another(Path::new("/no/such/file"), "x"));
+    }
+
+    #[test]
+    fn the_socket_of_a_server_that_died_before_it_could_tell_is_removed() {
+        use std::os::unix::net::UnixListener;
+
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("socket");
+        let folder = Folder::at(place.path().join("x"));
+        std::fs::create_dir(folder.path()).unwrap();
+        let target = format!("nbd+unix:///?socket={}", path.display());
+        let state = State {
+            name: "x".into(),
+            phase: Phase::Starting,
+            plugin: "x.py".into(),
+            parameters: Vec::new(),
+            target: target.parse().unwrap(),
+            target_is_new: false,
+            disk: None,
+            agent_pid: 1,
+            worker_pid: None,
+            since: 0,
+            log: None,
+        };
+        remove(&state, &folder).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        remove(&state, &folder).unwrap();
+        assert!(path.exists(), "somebody listens there");
+        drop(listener);
+        remove(&state, &folder).unwrap();
+        assert!(!path.exists());
+        std::fs::write(&path, "precious").unwrap();
+        remove(&state, &folder).unwrap();
+        assert!(path.exists(), "it is no socket");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub use clients::{Connected, connected, telling};
 pub use conduct::Conduct;
 pub use control::{ask, listens};
 pub use cost::{cost, tell_cost};
-pub use folder::{Folder, Held, Holder, Role, kept_log};
+pub use folder::{Folder, Held, Holder, Role, kept_log, note_good_end};
 pub use loan::{Loan, Recall};
 pub use lost::detach as detach_without_agent;
 pub use messages::{Answer, Ask, FromWorker, Job, Receiver, ServerOptions, ToWorker, Told, send};

@@ -30,16 +30,36 @@ impl Root {
     /// # Errors
     /// One sentence: there is no place for it, or it belongs to somebody else.
     pub fn open() -> Result<Self, Refusal> {
-        let left = Some(temporary()).filter(|path| path.exists());
-        match Self::path()?.or(left) {
-            Some(path) => Self::at(path),
-            None => Err(Refusal::new(
-                "there is no folder for the state of attachments: XDG_RUNTIME_DIR is not set",
-            )
-            .hint(format!(
-                "log in so that it is set, set {ROOT_VARIABLE}, or run pydisk as root"
-            ))),
+        if let Some(path) = named()? {
+            return Self::at(path);
         }
+        let opened = usual().map_or_else(
+            || {
+                Err(Refusal::new(
+                    "there is no folder for the state of attachments: XDG_RUNTIME_DIR is not set",
+                )
+                .hint(format!(
+                    "log in so that it is set, set {ROOT_VARIABLE}, or run pydisk as root"
+                )))
+            },
+            Self::at,
+        );
+        opened.or_else(|refusal| {
+            let left = Some(temporary()).filter(|path| path.exists());
+            left.map_or(Err(refusal), Self::at)
+        })
+    }
+
+    /// [`Root::open`] for who must not need a runtime folder.
+    ///
+    /// # Errors
+    /// One sentence: the folder that was named is no good, or not even the last resort is.
+    pub fn open_anywhere() -> Result<Self, Refusal> {
+        if let Some(path) = named()? {
+            return Self::at(path);
+        }
+        let opened = usual().map(Self::at).and_then(Result::ok);
+        opened.map_or_else(|| Self::at(temporary()), Ok)
     }
 
     fn at(path: PathBuf) -> Result<Self, Refusal> {
@@ -69,35 +89,6 @@ impl Root {
             )));
         }
         Ok(Self(path))
-    }
-
-    /// [`Root::open`] for who must not need a runtime folder.
-    ///
-    /// # Errors
-    /// One sentence: there is no place for it, or it belongs to somebody else.
-    pub fn open_anywhere() -> Result<Self, Refusal> {
-        Self::at(Self::path()?.unwrap_or_else(temporary))
-    }
-
-    /// The folder that this user has, if there is one.
-    fn path() -> Result<Option<PathBuf>, Refusal> {
-        let absolute = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        if let Some(path) = std::env::var_os(ROOT_VARIABLE).filter(|path| !path.is_empty()) {
-            return absolute(ROOT_VARIABLE).map(Some).ok_or_else(|| {
-                Refusal::new(format!(
-                    "{ROOT_VARIABLE} `{}`: an absolute path is needed",
-                    path.display()
-                ))
-            });
-        }
-        if geteuid().is_root() {
-            return Ok(Some("/run/pydisk".into()));
-        }
-        Ok(absolute("XDG_RUNTIME_DIR").map(|path| path.join("pydisk")))
     }
 
     /// The folder of the attachment `name`, which need not exist.
@@ -239,6 +230,32 @@ impl Root {
             }
         }
     }
+}
+
+/// The folder that the user named.
+fn named() -> Result<Option<PathBuf>, Refusal> {
+    let Some(path) = std::env::var_os(ROOT_VARIABLE).filter(|path| !path.is_empty()) else {
+        return Ok(None);
+    };
+    let path = PathBuf::from(path);
+    if path.is_absolute() {
+        return Ok(Some(path));
+    }
+    Err(Refusal::new(format!(
+        "{ROOT_VARIABLE} `{}`: an absolute path is needed",
+        path.display()
+    )))
+}
+
+/// The folder that this user has where nothing is said, if there is one.
+fn usual() -> Option<PathBuf> {
+    if geteuid().is_root() {
+        return Some("/run/pydisk".into());
+    }
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .map(|path| path.join("pydisk"))
 }
 
 /// Where the state of a user lies who has no runtime folder, as in a build or in a cron job.

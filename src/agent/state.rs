@@ -66,6 +66,9 @@ pub struct Served {
     pub read_only: Option<bool>,
     /// Whether several threads call the plugin at the same time.
     pub parallel: bool,
+    /// How many requests they serve at the same time, at most; 0 where an older worker has not told.
+    #[serde(default)]
+    pub lanes: u16,
 }
 
 /// How users reach a disk.
@@ -195,6 +198,7 @@ mod tests {
                 size: Some(1 << 30),
                 read_only: Some(false),
                 parallel: true,
+                lanes: 16,
             }),
             agent_pid: 1,
             worker_pid: Some(2),

@@ -3,7 +3,6 @@
 use std::thread;
 
 use fastrand::Rng;
-use pydisk_kernel::threads;
 
 use super::Trial;
 use crate::disk::{Disk, Op, Request};
@@ -104,13 +103,20 @@ fn alone_in(trial: &Trial<'_>, start: u64, part: u64, mut random: Rng) {
     }
 }
 
+/// Plugins recurse here as deeply as on the threads of a front end.
+fn deep_thread() -> thread::Builder {
+    thread::Builder::new()
+        .name("check".into())
+        .stack_size(8 << 20)
+}
+
 fn on_threads(trial: &Trial<'_>, part: u64, body: impl Fn(u64, Rng) + Sync) {
     thread::scope(|scope| {
         for number in 0..THREADS {
             let random = trial.random(part + number);
             let body = &body;
             let work = move || trial.disk.lane(&mut || body(number, random.clone()));
-            if let Err(error) = threads::deep("check").spawn_scoped(scope, work) {
+            if let Err(error) = deep_thread().spawn_scoped(scope, work) {
                 trial
                     .report
                     .note(format!("fewer threads than wanted: {error}"));

@@ -1,5 +1,6 @@
 //! Which script a plugin's name or path means.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::Refusal;
@@ -7,12 +8,17 @@ use crate::Refusal;
 /// Folders of plugins that ship, instead of those that are looked for; like PATH.
 const VARIABLE: &str = "PYDISK_PLUGINS";
 
-/// The source tree that this program was built from, which exists on the developer's machine.
+/// The source tree that this program was built from, which exists on the developer's machine. On others
+/// its place may be anybody's: see [`trusted`].
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/plugins");
 
 /// The script of a plugin that ships with pydisk.
 pub(super) fn find_shipped(name: &str) -> Option<PathBuf> {
-    folders()
+    shipped_in(name, &folders())
+}
+
+fn shipped_in(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
+    folders
         .iter()
         .map(|folder| folder.join(format!("{name}.py")))
         .find(|script| script.is_file())
@@ -20,26 +26,38 @@ pub(super) fn find_shipped(name: &str) -> Option<PathBuf> {
 
 /// The names of the plugins that ship with pydisk, for people.
 pub(super) fn known() -> String {
-    let shipped = shipped(&folders());
+    known_in(&folders())
+}
+
+fn known_in(folders: &[PathBuf]) -> String {
+    let shipped = shipped(folders);
     if shipped.is_empty() {
         return "none was found".to_owned();
     }
     shipped.join(", ")
 }
 
-/// Find the script that `word` means: a path, or the name of a plugin that ships with pydisk.
+/// Find the script that `word` means: a path, or the name of a plugin that ships with pydisk. What
+/// ships goes before what happens to lie where the user is, which `./` in front of it names.
 ///
 /// # Errors
 /// One sentence: there is no such file or name.
 pub(super) fn find(word: &str) -> Result<PathBuf, Refusal> {
-    let path = Path::new(word);
-    if word.contains('/') || word.ends_with(".py") || path.exists() {
+    find_in(word, &folders(), Path::new(""))
+}
+
+fn find_in(word: &str, folders: &[PathBuf], here: &Path) -> Result<PathBuf, Refusal> {
+    let path = &here.join(word);
+    if word.contains('/') || word.ends_with(".py") {
         return script(path);
     }
-    if let Some(script) = find_shipped(word) {
+    if let Some(script) = shipped_in(word, folders) {
         return Ok(script);
     }
-    let known = known();
+    if path.exists() {
+        return script(path);
+    }
+    let known = known_in(folders);
     Err(Refusal::new(format!(
         "plugin `{word}`: there is no such file, and no plugin that ships with pydisk has this name"
     ))
@@ -73,7 +91,19 @@ pub(super) fn folders() -> Vec<PathBuf> {
     let installed = std::env::current_exe()
         .ok()
         .and_then(|program| Some(program.parent()?.parent()?.join("share/pydisk/plugins")));
-    installed.into_iter().chain([SOURCE.into()]).collect()
+    let source = trusted(Path::new(SOURCE)).then(|| SOURCE.into());
+    installed.into_iter().chain(source).collect()
+}
+
+/// Whether code in this folder may be run unasked: it is root's, the user's, or belongs to whoever this
+/// program belongs to, and not everybody may write there.
+fn trusted(folder: &Path) -> bool {
+    let program = std::fs::metadata("/proc/self/exe");
+    let owners = [0, rustix::process::geteuid().as_raw()];
+    std::fs::metadata(folder).is_ok_and(|found| {
+        let theirs = program.is_ok_and(|program| program.uid() == found.uid());
+        (theirs || owners.contains(&found.uid())) && found.mode() & 0o002 == 0
+    })
 }
 
 fn shipped(folders: &[PathBuf]) -> Vec<String> {
@@ -101,6 +131,42 @@ mod tests {
         let file = place.path().join("x.py");
         std::fs::write(&file, "").unwrap();
         assert_eq!(find(file.to_str().unwrap()), Ok(file));
+    }
+
+    #[test]
+    fn what_ships_goes_before_what_lies_around() {
+        let place = tempfile::tempdir().unwrap();
+        let (ships, here) = (place.path().join("ships"), place.path().join("here"));
+        std::fs::create_dir(&ships).unwrap();
+        std::fs::write(ships.join("memory.py"), "").unwrap();
+        std::fs::write(ships.join("file.py"), "").unwrap();
+        std::fs::create_dir_all(here.join("memory")).unwrap();
+        std::fs::write(here.join("file"), "").unwrap();
+        std::fs::write(here.join("own"), "").unwrap();
+        let find = |word: &str| find_in(word, std::slice::from_ref(&ships), &here);
+        assert_eq!(find("memory"), Ok(ships.join("memory.py")));
+        assert_eq!(find("file"), Ok(ships.join("file.py")));
+        assert_eq!(find("own"), Ok(here.join("own")));
+        let folder = find("./memory").unwrap_err().to_string();
+        assert!(folder.contains("this is a folder"), "{folder}");
+    }
+
+    #[test]
+    fn a_folder_where_others_may_write_is_not_trusted() {
+        use std::os::unix::fs::{PermissionsExt, chown};
+
+        let place = tempfile::tempdir().unwrap();
+        let may = |mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(place.path(), mode).unwrap();
+            trusted(place.path())
+        };
+        assert!(may(0o700) && may(0o775) && !may(0o777));
+        assert!(!trusted(Path::new("/no/such/folder")));
+        if rustix::process::geteuid().is_root() {
+            chown(place.path(), Some(65534), None).unwrap();
+            assert!(!may(0o755));
+        }
     }
 
     #[test]

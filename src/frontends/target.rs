@@ -38,7 +38,10 @@ impl FromStr for Target {
         if let Some(index) = numbered(text, "/dev/nbd")? {
             return Ok(Self::Nbd(Some(index)));
         }
-        if text.starts_with("nbd:") || text.starts_with("nbd+") || text.starts_with("nbds") {
+        if ["nbd:", "nbd+", "nbds:", "nbds+"]
+            .iter()
+            .any(|scheme| text.starts_with(scheme))
+        {
             return text.parse().map(Self::Server);
         }
         if text.is_empty() {
@@ -50,10 +53,28 @@ impl FromStr for Target {
                     .hint("use /dev/ublkbN, /dev/nbdN, /dev/loopN or a file path"),
             );
         }
+        refuse_address(text)?;
         std::path::absolute(Path::new(text))
             .map(Self::File)
             .map_err(|error| Refusal::new(format!("target `{text}`: {error}")))
     }
+}
+
+/// Whoever writes `localhost:10809` hardly means a file of that name.
+fn refuse_address(text: &str) -> Result<(), Refusal> {
+    let first = text.split('/').next().unwrap_or_default();
+    if !first.contains(':') {
+        return Ok(());
+    }
+    // With the scheme of something else it is no address of ours.
+    let address = match text.contains("://") {
+        true => "nbd://HOST",
+        false => &format!("nbd://{text}"),
+    };
+    Err(Refusal::new(format!(
+        "target `{text}`: it looks like an address without `nbd://`"
+    ))
+    .hint(format!("`{address}` is a server, `./{text}` a file")))
 }
 
 /// The number behind `prefix`, if `text` begins with it and digits follow.
@@ -94,6 +115,32 @@ mod tests {
         assert_eq!("/dev/ublkb7".parse(), Ok(Target::Ublk(Some(7))));
         assert_eq!("/dev/loop0".parse(), Ok(Target::Loop(Some(0))));
         assert_eq!("/tmp/x.img".parse(), Ok(Target::File("/tmp/x.img".into())));
+    }
+
+    #[test]
+    fn an_address_without_a_scheme_is_refused_and_a_path_with_colons_is_a_file() {
+        for text in [
+            "localhost:10809",
+            "[::1]:10809",
+            "10.0.0.1:10809/disk",
+            "a:b",
+            ":10809",
+        ] {
+            let refusal = text.parse::<Target>().unwrap_err().to_string();
+            let hint = format!("hint: `nbd://{text}` is a server, `./{text}` a file");
+            assert!(refusal.ends_with(&hint), "{refusal}");
+        }
+        let other = "http://x/y".parse::<Target>().unwrap_err().to_string();
+        assert!(other.contains("`nbd://HOST` is a server"), "{other}");
+        for path in [
+            "./a:b",
+            "/tmp/a:b",
+            "folder/a:b",
+            "../localhost:10809",
+            "nbdsomething",
+        ] {
+            assert!(matches!(path.parse(), Ok(Target::File(_))), "{path}");
+        }
     }
 
     #[test]

@@ -123,22 +123,20 @@ impl<'py> Question<'py, '_> {
         Ok(match self.level("can_cache", &answer, "nbdkit.CACHE_")? {
             0 => Cache::None,
             1 => Cache::Emulate,
+            // nbdkit takes every larger number for NATIVE here, and for EMULATE above.
             _ => Cache::Native,
         })
     }
 
-    /// An answer of the form none, emulate, native.
+    /// An answer of the form none, emulate, native: 0, 1, 2, or a larger number.
     fn level(
         &self,
         name: &str,
         answer: &Bound<'py, PyAny>,
         constants: &str,
-    ) -> Result<u8, Refusal> {
+    ) -> Result<i64, Refusal> {
         match answer.extract::<i64>() {
-            Ok(0) => Ok(0),
-            Ok(2) => Ok(2),
-            // nbdkit takes every larger number for EMULATE; so do the scripts that rely on it.
-            Ok(1..) => Ok(1),
+            Ok(level @ 0..) => Ok(level),
             _ => Err(self.script.refuse(
                 name,
                 format_args!(

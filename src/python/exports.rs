@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyString, PyTuple};
 use super::handle::Handle;
 use super::module::Connection;
 use super::turns::Place;
-use super::{Plugin, exceptions};
+use super::{Plugin, exceptions, forks};
 use crate::Refusal;
 use crate::disk::{self, Client, Disk, Errno, Error, Export, Exports, Guest, Listed};
 
@@ -138,7 +138,13 @@ impl Guest for Visitor {
         let _turn = plugin.turns().callback("list_exports");
         let visiting = Connection::visiting(self.client.as_ref(), tls);
         let _entered = visiting.enter();
-        Ok(Python::attach(|py| self.exports(py, tls))?)
+        let found = Python::attach(|py| {
+            let found = self.exports(py, tls);
+            // A generator has run since it was called.
+            forks::end_child(py);
+            found
+        });
+        Ok(found?)
     }
 
     fn admit(&mut self, patience: Duration) -> bool {

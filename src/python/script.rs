@@ -197,8 +197,9 @@ fn execute<'py>(
             exceptions::describe(py, error)
         );
     }
-    builtins.getattr("exec")?.call1((code, main.dict()))?;
-    Ok(main)
+    let done = builtins.getattr("exec")?.call1((code, main.dict()));
+    forks::end_child(py);
+    done.map(|_none| main)
 }
 
 /// Let tracebacks show the script as it was when it ran, without looking at the file: that may have

@@ -70,6 +70,11 @@ pub fn process() -> ExitCode {
         Ok(Some(refusal)) => (FromWorker::Stopped(Some(refusal.into())), 1),
         Err(refusal) => (FromWorker::Refused(refusal.into()), 1),
     };
+    if code == 0
+        && let Err(error) = agent::note_good_end(&folder)
+    {
+        log::debug!("folder `{}`: {error}", folder.path().display());
+    }
     if let Err(error) = send(&stream, &message) {
         log::debug!("the agent is gone: {error}");
     }
@@ -224,6 +229,7 @@ impl Place<'_> {
             size: Some(limits.size),
             read_only: Some(limits.read_only),
             parallel: limits.parallel,
+            lanes: if limits.parallel { options.lanes } else { 1 },
         };
         let log = self.job.logging.open(&self.folder.log());
         if let Err(error) = log.and_then(|log| self.announce(served, log, events, end)) {
@@ -257,6 +263,11 @@ impl Place<'_> {
             size: None,
             read_only: self.job.read_only.then_some(true),
             parallel,
+            lanes: if parallel {
+                at_once(self.job.server.requests, self.plugin)
+            } else {
+                1
+            },
         };
         // Whoever asks for the clients finds none once the server is about to be stopped.
         let server = Arc::new(Mutex::new(Some(server)));

@@ -83,6 +83,48 @@ def pwrite(h, buf, offset, flags):
         ],
     ),
     served(
+        "a fork at import",
+        r"
+parent = os.getpid()
+os.fork()
+def pread(h, buf, offset, flags): assert os.getpid() == parent",
+        ["[r(), again(), r()]", "open done open done", ""],
+    ),
+    served(
+        "an exception from elsewhere",
+        r"
+import ctypes
+def pread(h, buf, offset, flags):
+    thread = ctypes.c_ulong(threading.get_ident())
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(KeyboardInterrupt))
+def pwrite(h, buf, offset, flags):
+    kind, word = SystemExit, ctypes.c_ulong(threading.get_ident())
+    threading.Timer(0.05, ctypes.pythonapi.PyThreadState_SetAsyncExc, [word, ctypes.py_object(kind)]).start()
+    while True: pass",
+        [
+            "[r(), w(), f(), r(), again()]",
+            "open EIO EIO done EIO open",
+            "pwrite: SystemExit",
+        ],
+    ),
+    served(
+        "a fork in a generator",
+        r"
+def list_exports(readonly, is_tls):
+    yield 'one'
+    os.fork()
+    yield str(os.getpid())
+def extents(h, count, offset, flags):
+    yield offset, 100, 0
+    os.fork()
+    yield offset + 100, count, 0",
+        [
+            "[len({names() for _ in range(6)}), x(), x(), x(), r()]",
+            "open 1 done done done done",
+            "came back from a callback",
+        ],
+    ),
+    served(
         "a fork in a coroutine whose child comes back",
         r"
 async def pread(h, buf, offset, flags):

@@ -10,7 +10,7 @@ def flush(h, flags):
     for name in 'pread pwrite zero trim cache extents'.split(): del globals()[name]",
         [
             "[f()] + everything() + [again(), r()]",
-            "open done EIO EIO EIO EIO EIO EIO EIO open EIO",
+            "open done EIO EIO EIO EIO EIO EIO done open EIO",
             "pread not implemented",
         ],
     ),

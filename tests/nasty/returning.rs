@@ -58,4 +58,30 @@ def extents(h, count, offset, flags):
             "extents: ValueError: midway",
         ],
     ),
+    served(
+        "what version 1 reads",
+        r"
+import array
+API_VERSION = 1
+class Bytes(bytes):
+    def __len__(self): raise ValueError
+    __getitem__ = __iter__ = __bool__ = __len__
+def released(n):
+    view = memoryview(bytes(n))
+    view.release()
+    return view
+answers = iter([lambda n: None, lambda n: 'x' * n, lambda n: n, lambda n: [0] * n, lambda n: b'', lambda n: bytes(n - 1),
+    lambda n: bytes(n + 1), lambda n: memoryview(bytes(2 * n))[::2], lambda n: array.array('I', [0]) * (n // 4), released,
+    lambda n: iter([bytes(n)]), lambda n: Bytes(n), lambda n: bytearray(n), lambda n: bytes])
+def pread(h, count, offset): return next(answers)(count)
+def pwrite(h, buf, offset): return b'x'
+def flush(h): return nbdkit
+def trim(h, count, offset): pass
+def zero(h, count, offset, may_trim): pass",
+        [
+            "[r() for _ in range(15)] + [w(), f()]",
+            "open EIO EIO EIO EIO EIO EIO done EIO done EIO EIO done done EIO EIO done done",
+            "pread does not support the buffer protocol\nbuffer returned from pread is too small",
+        ],
+    ),
 ];

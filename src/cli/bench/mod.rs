@@ -48,9 +48,10 @@ pub(super) struct BenchArgs {
     /// A load that gets no answer for so long hangs
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     patience: u32,
-    /// Threads that serve a plugin with the parallel thread model
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
-    lanes: u16,
+    /// Requests that a plugin with the parallel thread model serves at the same time [default: 16,
+    /// with `async def` 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    lanes: Option<u16>,
     /// For programs
     #[arg(long)]
     json: bool,

@@ -26,7 +26,7 @@ pub(super) struct Bench {
     pub(super) root: Root,
     pub(super) workloads: Vec<Workload>,
     pub(super) time: Duration,
-    pub(super) lanes: u16,
+    pub(super) lanes: Option<u16>,
     pub(super) write: bool,
     pub(super) guard: Guard,
     /// Whether an error of the plugin was shown.
@@ -65,7 +65,7 @@ impl Bench {
         };
         let served = loan.served();
         found.attach_ms = Some(start.elapsed().as_secs_f64() * 1000.0);
-        found.lanes = Some(if served.parallel { self.lanes } else { 1 });
+        found.lanes = Some(served.lanes);
         found.size = served.size;
         let loads = self
             .guard
@@ -95,10 +95,10 @@ impl Bench {
                 Kind::Nbd => "nbd+unix:///".parse()?,
             },
             read_only: !self.write,
-            lanes: Some(self.lanes),
+            lanes: self.lanes,
             measured: true,
             server: ServerOptions {
-                requests: Some(self.lanes),
+                requests: self.lanes,
                 ..ServerOptions::default()
             },
             inherited: Vec::new(),

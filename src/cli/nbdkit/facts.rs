@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use super::options::Options;
-use super::plan::CERTIFICATES;
-use super::script::{Configured, Named, configure};
+use super::script::{Configured, Named, configure, is_passed};
+use super::tls::CERTIFICATES;
 use crate::Refusal;
 use crate::cli::info::{in_own_process, own_output};
 use crate::cli::{Failure, info, interpreter, plugin};
@@ -110,12 +110,15 @@ pub(super) fn plugin(options: &Options) -> Result<ExitCode, Refusal> {
         return Err(Refusal::new("--dump-plugin: which one is not said")
             .hint("use `nbdkit PLUGIN --dump-plugin`, or --dump-config for this program"));
     };
-    if options.single {
-        return Err(Refusal::new("--dump-plugin and -s cannot be used together"));
-    }
     let named = Named::find(word)?;
     let about = ["--name".to_owned(), named.name().to_owned()];
     let ended = match configure(&named, &options.words)? {
+        // The process that loads it has no such descriptor.
+        Some(Configured { script, .. }) if is_passed(&script) => Err(Refusal::new(format!(
+            "--dump-plugin: a file is needed, not `{}`",
+            script.display()
+        ))
+        .into()),
         Some(Configured { script, parameters }) => {
             let python = interpreter::choose(None, &script)?;
             let words: Vec<String> = parameters

@@ -1,8 +1,9 @@
 //! nbdkit's command line for Python plugins: `nbdkit [OPTIONS] python SCRIPT [KEY=VALUE]...`, by a
 //! link of that name to this program or as `pydisk nbdkit ...`.
 //!
-//! `options` parses, `script` finds the plugin, `place` says where it listens, `plan` makes a job of
-//! it all for the same agent and worker that `pydisk attach` has, `facts` shows instead of serving.
+//! `options` parses, `script` finds the plugin, `place` says where it listens, `tls` how it encrypts,
+//! `plan` makes a job of it all for the same agent and worker that `pydisk attach` has, `facts` shows
+//! instead of serving.
 //! What cannot be honoured is refused by the name of its option. Every failure has status 1, as there.
 
 use std::ffi::{OsStr, OsString};
@@ -18,6 +19,7 @@ mod options;
 mod place;
 mod plan;
 mod script;
+mod tls;
 
 pub(super) use facts::{DUMP, process as dump_process};
 
@@ -67,6 +69,7 @@ pub(super) fn main(words: Vec<OsString>) -> ExitCode {
 }
 
 fn follow(options: Options) -> Result<ExitCode, Refusal> {
+    plan::check(&options)?;
     if options.help {
         return facts::help(&options);
     }

@@ -116,7 +116,6 @@ fn activated(options: &Options) -> Result<Place, Refusal> {
 }
 
 fn chosen(options: &Options) -> Result<Place, Refusal> {
-    exclude(options)?;
     if options.single {
         return Ok(Place::Stdio);
     }
@@ -153,8 +152,11 @@ fn chosen(options: &Options) -> Result<Place, Refusal> {
     })
 }
 
-/// Options of which each says where the one client is.
-fn exclude(options: &Options) -> Result<(), Refusal> {
+/// Options of which each says where the client is, or what becomes of it.
+///
+/// # Errors
+/// One sentence that names two which are given.
+pub(super) fn exclude(options: &Options) -> Result<(), Refusal> {
     let (port, unix) = (options.port.is_some(), options.unix.is_some());
     let (single, run) = (options.single, options.run.is_some());
     let pairs = [
@@ -164,6 +166,7 @@ fn exclude(options: &Options) -> Result<(), Refusal> {
         ("--run", "-s", run && single),
         ("--vsock", "-U", options.vsock && unix),
         ("--vsock", "-s", options.vsock && single),
+        ("--dump-plugin", "-s", options.dump_plugin && single),
     ];
     match pairs.iter().find(|(_, _, both)| *both) {
         Some((one, other, _)) => Err(Refusal::new(format!(
@@ -269,7 +272,9 @@ mod tests {
             ("-p +1", "-p `+1`"),
             ("--vsock -p 4294967295", "-p `4294967295`"),
         ] {
-            let refusal = chosen(&options(words)).unwrap_err().to_string();
+            let options = options(words);
+            let refused = exclude(&options).and_then(|()| chosen(&options).map(drop));
+            let refusal = refused.unwrap_err().to_string();
             assert!(refusal.starts_with(what), "{words}: {refusal}");
         }
         for words in ["-i h", "-p 1", "--run x", "-s", "-U /s", "--vsock"] {

@@ -6,17 +6,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::unistd::{Group, User};
-use rustix::process::geteuid;
 
 use super::options::Options;
 use super::place::{self, Placed, placed};
-use super::script::{Configured, Named, configure, read_pipe};
+use super::script::{Configured, Named, configure, is_passed, read_passed};
+use super::tls::{self, mode_asked_for};
 use super::warn;
 use crate::agent::{self, Conduct, Job, Name, Passing, Root, ServerOptions};
 use crate::cli::interpreter;
 use crate::cli::start::Start;
 use crate::frontends::Target;
-use crate::frontends::nbd::{Bounds, Dialect, Place, TlsMode, TlsSetup};
+use crate::frontends::nbd::{Bounds, Dialect, Place, TlsMode};
 use crate::logging::{Detail, Logging, Sink};
 use crate::{Refusal, params};
 
@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// nbdkit has no limit on clients; here each may take memory and descriptors.
 const CLIENTS: u32 = 1000;
 
-/// Where nbdkit of the distributions looks for certificates, as root.
-pub(super) const CERTIFICATES: &str = "/etc/pki/nbdkit";
+/// The file in the attachment's folder for a script that came through a pipe.
+const KEPT: &str = "script.py";
 
 /// What is to be served, and how.
 #[derive(Debug)]
@@ -50,7 +50,23 @@ pub(super) struct Plan {
     command: Option<String>,
 }
 
-/// Understand the options.
+/// Refuse options that cannot be honoured by themselves, also where nothing is to be served: scripts
+/// find out with `--version --filter=NAME` whether there is such a filter.
+///
+/// # Errors
+/// One sentence that names the option.
+pub(super) fn check(options: &Options) -> Result<(), Refusal> {
+    refuse_absent(options)?;
+    debug_flags(options)?;
+    threads(options)?;
+    handshake(options)?;
+    dialect(options)?;
+    mode_asked_for(options)?;
+    logging(options, false)?;
+    place::exclude(options)
+}
+
+/// Understand the options, which were checked.
 ///
 /// # Errors
 /// One sentence that names the option which cannot be honoured.
@@ -59,13 +75,17 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         return Err(Refusal::new("no plugins given on the command line")
             .hint("`nbdkit --help` shows what is accepted"));
     };
-    refuse_absent(&options)?;
-    debug_flags(&options)?;
+    for flag in &options.debug {
+        // As in nbdkit, one that nobody uses is no reason to fail.
+        warn(&format!(
+            "debug flag -D {flag} was not used: pydisk has none"
+        ));
+    }
     let named = Named::find(word)?;
     let configured = configure(&named, &options.words)?.ok_or_else(|| {
         Refusal::new("the first parameter must be script=/path/to/python/script.py")
     })?;
-    let tls = tls(&options)?;
+    let tls = tls::setup(&options)?;
     let shared = options.single && place::leave_connection()?;
     let Placed {
         address,
@@ -73,12 +93,12 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         mut passing,
     } = placed(&options, tls.mode == TlsMode::Required)?;
     let text = match address.place {
-        Place::Stdio if configured.script.starts_with("/dev") => {
+        Place::Stdio if is_passed(&configured.script) => {
             return Err(Refusal::new(
                 "-s: the client is on standard input, and the script cannot be",
             ));
         }
-        _ => read_pipe(&configured.script)?,
+        _ => read_passed(&configured.script)?,
     };
     let activated = address.place == Place::Activation;
     let foreground = options.foreground
@@ -129,9 +149,14 @@ impl Plan {
         let python = interpreter::choose(None, &script)?;
         let root = Root::open_anywhere()?;
         agent::sweep(&root)?;
-        let (folder, held) = root.reserve(&Name::from_script(&script))?;
+        // A pipe's own name is a number.
+        let named_after = match self.text {
+            Some(_) => Path::new(KEPT),
+            None => &script,
+        };
+        let (folder, held) = root.reserve(&Name::from_script(named_after))?;
         let script = match self.text {
-            Some(text) => kept(&folder.path().join("script.py"), &text)?,
+            Some(text) => kept(&folder.path().join(KEPT), &text)?,
             None => script,
         };
         let job = Job {
@@ -185,29 +210,22 @@ fn refuse_absent(options: &Options) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Debug flags belong to compiled plugins. As in nbdkit, one that nobody uses is only warned of.
+/// Debug flags belong to compiled plugins.
 fn debug_flags(options: &Options) -> Result<(), Refusal> {
-    for flag in &options.debug {
-        let value = flag
-            .split_once('=')
-            .filter(|(name, _)| {
-                name.split_once('.')
-                    .is_some_and(|(one, two)| !one.is_empty() && !two.is_empty())
-            })
-            .and_then(|(_, value)| value.parse::<i32>().ok());
-        if value.is_none() {
-            return Err(Refusal::new(format!(
-                "-D `{flag}`: a debug flag has the format NAME.FLAG=N"
-            )));
-        }
-        warn(&format!(
-            "debug flag -D {flag} was not used: pydisk has none"
-        ));
-    }
-    Ok(())
+    let is_flag = |flag: &str| {
+        let (name, value) = flag.split_once('=')?;
+        let (plugin, flag) = name.split_once('.')?;
+        (!plugin.is_empty() && !flag.is_empty()).then_some(())?;
+        value.parse::<i32>().ok()
+    };
+    let odd = options.debug.iter().find(|flag| is_flag(flag).is_none());
+    odd.map_or(Ok(()), |flag| {
+        Err(Refusal::new(format!(
+            "-D `{flag}`: a debug flag has the format NAME.FLAG=N"
+        )))
+    })
 }
 
-/// None leaves it to the plugin's kind: 16, or 64 for coroutines.
 fn threads(options: &Options) -> Result<Option<u16>, Refusal> {
     let Some(text) = &options.threads else {
         return Ok(None);
@@ -266,71 +284,6 @@ fn mask(text: &str) -> Option<u16> {
     }
     let mask = u32::from_str_radix(digits, radix).ok()?;
     u16::try_from(mask & u32::from(u16::MAX)).ok()
-}
-
-/// Whether clients encrypt. Without a word about it they may where there are certificates.
-fn tls(options: &Options) -> Result<TlsSetup, Refusal> {
-    let asked = match options.tls.as_deref() {
-        None => None,
-        Some("require") => Some(TlsMode::Required),
-        Some(text) => match params::parse_bool(text) {
-            Ok(true) => Some(TlsMode::Allowed),
-            Ok(false) => Some(TlsMode::Off),
-            Err(_unsaid) => {
-                return Err(Refusal::new(format!(
-                    "--tls `{text}`: off, on or require is accepted"
-                )));
-            }
-        },
-    };
-    if options.oldstyle && asked == Some(TlsMode::Required) {
-        return Err(Refusal::new(
-            "-o: the protocol of old has no TLS, which --tls=require asks for",
-        ));
-    }
-    let mode = match asked {
-        Some(TlsMode::Off) => TlsMode::Off,
-        Some(mode) => mode,
-        None if options.tls_certificates.is_some() || options.tls_verify_peer => TlsMode::Allowed,
-        None if certificates().is_some() => TlsMode::Allowed,
-        None => TlsMode::Off,
-    };
-    if mode == TlsMode::Off {
-        if options.tls_certificates.is_some() || options.tls_verify_peer {
-            warn("--tls-certificates and --tls-verify-peer have no effect: TLS is off");
-        }
-        return Ok(TlsSetup::default());
-    }
-    let folder = match &options.tls_certificates {
-        Some(folder) => std::path::absolute(folder).map_err(|error| {
-            Refusal::new(format!(
-                "--tls-certificates `{}`: {error}",
-                folder.display()
-            ))
-        })?,
-        None => certificates().ok_or_else(|| {
-            Refusal::new("--tls: the server needs a certificate").hint(
-                "add --tls-certificates DIR, a folder with server-cert.pem and server-key.pem",
-            )
-        })?,
-    };
-    Ok(TlsSetup {
-        mode,
-        certificates: Some(folder),
-        verify_peer: options.tls_verify_peer,
-    })
-}
-
-/// The certificates that nbdkit would find by itself.
-fn certificates() -> Option<PathBuf> {
-    let folders = if geteuid().is_root() {
-        vec![PathBuf::from(CERTIFICATES)]
-    } else {
-        let home = PathBuf::from(std::env::var_os("HOME")?);
-        vec![home.join(".pki/nbdkit"), home.join(".config/pki/nbdkit")]
-    };
-    let mut folders = folders.into_iter();
-    folders.find(|folder| folder.join("server-cert.pem").exists())
 }
 
 fn logging(options: &Options, foreground: bool) -> Result<Logging, Refusal> {

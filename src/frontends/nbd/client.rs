@@ -44,6 +44,8 @@ pub struct Client {
     len: usize,
     /// Bytes of data that still belong to the reply to this request.
     rest: Option<(usize, u64)>,
+    /// How long the socket waits for something to read.
+    patience: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +71,7 @@ impl Client {
             came: vec![0; AT_ONCE],
             len: 0,
             rest: None,
+            patience: None,
         };
         client.negotiate()?;
         Ok(client)
@@ -187,7 +190,10 @@ impl Client {
         if self.under_way.iter().all(Option::is_none) {
             return Ok(());
         }
-        self.stream.set_read_timeout(Some(patience))?;
+        if self.patience != Some(patience) {
+            self.stream.set_read_timeout(Some(patience))?;
+            self.patience = Some(patience);
+        }
         match self.stream.read(&mut self.came[self.len..]) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => self.len += count,

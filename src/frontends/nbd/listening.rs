@@ -420,16 +420,43 @@ fn lock(folder: &Path) -> io::Result<OwnedFd> {
     }
 }
 
+/// Remove the socket at `path` if it is one that nobody listens on: a server that was killed had it.
+///
+/// # Errors
+/// One sentence; it may succeed later.
+pub fn remove_leftover(path: &Path) -> Result<(), Refusal> {
+    let failed =
+        |error: &dyn std::fmt::Display| Refusal::new(format!("`{}`: {error}", path.display()));
+    let is_socket = |found: fs::Metadata| found.file_type().is_socket();
+    if !fs::symlink_metadata(path).is_ok_and(is_socket) {
+        return Ok(());
+    }
+    let address = SocketAddrUnix::new(path).map_err(|error| failed(&error))?;
+    // Whoever is about to listen on a socket of this folder has the lock.
+    let _alone = lock(path.parent().unwrap_or(Path::new("/"))).map_err(|error| failed(&error))?;
+    match listener(&address) {
+        Err(Errno::CONNREFUSED) => match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&error)),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// `ECONNREFUSED` if nobody listens there.
+fn listener(address: &SocketAddrUnix) -> Result<(), Errno> {
+    let kind = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, kind, None)
+        .and_then(|socket| connect(&socket, address))
+}
+
 /// Remove what lies at `path` if it is a socket that nobody listens on.
 fn make_way(path: &Path, address: &SocketAddrUnix) -> Result<(), String> {
     let found = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
     if !found.file_type().is_socket() {
         return Err("there is a file of this name already".into());
     }
-    let kind = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, kind, None)
-        .and_then(|socket| connect(&socket, address));
-    match probe {
+    match listener(address) {
         Err(Errno::CONNREFUSED) => {
             log::info!("`{}` is left from a server that is gone", path.display());
             fs::remove_file(path).map_err(|error| error.to_string())

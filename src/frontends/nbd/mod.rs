@@ -41,6 +41,7 @@ pub use bounds::Bounds;
 pub use client::Client as LoadClient;
 pub use dialect::Dialect;
 pub use family::Family;
+pub use listening::remove_leftover;
 pub use registry::Connected;
 pub use server::{Bound, Server, Setup};
 pub use tls::{TlsMode, TlsSetup};

@@ -15,6 +15,14 @@ ONLY_IN_C = {
     "config_help": "is never asked for: only plugins in C have it",
     "magic_config_key": "is never asked for: only plugins in C have it",
 }
+# What stops the event loop, and what does not.
+BLOCKING = {
+    "time.sleep": "await asyncio.sleep",
+    "nbdkit.nanosleep": "await asyncio.sleep",
+    "subprocess.run": "await asyncio.create_subprocess_exec",
+    "urllib.request.urlopen": "await asyncio.to_thread",
+    "requests.get": "await asyncio.to_thread",
+}
 LEVELS = {"can_fua": "FUA", "can_cache": "CACHE"}
 
 
@@ -353,5 +361,20 @@ def builtin_open(script):
                    "`builtins.open` opens files")
 
 
+def blocks(script):
+    """time.sleep() in a coroutine, which stops all others as well."""
+    for function in ast.walk(script.tree):
+        if not isinstance(function, ast.AsyncFunctionDef):
+            continue
+        for node in own(function):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called in BLOCKING:
+                yield (node.lineno, function.name, f"calls `{called}`, which "
+                       "holds up every other request: "
+                       f"`{BLOCKING[called]}` does not")
+
+
 RULES = (booleans, levels, tuples, promises, reads, strays, doubles,
-         builtin_open)
+         builtin_open, blocks)

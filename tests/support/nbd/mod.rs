@@ -38,6 +38,18 @@ pub(crate) fn clients(wanted: &[&str]) -> bool {
     )
 }
 
+/// Whether nbdkit is here, and hosts Python plugins. Says so if not, and fails if `PYDISK_REQUIRE` lists
+/// `nbdkit`.
+pub(crate) fn nbdkit() -> bool {
+    let mut command = Command::new("nbdkit");
+    let status = command.args(["python", "--version"]).output();
+    status.is_ok_and(|output| output.status.success())
+        || skip(
+            "nbdkit",
+            "it is missing, or its Python plugin: tests/tools/setup",
+        )
+}
+
 /// Note that a test does not run; fails if `PYDISK_REQUIRE` lists `word`.
 pub(crate) fn skip(word: &str, reason: &str) -> bool {
     let required = std::env::var("PYDISK_REQUIRE").unwrap_or_default();

@@ -17,7 +17,8 @@ impl Negotiation<'_> {
         };
         let matches = |query: &&str| [BASE_ALLOCATION, ALL_OF_BASE].contains(query);
         if queries.is_empty() || queries.iter().any(matches) {
-            self.context(OPTION);
+            // A list gives no numbers away.
+            self.context(OPTION, 0);
         }
         self.acknowledge(OPTION)
     }
@@ -33,7 +34,7 @@ impl Negotiation<'_> {
         };
         if queries.queries.contains(&BASE_ALLOCATION) {
             self.chosen.allocation_of = Some(queries.export.to_owned());
-            self.context(OPTION);
+            self.context(OPTION, BASE_ALLOCATION_ID);
         }
         self.acknowledge(OPTION)
     }
@@ -45,11 +46,8 @@ impl Negotiation<'_> {
         Queries::decode(data)
     }
 
-    fn context(&mut self, option: u32) {
-        let parts = [
-            &BASE_ALLOCATION_ID.to_be_bytes()[..],
-            BASE_ALLOCATION.as_bytes(),
-        ];
+    fn context(&mut self, option: u32, id: u32) {
+        let parts = [&id.to_be_bytes()[..], BASE_ALLOCATION.as_bytes()];
         self.reply(option, Kind::MetaContext, &parts);
     }
 }

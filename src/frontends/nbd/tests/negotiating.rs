@@ -150,11 +150,13 @@ fn contexts_are_listed_and_chosen_with_structured_replies_only() {
         assert_eq!(caller.option(option, &query(&[]))[0].0, 0x8000_0003);
     }
     caller.option(8, b"");
-    let context = (4, b"\0\0\0\x01base:allocation".to_vec());
-    let (found, nothing) = (vec![context, (1, vec![])], vec![(1, vec![])]);
-    assert_eq!(caller.option(9, &query(&[])), found);
-    assert_eq!(caller.option(9, &query(&["x:y", "base:"])), found);
-    assert_eq!(caller.option(9, &query(&["base:allocation"])), found);
+    let context = |id: u8| (4, [&[0, 0, 0, id], &b"base:allocation"[..]].concat());
+    let (found, nothing) = (vec![context(1), (1, vec![])], vec![(1, vec![])]);
+    // In a list the number is reserved.
+    let listed = vec![context(0), (1, vec![])];
+    assert_eq!(caller.option(9, &query(&[])), listed);
+    assert_eq!(caller.option(9, &query(&["x:y", "base:"])), listed);
+    assert_eq!(caller.option(9, &query(&["base:allocation"])), listed);
     assert_eq!(caller.option(9, &query(&["base:other"])), nothing);
     assert_eq!(caller.option(10, &query(&["base:"])), nothing);
     assert_eq!(caller.option(10, &query(&["base:allocation"])), found);

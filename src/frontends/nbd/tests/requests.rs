@@ -255,6 +255,9 @@ fn too_much_data_is_refused_and_far_too_much_not_even_read() {
         let announced = write_flags(shape);
         let mut caller = Caller::gone(&service, shape);
         assert_eq!(caller.call(0, NONE, 0, b"", 4097).error, 12);
+        if shape >= Shape::Structured {
+            assert_eq!(caller.call(0, Asked::DF, 0, b"", 4097).error, 75);
+        }
         assert_eq!(caller.call(1, announced, 0, &[1; 4097], 4097).error, 12);
         assert_eq!(caller.call(1, announced, 0, &[1; 16384], 16384).error, 12);
         assert_eq!(caller.call(0, NONE, 0, b"", 4096).bytes(0, 4096), [0; 4096]);

@@ -186,7 +186,13 @@ impl Order {
     fn in_size(&self, terms: &Terms, limits: &Limits) -> Result<(), Refused> {
         let has_data = self.what.carries_data();
         if has_data && self.len > terms.payload.into() {
-            return Err(refused(Failure::NoMem, "more data than the server takes"));
+            // nbdkit's word. The protocol has one of its own for what might come in several chunks
+            // otherwise.
+            let failure = match self.what {
+                What::Read { whole: true } => Failure::Overflow,
+                _ => Failure::NoMem,
+            };
+            return Err(refused(failure, "more data than the server takes"));
         }
         if !limits.strict_blocks || self.what == What::Flush {
             return Ok(());
