@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from . import report
 from .alone import PARTS, Places
 from .contenders import Contender, Served, Stage, peers, pydisk
 from .load import FILL, WORKLOADS, Figures, Workload, run
-from .processes import Failed
+from .processes import Failed, kernel_workers_alike
 from .ratios import Row, row
 
 # Depth 32 is what a block device of its own is asked for; a file and a socket are asked at 16.
@@ -164,8 +164,9 @@ def _measure(group: str, workload: Workload, taking_part: list[tuple[Contender, 
     for round_number in range(options.rounds):
         for index in order:
             served = taking_part[index][1]
-            figures[index].append(
-                run(served.address, workload, size_bytes, options.seconds, served.pids))
+            with kernel_workers_alike() if group == "loop" else nullcontext():
+                figures[index].append(
+                    run(served.address, workload, size_bytes, options.seconds, served.pids))
         # Nobody always follows the same one.
         order = order[1:] + order[:1] if round_number % 2 else order[::-1]
     rows = [row(contender.name, own, figures[0] if index else None)

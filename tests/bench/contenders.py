@@ -16,6 +16,7 @@ from pathlib import Path
 from .processes import Failed, Server
 
 DISK = Path(__file__).with_name("disk.py")
+FLOOR = Path(__file__).with_name("floor.c")
 TMPFS = Path("/dev/shm")
 
 
@@ -126,6 +127,18 @@ def nbdkit_memory(stage: Stage) -> Iterator[Served]:
         yield Served(stage.uri, server.pids())
 
 
+def floor(stage: Stage) -> Iterator[Served]:
+    """What a server of one thread takes at least: a program in C that only copies."""
+    program = stage.folder / "floor"
+    made = subprocess.run(["gcc", "-O2", "-o", str(program), str(FLOOR)], capture_output=True,
+                          text=True, check=False, timeout=60)
+    if made.returncode != 0:
+        raise Failed(made.stderr.strip())
+    with Server([str(program), str(stage.socket), str(stage.size_bytes)], stage.log) as server:
+        server.wait_until(stage.socket.exists)
+        yield Served(stage.uri, server.pids())
+
+
 def qemu_nbd(stage: Stage) -> Iterator[Served]:
     with stage.backing() as file:
         command = ["qemu-nbd", "--format=raw", "--persistent", "--shared=4",
@@ -230,6 +243,7 @@ def peers() -> tuple[Contender, ...]:
     return (
         Contender("nbdkit, Python plugin", "nbd", nbdkit_python, ("nbdkit",)),
         Contender("nbdkit, memory plugin in C", "nbd", nbdkit_memory, ("nbdkit",)),
+        Contender("floor: one thread in C", "nbd", floor, ("gcc",)),
         Contender("qemu-nbd, file on a tmpfs", "nbd", qemu_nbd, ("qemu-nbd",)),
         nbdkit_nbdfuse,
         Contender("qemu-storage-daemon, file on a tmpfs", "file", qemu_fuse,

@@ -204,11 +204,15 @@ impl Drop for Leave<'_, '_> {
     }
 }
 
-/// Tells that the thread is gone, also if it panicked.
+/// Tells that the thread is gone if it panics. Where it leaves in peace it has said so under the lock,
+/// and another one may have come since.
 struct Gone<'s, 'a>(&'s Aside<'a>);
 
 impl Drop for Gone<'_, '_> {
     fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
         let mut stage = self.0.stage.lock();
         if !matches!(*stage, Stage::Over) {
             *stage = Stage::Absent;
