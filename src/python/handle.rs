@@ -22,7 +22,7 @@ use super::turns::Place;
 use super::{Plugin, coroutines, exceptions, exports, extents, forks, module};
 use crate::Refusal;
 use crate::disk::{
-    Disk, Errno, Error, ExtentKind, Extents, Flags, Limits, Op, Owner, Request, Result,
+    Disk, Errno, Error, ExtentKind, Extents, Flags, Limits, Op, Owner, Request, Result, go_on,
 };
 
 /// `count` is an unsigned 32-bit number to a plugin; what does not fit is cut into pieces of this size,
@@ -433,6 +433,7 @@ impl Disk for Handle {
                 if told || found.end() >= range.end {
                     break;
                 }
+                go_on()?;
                 let at = found.end();
                 let count = count(range.end - at);
                 let answer = self

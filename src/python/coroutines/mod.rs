@@ -8,7 +8,7 @@
 use std::ffi::CString;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -33,9 +33,6 @@ const SOURCE: &str = include_str!("loop.py");
 
 /// How long the loop may take to end. What its tasks do meanwhile has half of that.
 const END: Duration = Duration::from_secs(5);
-
-/// As much as the threads of the front ends have: coroutines recurse, too.
-const STACK_BYTES: usize = 8 << 20;
 
 /// The one loop of this process, and whether it could be made.
 static LOOP: OnceLock<Result<EventLoop, String>> = OnceLock::new();
@@ -149,22 +146,19 @@ fn make(py: Python<'_>) -> PyResult<EventLoop> {
     let run = module.getattr("run")?.unbind();
     let (sender, ended) = channel();
     let its = Arc::clone(&shared);
-    let thread = thread::Builder::new()
-        .name("asyncio".into())
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            Python::attach(|py| {
-                let outcome = run.call1(py, (event_loop, inbox));
-                its.dies();
-                if let Err(error) = outcome {
-                    log::error!(
-                        "the event loop has ended, and every request fails from here on: {}",
-                        exceptions::describe(py, error)
-                    );
-                }
-            });
-            sender.send(()).unwrap_or_default();
-        })?;
+    let thread = threads::deep("asyncio").spawn(move || {
+        Python::attach(|py| {
+            let outcome = run.call1(py, (event_loop, inbox));
+            its.dies();
+            if let Err(error) = outcome {
+                log::error!(
+                    "the event loop has ended, and every request fails from here on: {}",
+                    exceptions::describe(py, error)
+                );
+            }
+        });
+        sender.send(()).unwrap_or_default();
+    })?;
     Ok(EventLoop {
         shared,
         thread: Mutex::new(Some((thread, ended))),
