@@ -30,10 +30,13 @@ impl Vigil {
     ) -> T {
         let begun = Instant::now();
         let looks = std::mem::take(&mut self.awake);
-        while looks && begun.elapsed() < LONGEST {
+        while looks {
             if let Some(found) = look(with) {
                 self.awake = true;
                 return found;
+            }
+            if begun.elapsed() >= LONGEST {
+                break;
             }
             thread::yield_now();
         }
