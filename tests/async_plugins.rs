@@ -7,7 +7,9 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use pydisk::disk::{
     Client, Disk, Errno, Export, ExtentKind, Extents, Flags, Op, Owner, Peer, Request,
@@ -431,5 +433,46 @@ async def flush(h, flags):
         }
         let error = disk.serve(Request::new(Op::Flush, 0)).unwrap_err();
         assert!(error.to_string().contains("RuntimeError: 9 8"), "{error}");
+    }
+);
+
+isolated!(
+    an_opening_that_fails_does_not_keep_a_callback_of_another_client,
+    {
+        let plugin = load(&format!(
+            "{PREAD}
+opened = []
+async def open(readonly): opened.append(1); return len(opened)
+def close(h): opened.append('closed')
+def get_size(h):
+    if h == 1: return len(data)
+    inside.wait()
+    raise RuntimeError('no size')
+inside = threading.Event()
+def pwrite(h, buf, offset, flags):
+    inside.set()
+    time.sleep(1)
+    data[offset] = len(opened)
+"
+        ));
+        let (sender, ended) = channel();
+        let all = move || {
+            let disk = plugin.open(false).unwrap();
+            thread::scope(|scope| {
+                let write = scope.spawn(|| disk.serve(Request::new(Op::Write(&[0; 512]), 0)));
+                let refusal = plugin.open(false).unwrap_err().to_string();
+                assert!(refusal.contains("no size"), "{refusal}");
+                write.join().unwrap().unwrap();
+            });
+            assert_eq!(
+                read(&*disk, 0).unwrap()[0],
+                2,
+                "`close` waited for its turn"
+            );
+            sender.send(()).unwrap();
+        };
+        // Who hangs here holds Python, and everybody else with it.
+        thread::spawn(all);
+        ended.recv_timeout(Duration::from_secs(60)).unwrap();
     }
 );

@@ -81,14 +81,15 @@ impl Visitor {
         let _turn = plugin.turns().callback("open");
         let visiting = Connection::visiting(self.client.as_ref(), tls);
         let _entered = visiting.enter();
-        Python::attach(|py| {
+        let opened = Python::attach(|py| {
             let name = match name {
                 "" => self.default_export(py, tls)?,
                 name => name.to_owned(),
             };
             let connection = Connection::open(self.client.as_ref(), tls, name);
             Handle::open(py, Arc::clone(&plugin), connection, place, self.read_only)
-        })
+        })?;
+        opened.usable()
     }
 
     /// The name of the export that is meant by none.

@@ -58,8 +58,25 @@ impl fmt::Debug for Handle {
     }
 }
 
+/// What `open` returned, and what came of asking what it can do.
+pub(super) struct Opened {
+    handle: Handle,
+    limits: std::result::Result<Limits, Refusal>,
+}
+
+impl Opened {
+    /// The handle; if it cannot be used, `close` is called. Not inside Python, for `close` waits for its
+    /// turn, and who has that may wait to enter.
+    pub(super) fn usable(self) -> std::result::Result<Handle, Refusal> {
+        let Self { mut handle, limits } = self;
+        // An early return drops the handle, and dropping closes it.
+        handle.limits = limits?;
+        Ok(handle)
+    }
+}
+
 impl Handle {
-    /// Call `open` and ask for the capabilities; `close` is called if that fails.
+    /// Call `open` and ask for the capabilities.
     ///
     /// The caller has the right to run callbacks.
     pub(super) fn open(
@@ -68,7 +85,7 @@ impl Handle {
         connection: Connection,
         place: Place,
         read_only: bool,
-    ) -> std::result::Result<Self, Refusal> {
+    ) -> std::result::Result<Opened, Refusal> {
         let entered = connection.enter();
         module::clear_error();
         let opened = plugin.script.call(py, intern!(py, "open"), (read_only,))?;
@@ -80,7 +97,7 @@ impl Handle {
         };
         let limits = question.limits(read_only, plugin.thread_model());
         drop(entered);
-        let mut handle = Self {
+        let handle = Self {
             stopwatch: plugin.stopwatch.get().cloned(),
             plugin,
             handle: opened.unbind(),
@@ -89,9 +106,7 @@ impl Handle {
             connection,
             _place: place,
         };
-        // An early return drops the handle, and dropping closes it.
-        handle.limits = limits?;
-        Ok(handle)
+        Ok(Opened { handle, limits })
     }
 
     /// The name of the export that it is open on.
@@ -111,8 +126,8 @@ impl Handle {
         })
     }
 
-    /// Run the callback of this name when it is this handle's turn. The turn is waited for outside of Python, because
-    /// whoever has it may be about to enter.
+    /// Run the callback of this name when it is this handle's turn. The turn is waited for outside of
+    /// Python, because whoever has it may be about to enter.
     fn turn<T>(&self, callback: &str, work: impl FnOnce(Python<'_>) -> T) -> T {
         let _turn = self.plugin.turns().callback(callback);
         let _entered = self.connection.enter();
@@ -146,7 +161,12 @@ impl Handle {
         callback: &Bound<'py, PyAny>,
         arguments: impl PyCallArgs<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let call = || callback.call1(arguments).and_then(coroutines::outcome);
+        let call = || {
+            let returned = callback.call1(arguments);
+            // Before anything that only the parent has is waited for.
+            forks::end_child(callback.py());
+            returned.and_then(coroutines::outcome)
+        };
         match &self.stopwatch {
             None => call(),
             Some(stopwatch) => stopwatch.time(call),

@@ -138,6 +138,23 @@ async def pread(h, buf, offset, flags):
         ],
     ),
     served(
+        "a fork whose child comes back with a coroutine",
+        r"
+children = []
+async def filled(buf): buf[:] = b'%016d' % os.getpid() * (len(buf) // 16)
+def pread(h, buf, offset, flags):
+    child = os.fork()
+    children.append(child)
+    return filled(buf)
+def flush(h, flags):
+    for child in children: assert os.waitpid(child, 0)[1]",
+        [
+            "[len({bytes(h.pread(16, 0)) for _ in range(5)}), f(), again(), r()]",
+            "open 1 done open done",
+            "a process that the plugin forked came back from a callback",
+        ],
+    ),
+    served(
         "a fork whose child lives on",
         r"
 def pread(h, buf, offset, flags):
