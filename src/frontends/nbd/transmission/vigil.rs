@@ -30,19 +30,24 @@ impl Vigil {
     ) -> T {
         let begun = Instant::now();
         let looks = std::mem::take(&mut self.awake);
-        while looks {
-            if let Some(found) = look(with) {
-                self.awake = true;
-                return found;
-            }
-            if begun.elapsed() >= LONGEST {
-                break;
-            }
-            thread::yield_now();
+        if looks && let Some(found) = look_since(begun, || look(with)) {
+            self.awake = true;
+            return found;
         }
         let found = sleep(with);
         self.awake = !looks && begun.elapsed() < LONGEST;
         found
+    }
+}
+
+/// Look once at least.
+fn look_since<T>(begun: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    loop {
+        let found = look();
+        if found.is_some() || begun.elapsed() >= LONGEST {
+            return found;
+        }
+        thread::yield_now();
     }
 }
 
