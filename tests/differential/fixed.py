@@ -123,6 +123,7 @@ CASES = (
     case("text of pread with a surrogate", pread="surrogate"),
     case("text of open with a surrogate", open="surrogate"),
     case("async pread", pread="async"),
+    case("async everything", **{name: "async" for name in scripts.DATA}),
     case("pread yields", pread="yields"),
     case("pwrite takes other arguments", pwrite="wrong arguments"),
     case("sys.exit at the top level", **{"top level": "sys.exit(3)"}),

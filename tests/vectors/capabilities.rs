@@ -144,7 +144,7 @@ fn vector_25_a_thread_model_that_is_none_is_said() {
 #[test]
 fn vector_26_api_versions_are_1_and_2() {
     for version in ["3", "0", "'2'", "2.0", "None"] {
-        let words = format!("API_VERSION is {version}: versions 1 and 2 are supported");
+        let words = format!("API_VERSION is `{version}`: versions 1 and 2 are supported");
         attach(&[&format!("API_VERSION = {version}\n")]).refused(&words);
     }
 }
