@@ -1,0 +1,102 @@
+//! A plugin that `-u` has taken the rights from, and an agent that has kept them: it does for the
+//! plugin what the command line said, and nothing more.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+#[path = "support/home.rs"]
+#[expect(dead_code, reason = "shared with other tests of the command")]
+mod home;
+#[path = "support/nbdkit.rs"]
+#[expect(dead_code, reason = "shared with other tests of this command line")]
+mod nbdkit;
+
+use std::os::unix::fs::PermissionsExt;
+
+use home::say;
+use nbdkit::Nbdkit;
+
+/// A home that everybody may look into, if this is root.
+fn ours() -> Option<Nbdkit> {
+    if !rustix::process::geteuid().is_root() {
+        say("skipped: -u takes root");
+        return None;
+    }
+    let nbdkit = Nbdkit::ours();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(nbdkit.home.path(""), open).unwrap();
+    Some(nbdkit)
+}
+
+/// Says `message` for its worker on every socket that it finds, before the worker itself does.
+const FORGER: &str = "
+import nbdkit, os, socket, time
+API_VERSION = 2
+def after_fork():
+    for fd in range(40):
+        try:
+            s = socket.socket(fileno=os.dup(fd))
+            s.getpeername()
+            s.send(MESSAGE, socket.MSG_DONTWAIT)
+        except OSError: pass
+    time.sleep(PAUSE)
+def open(readonly): return 1
+def get_size(h): return 1 << 20
+def pread(h, buf, offset, flags): buf[:] = bytes(len(buf))
+";
+
+fn forger(nbdkit: &Nbdkit, at: &str, pause: &str) -> String {
+    let message = format!(
+        "{{\"ready\": {{\"at\": {at}, \"front_end\": \"nbd\", \"size\": null, \
+         \"read_only\": null, \"parallel\": false}}}}"
+    );
+    let text = FORGER
+        .replace("MESSAGE", &format!("b'''{message}\\n''' * 2"))
+        .replace("PAUSE", pause);
+    let path = nbdkit.home.script("forger.py", &text);
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_forged_place_is_not_believed() {
+    let Some(nbdkit) = ours() else { return };
+    let (socket, victim) = (nbdkit.home.path("socket"), nbdkit.home.path("victim"));
+    let (socket, victim) = (socket.to_str().unwrap(), victim.to_str().unwrap());
+    drop(std::os::unix::net::UnixListener::bind(victim).unwrap());
+    let uri = format!("nbd+unix:///?socket={socket}");
+    let forged = format!("nbd+unix:///?socket={victim}");
+    for at in [
+        format!("{{\"server\": {{\"uri\": \"{uri}\", \"unix_socket\": \"{victim}\"}}}}"),
+        format!("{{\"server\": {{\"uri\": \"{forged}\", \"unix_socket\": \"{victim}\"}}}}"),
+        "{\"server\": {\"uri\": \"nbd://forged\", \"unix_socket\": null}}".to_owned(),
+        "{\"device\": \"/etc/passwd\"}".to_owned(),
+    ] {
+        let plugin = forger(&nbdkit, &at, "10");
+        let words = ["-u", "nobody", "-U", socket, "python", &plugin];
+        let said = nbdkit.run([&words[..], &["--run", "echo ran $uri"]].concat());
+        assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{at}: {said:?}");
+        let what = "which is not what it was asked for";
+        assert!(said.stderr.contains(what), "{at}: {said:?}");
+        assert!(std::path::Path::new(victim).exists(), "{at}");
+        assert!(!std::path::Path::new(socket).exists(), "{at}");
+        assert_eq!(nbdkit.home.attachments(), [""; 0], "{at}");
+    }
+}
+
+#[test]
+fn the_command_runs_once_however_often_the_plugin_says_that_it_is_ready() {
+    let Some(nbdkit) = ours() else { return };
+    let socket = nbdkit.home.path("socket");
+    let socket = socket.to_str().unwrap();
+    let uri = format!("nbd+unix:///?socket={socket}");
+    let at = format!("{{\"server\": {{\"uri\": \"{uri}\", \"unix_socket\": \"{socket}\"}}}}");
+    let plugin = forger(&nbdkit, &at, "0");
+    let words = ["-u", "nobody", "-U", socket, "python", &plugin];
+    let command = "echo ran; nbdinfo --size \"$uri\"";
+    let said = nbdkit.run([&words[..], &["--run", command]].concat());
+    assert_eq!(
+        (said.code, said.stdout.as_str()),
+        (0, "ran\n1048576\n"),
+        "{said:?}"
+    );
+    assert_eq!(nbdkit.home.attachments(), [""; 0]);
+}
