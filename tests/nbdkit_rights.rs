@@ -100,3 +100,21 @@ fn the_command_runs_once_however_often_the_plugin_says_that_it_is_ready() {
     );
     assert_eq!(nbdkit.home.attachments(), [""; 0]);
 }
+
+#[test]
+fn a_plugin_that_fails_after_it_lost_its_rights_leaves_no_socket() {
+    let Some(nbdkit) = ours() else { return };
+    let text = format!(
+        "{}\ndef after_fork(): raise RuntimeError('too late')\n",
+        nbdkit::PLUGIN
+    );
+    let path = nbdkit.home.script("late.py", &text);
+    for options in [&["-f"][..], &["--run", "exit 3"], &[]] {
+        let words = ["-u", "nobody", "-U", "socket", "python"];
+        let said = nbdkit.run([&words[..], &[path.to_str().unwrap()], options].concat());
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.stderr.contains("too late"), "{said:?}");
+        assert!(!nbdkit.home.path("socket").exists(), "{options:?}");
+        assert_eq!(nbdkit.home.attachments(), [""; 0], "{options:?}");
+    }
+}

@@ -51,8 +51,7 @@ impl Agent {
         let status = dead.then(|| worker.status());
         match words {
             Some(FromWorker::Stopped(None)) => {
-                if self.job.conduct.user.is_some() {
-                    // The worker may have had no right to remove its socket any more.
+                if self.became_another_user() {
                     self.clean_up();
                 }
                 log::info!("detached");
@@ -61,7 +60,7 @@ impl Agent {
             Some(FromWorker::Stopped(Some(told))) => return Err(told.into()),
             Some(FromWorker::Refused(told)) => {
                 // A plugin that does not answer the first read leaves a device behind.
-                if self.device_made {
+                if self.device_made || self.became_another_user() {
                     self.clean_up();
                 }
                 return Err(told.into());
@@ -91,6 +90,11 @@ impl Agent {
         // Whatever was heard of it: what is not there is no error.
         self.clean_up();
         Err(what)
+    }
+
+    /// The worker may have no right to remove its socket any more.
+    fn became_another_user(&self) -> bool {
+        self.job.conduct.user.is_some()
     }
 
     /// If that is not possible, the folder stays, so that another command tries again.
