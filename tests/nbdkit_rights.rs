@@ -118,3 +118,32 @@ fn a_plugin_that_fails_after_it_lost_its_rights_leaves_no_socket() {
         assert_eq!(nbdkit.home.attachments(), [""; 0], "{options:?}");
     }
 }
+
+/// Says `message` for its worker when a client opens the disk, and dies.
+const DYING: &str = "
+import nbdkit, os, socket
+API_VERSION = 2
+def open(readonly):
+    for fd in range(40):
+        try:
+            s = socket.socket(fileno=os.dup(fd))
+            if s.family == socket.AF_UNIX and not s.getpeername():
+                s.send(b'MESSAGE\\n', socket.MSG_DONTWAIT)
+        except OSError: pass
+    os._exit(3)
+def get_size(h): return 1 << 20
+def pread(h, buf, offset, flags): buf[:] = bytes(len(buf))
+";
+
+#[test]
+fn a_refusal_makes_no_sense_once_the_disk_could_be_used() {
+    let nbdkit = Nbdkit::ours();
+    let text = DYING.replace("MESSAGE", "{\"refused\": \"forged\"}");
+    let path = nbdkit.home.script("dying.py", &text);
+    let words = ["-U", "-", "python", path.to_str().unwrap()];
+    let command = "nbdinfo --size \"$uri\"; sleep 3";
+    let said = nbdkit.run([&words[..], &["--run", command]].concat());
+    assert!(!said.stderr.contains("forged"), "{said:?}");
+    assert!(said.stderr.contains("exited with status 3"), "{said:?}");
+    assert_eq!(nbdkit.home.attachments(), [""; 0]);
+}

@@ -108,14 +108,16 @@ impl Agent {
     fn hear_last_words(&mut self, worker: &mut WorkerProcess) {
         let patience = Instant::now() + LAST_WORDS;
         let left = || patience.saturating_duration_since(Instant::now());
-        while self.last_words.is_none()
+        // A refusal need not be the last word, see `heard`.
+        while !self.silent
+            && !matches!(self.last_words, Some(FromWorker::Stopped(_)))
             && let Ok(event) = self.events.recv_timeout(left())
         {
             match event {
                 // It has ended already.
                 Event::Heard(FromWorker::Shutdown) => {}
                 Event::Heard(message) => self.heard(message, worker),
-                Event::Silent => break,
+                Event::Silent => self.silent = true,
                 Event::Detach { stream, .. } => self.waiting.push(Waiting {
                     stream,
                     until: None,

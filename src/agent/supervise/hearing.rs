@@ -29,6 +29,13 @@ impl Agent {
                     self.end(worker, DETACH_PATIENCE);
                 }
             }
+            // A process that the plugin forked may say what its parent would if it failed here.
+            FromWorker::Refused(_) if self.state.disk.is_some() => {
+                log::debug!("the worker refuses a disk that could be used: ignored");
+            }
+            FromWorker::Stopped(_) if self.state.disk.is_none() => {
+                log::debug!("the worker stops a disk that could not be used: ignored");
+            }
             FromWorker::Refused(_) | FromWorker::Stopped(_) => self.last_words = Some(message),
         }
     }
@@ -46,6 +53,8 @@ impl Agent {
             self.stop(worker, Some(SIGNAL_PATIENCE));
             return;
         }
+        // Whoever refused it was not the worker.
+        self.last_words = None;
         self.state.disk = Some(served.clone());
         if self.stopping.is_some() {
             return;

@@ -95,6 +95,8 @@ pub(super) struct Agent {
     stopping: Option<Stopping>,
     waiting: Vec<Waiting>,
     last_words: Option<FromWorker>,
+    /// Whether the worker will say no more.
+    silent: bool,
     /// Why nobody is told of a disk that could be used.
     given_up: Option<Refusal>,
     command: Option<Pid>,
@@ -173,6 +175,7 @@ impl Agent {
             stopping: None,
             waiting: Vec::new(),
             last_words: None,
+            silent: false,
             given_up: None,
             command: None,
             command_status: None,
@@ -223,7 +226,7 @@ impl Agent {
         loop {
             match self.next() {
                 Some(Event::Heard(message)) => self.heard(message, worker),
-                Some(Event::Silent) => {}
+                Some(Event::Silent) => self.silent = true,
                 Some(Event::Ended) => return true,
                 Some(Event::Taken) => self.taken = true,
                 Some(Event::LauncherGone) if self.taken => {}
