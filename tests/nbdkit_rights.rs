@@ -11,8 +11,10 @@ mod home;
 mod nbdkit;
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
-use home::say;
+use home::{Said, say};
 use nbdkit::Nbdkit;
 
 /// A home that everybody may look into, if this is root.
@@ -146,4 +148,50 @@ fn a_refusal_makes_no_sense_once_the_disk_could_be_used() {
     assert!(!said.stderr.contains("forged"), "{said:?}");
     assert!(said.stderr.contains("exited with status 3"), "{said:?}");
     assert_eq!(nbdkit.home.attachments(), [""; 0]);
+}
+
+#[test]
+fn a_server_that_was_started_without_a_runtime_folder_is_found_from_where_there_is_one() {
+    let Some(nbdkit) = ours() else { return };
+    let open = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let (program, runtime) = (nbdkit.home.path("pydisk"), nbdkit.home.path("runtime"));
+    // A copy, for the build may lie where nobody else may look.
+    std::fs::copy(env!("CARGO_BIN_EXE_pydisk"), &program).unwrap();
+    open(&program, 0o755);
+    open(&nbdkit.home.path(""), 0o777);
+    std::fs::create_dir(&runtime).unwrap();
+    std::os::unix::fs::chown(&runtime, Some(54324), Some(54324)).unwrap();
+    let as_user = |program: &std::path::Path| {
+        let mut command = Command::new(program);
+        command
+            .env_remove("XDG_RUNTIME_DIR")
+            .env_remove("PYDISK_STATE_DIR")
+            .env_remove("VIRTUAL_ENV")
+            .current_dir(nbdkit.home.path(""))
+            .uid(54324)
+            .gid(54324);
+        command
+    };
+    let python = as_user("python3".as_ref()).args(["-c", "pass"]).status();
+    if !python.is_ok_and(|status| status.success()) {
+        say("skipped: another user may not run this Python");
+        return;
+    }
+    let run = |command: &mut Command| Said::of(&command.output().unwrap());
+    let words = ["nbdkit", "-U", "socket", "python", &nbdkit.plugin];
+    let said = run(as_user(&program).args(words));
+    assert_eq!(said.code, 0, "{said:?}");
+    let asked = |words: &[&str]| {
+        let mut command = as_user(&program);
+        run(command.args(words).env("XDG_RUNTIME_DIR", &runtime))
+    };
+    let listed = asked(&["list"]);
+    assert!(listed.stdout.contains("disk"), "{listed:?}");
+    let detached = asked(&["detach", "disk"]);
+    assert_eq!(detached.code, 0, "{detached:?}");
+    assert!(!nbdkit.home.path("socket").exists());
+    asked(&["show", "disk"]).refused("nothing of this name or device is attached");
+    std::fs::remove_dir_all("/tmp/pydisk-54324").unwrap();
 }
