@@ -8,7 +8,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,7 +128,10 @@ impl Opened {
         rustix::stdio::dup2_stdout(&file)?;
         rustix::stdio::dup2_stderr(&file)?;
         IN_FILE.store(true, Ordering::Relaxed);
-        BOUNDED.store(self.bounded, Ordering::Relaxed);
+        if self.bounded {
+            let found = file.metadata()?;
+            BOUNDED.get_or_init(|| (found.dev(), found.ino()));
+        }
         if let Some(socket) = self.system
             && SYSTEM.set(socket).is_err()
         {
@@ -152,8 +155,9 @@ static NAME: OnceLock<String> = OnceLock::new();
 /// Whether standard error is the log file, where lines need a time.
 static IN_FILE: AtomicBool = AtomicBool::new(false);
 
-/// Whether that file starts anew when it has grown.
-static BOUNDED: AtomicBool = AtomicBool::new(false);
+/// The file that starts anew when it has grown, by device and inode. A plugin may put a file of its own
+/// in the place of standard error, or of any other descriptor.
+static BOUNDED: OnceLock<(u64, u64)> = OnceLock::new();
 
 /// The system's log, if it is told as well.
 static SYSTEM: OnceLock<syslog::Socket> = OnceLock::new();
@@ -206,7 +210,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 /// What the kernel says about inotify; the file is then looked at by [`limit`] alone.
 pub(crate) fn watch(path: &Path) -> io::Result<()> {
-    if !BOUNDED.load(Ordering::Relaxed) {
+    if BOUNDED.get().is_none() {
         return Ok(());
     }
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
@@ -226,15 +230,15 @@ pub(crate) fn watch(path: &Path) -> io::Result<()> {
 /// Start the log file anew if it has grown too large. Called before each line, by [`watch`], and now
 /// and then by the agent.
 pub(crate) fn limit() {
-    if !BOUNDED.load(Ordering::Relaxed) {
+    let Some(log) = BOUNDED.get() else {
         return;
-    }
+    };
     let Ok(file) = rustix::io::dup(rustix::stdio::stderr()).map(File::from) else {
         return;
     };
     if !file
         .metadata()
-        .is_ok_and(|found| found.is_file() && found.len() > LARGEST)
+        .is_ok_and(|found| (found.dev(), found.ino()) == *log && found.len() > LARGEST)
     {
         return;
     }

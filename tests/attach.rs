@@ -585,6 +585,10 @@ fn an_agent_that_hangs_is_no_obstacle_to_force() {
 #[test]
 fn an_attach_that_is_ended_before_the_disk_is_there_leaves_nothing() {
     let Some((home, _)) = ram() else { return };
+    // A shell without job control starts what goes on beside it with SIGINT ignored, and so would be
+    // what these tests start. What is handled here has its default there.
+    let default = std::sync::Arc::new(true.into());
+    signal_hook::flag::register_conditional_default(signal_hook::consts::SIGINT, default).unwrap();
     let plugin = home.script(
         "slow.py",
         "import os, time\n\

@@ -388,6 +388,27 @@ fn its_uri_is_printed_on_demand() {
 }
 
 #[test]
+fn a_thread_that_is_kept_in_memory_takes_no_more_than_it_touches() {
+    let nbdkit = Nbdkit::ours();
+    let text = format!(
+        "{}\nimport threading\ndef after_fork():\n    \
+         for _ in range(64): threading.Thread(target=threading.Event().wait, daemon=True).start()\n",
+        nbdkit::PLUGIN
+    );
+    let path = nbdkit.home.script("disk.py", &text);
+    let path = path.to_str().unwrap();
+    let mut child = nbdkit.start(&["--swap", "-U", "socket", "python", path]);
+    let pid = nbdkit.home.pid("disk", "worker_pid");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = resident.unwrap().trim().trim_end_matches(" kB");
+    // 64 stacks of 8 MiB are four times as much.
+    assert!(kib.parse::<u64>().unwrap() < 128 << 10, "{kib} KiB");
+    signal(child.id().cast_signed(), Signal::TERM);
+    assert_eq!(end(&mut child).code(), Some(0));
+}
+
+#[test]
 fn its_memory_stays_in_memory() {
     for nbdkit in Nbdkit::both() {
         let program = nbdkit.program().to_str().unwrap().to_owned();

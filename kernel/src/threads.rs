@@ -4,7 +4,8 @@ use std::thread;
 
 /// As much as the C library gives to a thread, and with it CPython and nbdkit. Rust gives a quarter, in
 /// which the 1000 calls that Python allows do not find room where they go through C (`sorted` that
-/// calls `__lt__` that calls `sorted`): it overflowed after 400. Only what is touched takes memory.
+/// calls `__lt__` that calls `sorted`): it overflowed after 400. Only what is touched takes memory, also
+/// where memory is locked (`--swap`), but the limit of what may be locked counts all of it.
 const STACK_BYTES: usize = 8 << 20;
 
 /// A thread of this name that has room for deep recursion.

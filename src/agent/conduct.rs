@@ -77,12 +77,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut new = name.to_owned();
     new.push(format!(".{}", process::id()));
     let new = path.with_file_name(new);
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o644)
-        .open(&new)?;
+    let mut file = created(&new)?;
     let done = file.write_all(bytes).and_then(|()| fs::rename(&new, path));
     if done.is_err()
         && let Err(error) = fs::remove_file(&new)
@@ -90,6 +85,25 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         log::warn!("`{}` cannot be removed: {error}", new.display());
     }
     done
+}
+
+/// A new file. Its name can be guessed, so what lies there already is nothing to write to: it is left
+/// from a process of this number, or somebody waits for it to be filled.
+fn created(path: &Path) -> io::Result<fs::File> {
+    let open = || {
+        fs::OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o644)
+            .open(path)
+    };
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            open()
+        }
+        opened => opened,
+    }
 }
 
 #[cfg(test)]
@@ -121,6 +135,24 @@ mod tests {
         write_whole(&link, b"1\n").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"1\n");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn what_lies_at_the_name_of_the_new_file_is_not_written_to() {
+        let place = tempfile::tempdir().unwrap();
+        let (path, victim) = (place.path().join("pid"), place.path().join("victim"));
+        let new = place.path().join(format!("pid.{}", process::id()));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &new).unwrap();
+        write_whole(&path, b"1\n").unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        // Somebody's file, held open for what comes to stand in it.
+        fs::write(&new, "theirs").unwrap();
+        let held = fs::File::open(&new).unwrap();
+        write_whole(&path, b"2\n").unwrap();
+        assert_eq!(io::read_to_string(held).unwrap(), "theirs");
+        assert_eq!(fs::read(&path).unwrap(), b"2\n");
     }
 
     #[test]

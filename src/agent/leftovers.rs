@@ -9,9 +9,9 @@ use std::path::Path;
 use pydisk_kernel::mounts;
 
 use super::folder::{Folder, Held, ended_well, keep_log};
-use super::state::{State, Way};
+use super::state::State;
 use crate::Refusal;
-use crate::frontends::nbd::{self, Place};
+use crate::frontends::nbd::{self, Address, Place};
 use crate::frontends::{self, Target};
 
 /// Remove the device or the mount of an attachment whose worker has ended. It may have ended before
@@ -24,27 +24,20 @@ pub(super) fn remove(state: &State, folder: &Folder) -> Result<(), Refusal> {
         Target::Ublk(_) => frontends::remove_leftover_ublk(folder.path()),
         Target::Loop(_) => frontends::remove_leftover_loop(folder.path()),
         Target::Nbd(_) => frontends::remove_leftover_nbd(folder.path()),
-        Target::Server(_) => remove_socket(state),
+        Target::Server(address) => remove_socket(address),
         Target::File(path) if is_of_another(path, &state.name) => Ok(()),
         Target::File(path) => frontends::remove_leftover_file(path, state.target_is_new),
     }
 }
 
-/// Remove the Unix socket of a dead server, unless somebody else listens there by now. It may have died
-/// before it told where it is; then the target says so.
-fn remove_socket(state: &State) -> Result<(), Refusal> {
-    let told = match state.disk.as_ref().map(|disk| &disk.at) {
-        Some(Way::Server { unix_socket, .. }) => unix_socket.as_deref(),
-        _ => None,
-    };
-    let named = match &state.target {
-        Target::Server(address) => match &address.place {
-            Place::Unix(path) => path.as_deref(),
-            _ => None,
-        },
-        _ => None,
-    };
-    told.or(named).map_or(Ok(()), nbd::remove_leftover)
+/// Remove the Unix socket of a dead server, unless somebody else listens there by now. The target says
+/// where it is, and not the worker, whose plugin may have had fewer rights than whoever removes it. One
+/// in the attachment's folder goes with that, and one that was passed is not ours.
+fn remove_socket(address: &Address) -> Result<(), Refusal> {
+    match &address.place {
+        Place::Unix(Some(path)) => nbd::remove_leftover(path),
+        _ => Ok(()),
+    }
 }
 
 /// Whether something is mounted there that this attachment did not mount.
@@ -86,8 +79,24 @@ pub(super) fn sweep(folder: &Folder, held: &Held) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::Phase;
+    use super::super::state::{Phase, Served, Way};
     use super::*;
+
+    fn starting(target: &str) -> State {
+        State {
+            name: "x".into(),
+            phase: Phase::Starting,
+            plugin: "x.py".into(),
+            parameters: Vec::new(),
+            target: target.parse().unwrap(),
+            target_is_new: false,
+            disk: None,
+            agent_pid: 1,
+            worker_pid: None,
+            since: 0,
+            log: None,
+        }
+    }
 
     #[test]
     fn what_others_mounted_is_not_ours() {
@@ -103,20 +112,7 @@ mod tests {
         let path = place.path().join("socket");
         let folder = Folder::at(place.path().join("x"));
         std::fs::create_dir(folder.path()).unwrap();
-        let target = format!("nbd+unix:///?socket={}", path.display());
-        let state = State {
-            name: "x".into(),
-            phase: Phase::Starting,
-            plugin: "x.py".into(),
-            parameters: Vec::new(),
-            target: target.parse().unwrap(),
-            target_is_new: false,
-            disk: None,
-            agent_pid: 1,
-            worker_pid: None,
-            since: 0,
-            log: None,
-        };
+        let state = starting(&format!("nbd+unix:///?socket={}", path.display()));
         remove(&state, &folder).unwrap();
         let listener = UnixListener::bind(&path).unwrap();
         remove(&state, &folder).unwrap();
@@ -127,6 +123,33 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         remove(&state, &folder).unwrap();
         assert!(path.exists(), "it is no socket");
+    }
+
+    #[test]
+    fn a_socket_that_only_the_worker_names_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let (ours, victim) = (place.path().join("ours"), place.path().join("victim"));
+        let folder = Folder::at(place.path().join("x"));
+        for path in [&ours, &victim] {
+            drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+        }
+        let state = State {
+            disk: Some(Served {
+                at: Way::Server {
+                    uri: format!("nbd+unix:///?socket={}", victim.display()),
+                    unix_socket: Some(victim.clone()),
+                },
+                front_end: "nbd".into(),
+                size: None,
+                read_only: None,
+                parallel: false,
+                lanes: 1,
+            }),
+            ..starting(&format!("nbd+unix:///?socket={}", ours.display()))
+        };
+        remove(&state, &folder).unwrap();
+        assert!(victim.exists());
+        assert!(!ours.exists());
     }
 
     #[test]

@@ -91,10 +91,10 @@ fn without_agent(folder: &Folder, force: bool) -> Result<(), Refusal> {
 
 /// Wait until the folder is gone, and help where nobody else is left to.
 fn gone(folder: &Folder, force: bool) -> Result<(), Refusal> {
-    let root = Root::open()?;
+    let roots = Root::all()?;
     let patience = Instant::now() + GONE_PATIENCE;
     loop {
-        agent::sweep(&root)?;
+        roots.iter().try_for_each(agent::sweep)?;
         if !folder.path().exists() {
             return Ok(());
         }

@@ -122,9 +122,12 @@ fn condition(folder: &Folder, state: Option<&State>) -> &'static str {
 
 /// All attachments, after what is left of dead ones was removed.
 pub(super) fn entries() -> Result<Vec<Entry>, Refusal> {
-    let root = Root::open()?;
-    agent::sweep(&root)?;
-    Ok(root.folders()?.into_iter().map(Entry::read).collect())
+    let mut found = Vec::new();
+    for root in Root::all()? {
+        agent::sweep(&root)?;
+        found.extend(root.folders()?.into_iter().map(Entry::read));
+    }
+    Ok(found)
 }
 
 /// The attachment that the user means.
@@ -136,8 +139,10 @@ pub(super) fn find(entries: Vec<Entry>, which: &str) -> Result<Entry, Refusal> {
         "`{which}`: nothing of this name or device is attached"
     ));
     if agent::check_name(which).is_ok() {
-        let log = agent::kept_log(&Root::open()?.folder(which));
-        if log.exists() {
+        let mut logs = Root::all()?
+            .into_iter()
+            .map(|root| agent::kept_log(&root.folder(which)));
+        if let Some(log) = logs.find(|log| log.exists()) {
             return Err(refusal.hint(format!("it ended badly; its log is {}", log.display())));
         }
     }

@@ -40,12 +40,7 @@ pub(super) fn settle(target: &Target) {
 /// One sentence, if it has not the right to.
 pub(super) fn change(conduct: &Conduct) -> Result<(), Refusal> {
     if conduct.locks_memory {
-        // Every page now and later: what is swapped to the disk that this process serves would be
-        // waited for by the process that has to serve it.
-        mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).map_err(|error| {
-            Refusal::new(format!("--swap: memory cannot be locked: {error}"))
-                .hint("run it as root, or raise `ulimit -l`")
-        })?;
+        lock_memory()?;
     }
     if let Some(group) = conduct.group {
         let gid = Gid::from_raw(group);
@@ -66,6 +61,21 @@ pub(super) fn change(conduct: &Conduct) -> Result<(), Refusal> {
         })?;
     }
     Ok(())
+}
+
+/// Every page now and later: what is swapped to the disk that this process serves would be waited for
+/// by the process that has to serve it.
+///
+/// What there is now, program, libraries and plugin, is read in and locked whole. What comes later is
+/// locked page by page as it is touched, mlockall(2) `MCL_ONFAULT`: a page that was never touched is
+/// nowhere, so it cannot be swapped, and the stack of each thread would take 8 MiB.
+fn lock_memory() -> Result<(), Refusal> {
+    mlockall(MlockAllFlags::CURRENT)
+        .and_then(|()| mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT))
+        .map_err(|error| {
+            Refusal::new(format!("--swap: memory cannot be locked: {error}"))
+                .hint("run it as root, or raise `ulimit -l`")
+        })
 }
 
 /// End this process and what its plugin started after `patience`, if the plugin still hangs then and

@@ -51,8 +51,7 @@ impl Agent {
         let status = dead.then(|| worker.status());
         match words {
             Some(FromWorker::Stopped(None)) => {
-                if self.job.conduct.user.is_some() {
-                    // The worker may have had no right to remove its socket any more.
+                if self.became_another_user() {
                     self.clean_up();
                 }
                 log::info!("detached");
@@ -61,7 +60,7 @@ impl Agent {
             Some(FromWorker::Stopped(Some(told))) => return Err(told.into()),
             Some(FromWorker::Refused(told)) => {
                 // A plugin that does not answer the first read leaves a device behind.
-                if self.device_made {
+                if self.device_made || self.became_another_user() {
                     self.clean_up();
                 }
                 return Err(told.into());
@@ -93,6 +92,11 @@ impl Agent {
         Err(what)
     }
 
+    /// The worker may have no right to remove its socket any more.
+    fn became_another_user(&self) -> bool {
+        self.job.conduct.user.is_some()
+    }
+
     /// If that is not possible, the folder stays, so that another command tries again.
     fn clean_up(&mut self) {
         if let Err(refusal) = self.remove_leftovers() {
@@ -104,14 +108,16 @@ impl Agent {
     fn hear_last_words(&mut self, worker: &mut WorkerProcess) {
         let patience = Instant::now() + LAST_WORDS;
         let left = || patience.saturating_duration_since(Instant::now());
-        while self.last_words.is_none()
+        // A refusal need not be the last word, see `heard`.
+        while !self.silent
+            && !matches!(self.last_words, Some(FromWorker::Stopped(_)))
             && let Ok(event) = self.events.recv_timeout(left())
         {
             match event {
                 // It has ended already.
                 Event::Heard(FromWorker::Shutdown) => {}
                 Event::Heard(message) => self.heard(message, worker),
-                Event::Silent => break,
+                Event::Silent => self.silent = true,
                 Event::Detach { stream, .. } => self.waiting.push(Waiting {
                     stream,
                     until: None,

@@ -14,13 +14,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::conduct::SIGNAL_PATIENCE;
 use super::folder::{Folder, Held};
-use super::messages::{Answer, FromAgent, FromWorker, Job, send};
+use super::messages::{Answer, FromWorker, Job, send};
 use super::passing::Passing;
-use super::state::{Phase, Served, State, masked, now};
+use super::state::{Phase, State, masked, now};
 use super::worker_process::WorkerProcess;
 use super::{command, control, inuse};
 
 mod ending;
+mod hearing;
 
 use crate::frontends::Target;
 use crate::{Refusal, logging};
@@ -94,6 +95,8 @@ pub(super) struct Agent {
     stopping: Option<Stopping>,
     waiting: Vec<Waiting>,
     last_words: Option<FromWorker>,
+    /// Whether the worker will say no more.
+    silent: bool,
     /// Why nobody is told of a disk that could be used.
     given_up: Option<Refusal>,
     command: Option<Pid>,
@@ -172,6 +175,7 @@ impl Agent {
             stopping: None,
             waiting: Vec::new(),
             last_words: None,
+            silent: false,
             given_up: None,
             command: None,
             command_status: None,
@@ -222,7 +226,7 @@ impl Agent {
         loop {
             match self.next() {
                 Some(Event::Heard(message)) => self.heard(message, worker),
-                Some(Event::Silent) => {}
+                Some(Event::Silent) => self.silent = true,
                 Some(Event::Ended) => return true,
                 Some(Event::Taken) => self.taken = true,
                 Some(Event::LauncherGone) if self.taken => {}
@@ -297,80 +301,6 @@ impl Agent {
             false
         });
         false
-    }
-
-    fn heard(&mut self, message: FromWorker, worker: &mut WorkerProcess) {
-        match message {
-            FromWorker::Starting => self.device_made = true,
-            FromWorker::Ready(served) => self.ready(&served, worker),
-            FromWorker::Shutdown => {
-                log::info!("the plugin has called nbdkit.shutdown");
-                if let Some(command) = self.command
-                    && self.command_status.is_none()
-                {
-                    command::end(command);
-                }
-                // Nobody waits for the end, as for that of a process that was signalled. Whoever asks
-                // twice must not cut the first time short.
-                if self.stopping.is_none() {
-                    self.end(worker, DETACH_PATIENCE);
-                }
-            }
-            FromWorker::Refused(_) | FromWorker::Stopped(_) => self.last_words = Some(message),
-        }
-    }
-
-    fn ready(&mut self, served: &Served, worker: &mut WorkerProcess) {
-        self.state.disk = Some(served.clone());
-        if self.stopping.is_some() {
-            return;
-        }
-        self.state.phase = Phase::Attached;
-        match self.tell_launcher(served) {
-            Ok(()) => {
-                self.told = true;
-                log::info!("attached as {}", served.at);
-            }
-            Err(error) => {
-                self.given_up = Some(Refusal::new(format!("{}: {error}", self.job.name)));
-                self.stop(worker, Some(SIGNAL_PATIENCE));
-            }
-        }
-    }
-
-    fn tell_launcher(&mut self, served: &Served) -> std::io::Result<()> {
-        self.save()?;
-        let log = self.job.logging.open(&self.folder.log())?;
-        self.job.conduct.write_pid_file()?;
-        if self.job.conduct.prints_its_place
-            && matches!(self.launcher, Launcher::Myself(_))
-            && let Err(refusal) = logging::print(&format!("{}\n", served.at))
-        {
-            log::error!("{refusal}");
-        }
-        match &self.launcher {
-            Launcher::Process(stream) => {
-                self.log_to(log)?;
-                send(stream, &FromAgent::Ready(served.clone()))?;
-            }
-            Launcher::Myself(command) => {
-                self.taken = true;
-                if let Some(command) = command {
-                    let command = command::run(command, &self.job, served, &self.sender)?;
-                    self.command = Some(command);
-                }
-                self.log_to(log)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn log_to(&self, log: logging::Opened) -> std::io::Result<()> {
-        log.take_over()?;
-        if let Err(error) = logging::watch(&self.folder.log()) {
-            log::debug!("the log is not watched: {error}");
-        }
-        Ok(())
     }
 
     fn signalled(&mut self, signal: i32, worker: &mut WorkerProcess) {

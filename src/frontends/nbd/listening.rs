@@ -22,6 +22,7 @@ use rustix::net::{
 
 use super::address::{Address, Place};
 use super::family::Family;
+use super::found::socket_in;
 use crate::Refusal;
 use crate::disk::Peer;
 
@@ -89,7 +90,7 @@ impl Listening {
                 Self::of(bound.map_err(|what| refused(&what))?, address)
             }
             Place::Unix(path) => {
-                let path = path.clone().unwrap_or_else(|| folder.join("nbd.sock"));
+                let path = path.clone().unwrap_or_else(|| socket_in(folder));
                 let (socket, made) = unix(&path).map_err(|what| refused(&what))?;
                 let mut listening = Self::of(vec![socket], address)?;
                 listening.made = Some(made);

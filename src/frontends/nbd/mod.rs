@@ -1,6 +1,7 @@
 //! The NBD server: exports for any NBD client, on sockets, and the transmission loop of `/dev/nbdN`.
 //!
 //! One idea a file: `address` says where the server listens, `listening` accepts clients there,
+//! `found` knows what it may call itself then,
 //! `server` has a thread for each of them, `link` is the connection to one client over a `stream`
 //! (`secure` when it is encrypted, with the certificates of `tls`), `negotiation` is the first
 //! phase of the conversation and `transmission` the second, `wire` has the numbers and layouts of
@@ -13,6 +14,7 @@ mod conversation;
 mod dialect;
 mod ending;
 mod family;
+mod found;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -41,6 +43,7 @@ pub use bounds::Bounds;
 pub use client::Client as LoadClient;
 pub use dialect::Dialect;
 pub use family::Family;
+pub use found::may_be_at;
 pub use listening::remove_leftover;
 pub use registry::Connected;
 pub use server::{Bound, Server, Setup};

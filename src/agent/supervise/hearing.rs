@@ -1,0 +1,120 @@
+//! What the worker says, and what follows from it.
+//!
+//! The worker runs the plugin's code, which may have fewer rights than the agent (`-u`) and can write
+//! to the same socket. So nothing here goes by the worker's word where the job says it as well.
+
+use super::{Agent, DETACH_PATIENCE, Launcher, SIGNAL_PATIENCE};
+use crate::agent::command;
+use crate::agent::messages::{FromAgent, FromWorker, send};
+use crate::agent::state::{Phase, Served, Way};
+use crate::agent::worker_process::WorkerProcess;
+use crate::frontends::{Target, nbd};
+use crate::{Refusal, logging};
+
+impl Agent {
+    pub(super) fn heard(&mut self, message: FromWorker, worker: &mut WorkerProcess) {
+        match message {
+            FromWorker::Starting => self.device_made = true,
+            FromWorker::Ready(served) => self.ready(&served, worker),
+            FromWorker::Shutdown => {
+                log::info!("the plugin has called nbdkit.shutdown");
+                if let Some(command) = self.command
+                    && self.command_status.is_none()
+                {
+                    command::end(command);
+                }
+                // Nobody waits for the end, as for that of a process that was signalled. Whoever asks
+                // twice must not cut the first time short.
+                if self.stopping.is_none() {
+                    self.end(worker, DETACH_PATIENCE);
+                }
+            }
+            // A process that the plugin forked may say what its parent would if it failed here.
+            FromWorker::Refused(_) if self.state.disk.is_some() => {
+                log::debug!("the worker refuses a disk that could be used: ignored");
+            }
+            FromWorker::Stopped(_) if self.state.disk.is_none() => {
+                log::debug!("the worker stops a disk that could not be used: ignored");
+            }
+            FromWorker::Refused(_) | FromWorker::Stopped(_) => self.last_words = Some(message),
+        }
+    }
+
+    fn ready(&mut self, served: &Served, worker: &mut WorkerProcess) {
+        if self.state.disk.is_some() {
+            log::warn!("the worker says once more that its disk can be used: ignored");
+            return;
+        }
+        if !self.is_what_was_asked_for(&served.at) {
+            self.given_up = Some(Refusal::new(format!(
+                "{}: the worker says that it serves `{}`, which is not what it was asked for",
+                self.job.name, served.at
+            )));
+            self.stop(worker, Some(SIGNAL_PATIENCE));
+            return;
+        }
+        // Whoever refused it was not the worker.
+        self.last_words = None;
+        self.state.disk = Some(served.clone());
+        if self.stopping.is_some() {
+            return;
+        }
+        self.state.phase = Phase::Attached;
+        match self.tell_launcher(served) {
+            Ok(()) => {
+                self.told = true;
+                log::info!("attached as {}", served.at);
+            }
+            Err(error) => {
+                self.given_up = Some(Refusal::new(format!("{}: {error}", self.job.name)));
+                self.stop(worker, Some(SIGNAL_PATIENCE));
+            }
+        }
+    }
+
+    /// A server's way is told to the user's command. Devices are served with the agent's own rights.
+    fn is_what_was_asked_for(&self, at: &Way) -> bool {
+        match (&self.job.target, at) {
+            (Target::Server(address), Way::Server { uri, unix_socket }) => {
+                nbd::may_be_at(address, self.folder.path(), uri, unix_socket.as_deref())
+            }
+            (Target::Server(_), Way::Device(_)) | (_, Way::Server { .. }) => false,
+            (_, Way::Device(_)) => true,
+        }
+    }
+
+    fn tell_launcher(&mut self, served: &Served) -> std::io::Result<()> {
+        self.save()?;
+        let log = self.job.logging.open(&self.folder.log())?;
+        self.job.conduct.write_pid_file()?;
+        if self.job.conduct.prints_its_place
+            && matches!(self.launcher, Launcher::Myself(_))
+            && let Err(refusal) = logging::print(&format!("{}\n", served.at))
+        {
+            log::error!("{refusal}");
+        }
+        match &self.launcher {
+            Launcher::Process(stream) => {
+                self.log_to(log)?;
+                send(stream, &FromAgent::Ready(served.clone()))?;
+            }
+            Launcher::Myself(command) => {
+                self.taken = true;
+                if let Some(command) = command {
+                    let command = command::run(command, &self.job, served, &self.sender)?;
+                    self.command = Some(command);
+                }
+                self.log_to(log)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn log_to(&self, log: logging::Opened) -> std::io::Result<()> {
+        log.take_over()?;
+        if let Err(error) = logging::watch(&self.folder.log()) {
+            log::debug!("the log is not watched: {error}");
+        }
+        Ok(())
+    }
+}
