@@ -128,6 +128,37 @@ fn large_requests_are_served_by_the_thread_that_opened_the_disk_and_leave_no_oth
 }
 
 #[test]
+fn clients_that_are_quiet_hold_no_memory_for_large_requests() {
+    const LEN: u32 = 4 << 20;
+    // It makes no large objects itself, of which the allocator would keep some.
+    let script = HOMELY
+        .replace("1 << 20", "1 << 26")
+        .replace("bytes([7]) * len(buf)", "sevens[:len(buf)]");
+    let script = format!("{script}sevens = memoryview(bytes([7]) * (4 << 20))\n");
+    let server = Server::of_script(&script, &[]);
+    let mut clients: Vec<Raw> = (0..10).map(|_| Raw::opened(server.socket(), "")).collect();
+    assert_eq!(clients[0].pread(4096, 1), [7]);
+    let before = Held::by(server.worker()).resident;
+    for client in &mut clients {
+        let asks: Vec<_> = (0..4)
+            .flat_map(|number| Ask::of(cmd::READ, number * u64::from(LEN), LEN.into()).compact())
+            .collect();
+        client.send(&asks);
+        for _ in 0..4 {
+            assert_eq!(client.read_vec(16)[4..8], [0; 4], "an error");
+            let data = client.read_vec(usize::try_from(LEN).unwrap());
+            assert!(data.iter().all(|byte| *byte == 7));
+        }
+    }
+    until("what they held is given back", || {
+        Held::by(server.worker()).resident < before + 16 * MIB
+    });
+    for client in &mut clients {
+        assert_eq!(client.pread(4096, 1), [7]);
+    }
+}
+
+#[test]
 fn detach_does_not_wait_for_a_client_that_never_reads() {
     let attacked = Attacked::new(&[]);
     let mut deaf = attacked.opened();

@@ -82,6 +82,15 @@ impl Slot {
         unsafe { std::slice::from_raw_parts(pages.start.as_ptr().cast(), self.lent) }
     }
 
+    /// Bytes of memory that it holds, lent or not.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let pages = self.owner.as_ref();
+        pages
+            .and_then(|owner| owner.downcast_ref::<Pages>())
+            .map_or(0, |pages| pages.len)
+    }
+
     /// The owner of what was lent last.
     #[must_use]
     pub fn owner(&self) -> Option<&Owner> {

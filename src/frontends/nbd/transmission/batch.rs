@@ -135,6 +135,16 @@ impl Batch {
         Ok(())
     }
 
+    /// Whether it holds memory for large requests.
+    pub(super) fn holds_much(&self) -> bool {
+        self.slots.iter().any(|slot| slot.size() > KEPT)
+    }
+
+    /// Hold no memory for requests any more. It is empty.
+    pub(super) fn give_back(&mut self) {
+        self.slots.clear();
+    }
+
     fn clear(&mut self) {
         self.arrivals.clear();
         for (index, slot) in self.slots.iter_mut().enumerate() {

@@ -9,6 +9,7 @@
 use std::io;
 use std::mem;
 use std::thread::{self, Scope};
+use std::time::Duration;
 
 use pydisk_kernel::pages::Slot;
 
@@ -20,6 +21,9 @@ use super::outbox::Outbox;
 use super::vigil::Vigil;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
+
+/// A client that says nothing for so long may say nothing for hours.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Serve requests until there are no more.
 pub(super) fn run(terms: &Terms, link: &Link) -> End {
@@ -57,6 +61,9 @@ impl<'s, 'a> Conversation<'s, 'a> {
             next: empty(),
         });
         loop {
+            if let Err(end) = self.rest(&mut batch, &mut errand) {
+                return Ok(end);
+            }
             let mut end = batch.gather(self.terms, &mut errand.incoming);
             if end.is_none() && batch.is_large() {
                 (batch, errand, end) = self.serve_large(scope, batch, errand)?;
@@ -68,6 +75,23 @@ impl<'s, 'a> Conversation<'s, 'a> {
                 return Ok(end);
             }
         }
+    }
+
+    /// Wait for the next request, and hold no memory for large ones meanwhile if it does not come soon.
+    fn rest(&self, batch: &mut Batch, errand: &mut Errand<'a>) -> Result<(), End> {
+        let Errand {
+            before,
+            incoming,
+            next,
+        } = errand;
+        let mut batches = [batch, before, next];
+        if !batches.iter().any(|batch| batch.holds_much())
+            || incoming.begins_within(self.terms, QUIET)?
+        {
+            return Ok(());
+        }
+        batches.iter_mut().for_each(|batch| batch.give_back());
+        Ok(())
     }
 
     /// Serve large batches for as long as one follows the other, and give back what came then, with

@@ -1,6 +1,8 @@
 //! Takes requests off the connection, as many at a time as it brings.
 
+use std::io;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use pydisk_kernel::pages::Slot;
 
@@ -85,6 +87,20 @@ impl<'a> Incoming<'a> {
             }
         }
         Ok(self.here.len() >= size)
+    }
+
+    /// Wait until the next request begins to come, but not for longer than this; whether it does.
+    pub(super) fn begins_within(&mut self, terms: &Terms, time: Duration) -> Result<bool, End> {
+        if self.look(terms)? {
+            return Ok(true);
+        }
+        self.link.set_deadline(Some(Instant::now() + time))?;
+        let waited = self.wait_for(Head::size(terms.shape));
+        self.link.set_deadline(None)?;
+        match waited {
+            Err(End::Failed(error)) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
+            waited => waited.map(|()| true),
+        }
     }
 
     /// Wait for the next request. Its payload goes to `slot`.
