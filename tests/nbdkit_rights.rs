@@ -10,9 +10,10 @@ mod home;
 #[expect(dead_code, reason = "shared with other tests of this command line")]
 mod nbdkit;
 
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use home::{Said, say};
 use nbdkit::Nbdkit;
@@ -119,6 +120,26 @@ fn a_plugin_that_fails_after_it_lost_its_rights_leaves_no_socket() {
         assert!(!nbdkit.home.path("socket").exists(), "{options:?}");
         assert_eq!(nbdkit.home.attachments(), [""; 0], "{options:?}");
     }
+}
+
+#[test]
+fn pipes_are_served_although_they_are_somebody_elses() {
+    let Some(nbdkit) = ours() else { return };
+    let mut child = nbdkit
+        .command(["-u", "nobody", "-s", "python", &nbdkit.plugin])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut hello = [0; 16];
+    let mut stdout = child.stdout.take().unwrap();
+    let came = stdout.read_exact(&mut hello);
+    drop(child.stdin.take());
+    let said = Said::of(&child.wait_with_output().unwrap());
+    came.unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    assert_eq!(&hello, b"NBDMAGICIHAVEOPT");
+    assert_eq!(said.code, 0, "{said:?}");
 }
 
 /// Says `message` for its worker when a client opens the disk, and dies.

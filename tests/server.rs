@@ -31,7 +31,9 @@ def open(readonly):
     return bytearray(1 << 20)
 def get_size(h): return len(h)
 def pread(h, buf, offset, flags):
-    if nbdkit.export_name() == 'slow': time.sleep(3600)
+    if nbdkit.export_name() == 'slow':
+        log('hangs')
+        time.sleep(3600)
     buf[:] = h[offset:offset + len(buf)]
 def pwrite(h, buf, offset, flags): h[offset:offset + len(buf)] = buf
 def flush(h, flags): log('flush')
@@ -255,7 +257,7 @@ fn a_signal_ends_a_server_whose_plugin_hangs() {
     let uri = first_line(&mut agent);
     let mut client = Client::connected(&uri);
     client.start("h.pread(512, 0)");
-    until("it hangs", || serving.calls() == ["open 'slow'"]);
+    until("it hangs", || serving.calls() == ["open 'slow'", "hangs"]);
     signal(agent.id().cast_signed(), Signal::TERM);
     assert_eq!(end(&mut agent).code(), Some(1));
     assert!(client.finish().starts_with("error: "));

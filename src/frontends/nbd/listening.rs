@@ -23,6 +23,7 @@ use rustix::net::{
 use super::address::{Address, Place};
 use super::family::Family;
 use super::found::socket_in;
+use super::stream::Stream;
 use crate::Refusal;
 use crate::disk::Peer;
 
@@ -36,23 +37,14 @@ pub(super) struct Listening {
     _unforked: Unforked,
     /// Not blocking, because a client may be gone before it is accepted.
     pub(super) sockets: Vec<OwnedFd>,
-    /// The one client that needs no accepting.
-    pub(super) given: Option<Given>,
+    /// The one client that needs no accepting. Pipes are opened for it while there is a right to.
+    pub(super) given: Option<Stream>,
     /// The sockets were opened here; others are somebody's who goes on listening.
     opened: bool,
     /// What clients are told.
     pub(super) address: Address,
     /// The Unix socket that is removed at the end.
     made: Option<Made>,
-}
-
-/// A client that is there already.
-#[derive(Debug)]
-pub(super) enum Given {
-    /// One socket for both directions.
-    Socket(OwnedFd),
-    /// A pipe for each.
-    Pipes(OwnedFd, OwnedFd),
 }
 
 /// A Unix socket in the file system.
@@ -489,7 +481,7 @@ fn check_passed(socket: &OwnedFd) -> Result<(), String> {
 }
 
 /// The client behind standard input and output.
-fn given(mut passed: Vec<OwnedFd>) -> Result<Given, String> {
+fn given(mut passed: Vec<OwnedFd>) -> Result<Stream, String> {
     let (Some(output), Some(input)) = (passed.pop(), passed.pop()) else {
         return Err("standard input and output were not passed".into());
     };
@@ -501,8 +493,9 @@ fn given(mut passed: Vec<OwnedFd>) -> Result<Given, String> {
     use rustix::fs::FileType;
     let ((one, here), (other, there)) = (kind(&input)?, kind(&output)?);
     match (one, other) {
-        (FileType::Socket, FileType::Socket) if here == there => Ok(Given::Socket(input)),
-        (FileType::Fifo, FileType::Fifo) => Ok(Given::Pipes(input, output)),
+        (FileType::Socket, FileType::Socket) if here == there => Ok(Stream::socket(input)),
+        (FileType::Fifo, FileType::Fifo) => Stream::pipes(&input, &output)
+            .map_err(|error| format!("standard input and output: {error}")),
         _ => Err("standard input and output have to be one socket or two pipes".into()),
     }
 }
