@@ -142,6 +142,49 @@ fn pipes_are_served_although_they_are_somebody_elses() {
     assert_eq!(said.code, 0, "{said:?}");
 }
 
+/// Leaves so little memory that there cannot be a thread for a client, who needs a large stack.
+const SCARCE: &str = "
+import builtins, resource
+API_VERSION = 2
+def config(key, value): globals()[key] = int(value)
+def after_fork():
+    with builtins.open('/proc/self/statm') as f: pages = int(f.read().split()[0])
+    limit = pages * resource.getpagesize() + left * (1 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+def open(readonly): return 1
+def get_size(h): return 1 << 20
+def pread(h, buf, offset, flags): buf[:] = bytes(len(buf))
+";
+
+#[test]
+fn who_cannot_serve_the_only_client_has_failed() {
+    let nbdkit = Nbdkit::ours();
+    let script = nbdkit.home.script("scarce.py", SCARCE);
+    let mut why = Vec::new();
+    // How much the other threads need is not for this test to know.
+    for left in 9..15 {
+        let (input, output) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+        let child = nbdkit
+            .command(["-s", "python", script.to_str().unwrap()])
+            .arg(format!("left={left}"))
+            .stdin(input.0)
+            .stdout(output.1)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = Said::of(&child.wait_with_output().unwrap());
+        assert_eq!(said.code, 1, "{left} MiB: {said:?}");
+        why.push(said.stderr);
+    }
+    let reached = why
+        .iter()
+        .any(|why| why.contains("standard input and output: "));
+    assert!(
+        reached,
+        "the client was never the one without a thread: {why:?}"
+    );
+}
+
 /// Says `message` for its worker when a client opens the disk, and dies.
 const DYING: &str = "
 import nbdkit, os, socket

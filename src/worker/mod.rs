@@ -279,15 +279,18 @@ impl Place<'_> {
             .and_then(|()| self.announce(served, door.log, events, end));
         let why = announced.is_ok().then(|| self.wait(events)).flatten();
         let server = server.lock().take().expect("nobody else takes it");
-        match why {
-            Some(why) if server.left() => log::info!("{why}"),
-            Some(why) => log::warn!("ended from outside: {why}"),
-            None => {}
-        }
+        let left = server.left();
         server.stop();
-        announced
-            .map(|()| None)
-            .map_err(|error| self.failed(&error))
+        announced.map_err(|error| self.failed(&error))?;
+        Ok(match why {
+            // Its only client has not left: it has served nobody, or serves no more.
+            Some(why) if !left => Some(Refusal::new(format!("{}: {why}", self.job.name))),
+            Some(why) => {
+                log::info!("{why}");
+                None
+            }
+            None => None,
+        })
     }
 
     /// Until there is a reason to stop; which one, if it is nobody's wish. The plugin sleeps no more

@@ -50,14 +50,16 @@ impl Agent {
         }
         let status = dead.then(|| worker.status());
         match words {
-            Some(FromWorker::Stopped(None)) => {
+            Some(FromWorker::Stopped(told)) => {
                 if self.became_another_user() {
                     self.clean_up();
+                }
+                if let Some(told) = told {
+                    return Err(told.into());
                 }
                 log::info!("detached");
                 return Ok(());
             }
-            Some(FromWorker::Stopped(Some(told))) => return Err(told.into()),
             Some(FromWorker::Refused(told)) => {
                 // A plugin that does not answer the first read leaves a device behind.
                 if self.device_made || self.became_another_user() {
