@@ -221,3 +221,40 @@ impl Drop for Gone<'_, '_> {
         self.0.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::disk::memory::Memory;
+    use crate::frontends::nbd::testing::tcp_pair;
+    use crate::frontends::nbd::wire::Shape;
+
+    #[test]
+    fn who_leaves_after_a_rest_does_not_forget_the_errand_of_a_successor() {
+        let terms = Terms {
+            disk: Arc::new(Memory::builder(4096).build()),
+            client: None,
+            shape: Shape::Simple,
+            allocation: false,
+            payload: 4096,
+            lanes: 1,
+        };
+        let (server, _client) = tcp_pair();
+        let link = Link::new(server);
+        let aside = Aside::new(&terms, &link);
+        *aside.stage.lock() = Stage::Waiting;
+        let gone = Gone(&aside);
+        assert!(aside.next(&mut Vigil::default()).is_none());
+        assert!(matches!(*aside.stage.lock(), Stage::Absent));
+        // The connection sends the next thread before this one is quite gone.
+        *aside.stage.lock() = Stage::Sent(Box::new(Errand {
+            before: Batch::new(terms.shape),
+            incoming: Incoming::new(&link),
+            next: Batch::new(terms.shape),
+        }));
+        drop(gone);
+        assert!(matches!(*aside.stage.lock(), Stage::Sent(_)));
+    }
+}
