@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -128,57 +128,79 @@ def _compare(group: str, options: argparse.Namespace) -> dict[str, list[Row]]:
     wanted += [pydisk(path.absolute(), f"pydisk: {path}", group) for path in options.against]
     wanted += [peer for peer in peers() if peer.group == group and
                (options.peer is None or any(word in peer.name for word in options.peer))]
-    size_bytes = options.size << 20
-    with ExitStack() as stack:
-        top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        top.chmod(0o755)
-        taking_part: list[tuple[Contender, Served]] = []
-        for number, contender in enumerate(wanted):
-            stage = Stage(top / f"bench-{os.getpid()}-{number}", size_bytes)
-            reason = contender.missing()
-            if reason is None:
-                try:
-                    taking_part.append((contender,
-                                        stack.enter_context(_in_service(contender, stage))))
-                    continue
-                except Failed as error:
-                    reason = str(error)
-            if number == 0:
-                raise Failed(reason)
+    workloads = [workload for workload in WORKLOADS if _is_wanted(group, workload, options)]
+    figures: dict[str, list[list[Figures]]] = {
+        workload.name: [[] for _ in wanted] for workload in workloads}
+    taking_part = _able(group, wanted)
+    # Everybody starts anew in each round, in changing order: of four equal servers that ran through
+    # all of them, the first to be started had a fifth less IOPS than the last.
+    order = list(taking_part)
+    with tempfile.TemporaryDirectory(prefix="bench-") as top:
+        Path(top).chmod(0o755)
+        for number in range(options.rounds):
+            served = _round(group, wanted, order, Path(top) / str(number), workloads, options, figures)
+            taking_part = [index for index in taking_part if index in served]
+            order = [index for index in order if index in served]
+            # Nobody always follows the same one.
+            order = order[1:] + order[:1] if number % 2 else order[::-1]
+    results = {}
+    for workload in workloads:
+        measured = figures[workload.name]
+        rows = [row(wanted[index].name, measured[index], measured[0] if index else None)
+                for index in taking_part]
+        print(f"\n{report.GROUPS[group]}, {workload.name}:\n{report.table(rows)}", flush=True)
+        results[workload.name] = rows
+        if options.json:
+            with options.json.open("a") as file:
+                for index in taking_part:
+                    json.dump({"group": group, "workload": workload.name, "disk": wanted[index].name,
+                               "rounds": [asdict(one) for one in measured[index]]}, file)
+                    file.write("\n")
+    return results
+
+
+def _able(group: str, wanted: Sequence[Contender]) -> list[int]:
+    """The numbers of those that this host has what they need for."""
+    able = []
+    for number, contender in enumerate(wanted):
+        reason = contender.missing()
+        if reason is None:
+            able.append(number)
+        elif number == 0:
+            raise Failed(reason)
+        else:
             print(f"{report.GROUPS[group]}: {contender.name}: left out: {reason}", flush=True)
-        return {workload.name: _measure(group, workload, taking_part, options)
-                for workload in WORKLOADS if _is_wanted(group, workload, options)}
+    return able
+
+
+def _round(group: str, wanted: Sequence[Contender], order: Sequence[int], top: Path,
+           workloads: Sequence[Workload], options: argparse.Namespace,
+           figures: dict[str, list[list[Figures]]]) -> dict[int, Served]:
+    """Start everybody and measure everybody once, both in this order; whom that succeeded with."""
+    size_bytes = options.size << 20
+    top.mkdir(mode=0o755)
+    served: dict[int, Served] = {}
+    with ExitStack() as stack:
+        for index in order:
+            stage = Stage(top / f"bench-{os.getpid()}-{top.name}-{index}", size_bytes)
+            try:
+                served[index] = stack.enter_context(_in_service(wanted[index], stage))
+            except Failed as error:
+                if index == 0:
+                    raise
+                print(f"{report.GROUPS[group]}: {wanted[index].name}: left out: {error}", flush=True)
+        for workload in workloads:
+            for index, one in served.items():
+                with kernel_workers_alike() if group == "loop" else nullcontext():
+                    figures[workload.name][index].append(
+                        run(one.address, workload, size_bytes, options.seconds, one.pids))
+    return served
 
 
 def _is_wanted(group: str, workload: Workload, options: argparse.Namespace) -> bool:
     if options.workload:
         return any(word in workload.name for word in options.workload)
     return workload.depth in DEPTHS.get(group, (1, 8, 16))
-
-
-def _measure(group: str, workload: Workload, taking_part: list[tuple[Contender, Served]],
-             options: argparse.Namespace) -> list[Row]:
-    figures: list[list[Figures]] = [[] for _ in taking_part]
-    size_bytes = options.size << 20
-    order = list(range(len(taking_part)))
-    for round_number in range(options.rounds):
-        for index in order:
-            served = taking_part[index][1]
-            with kernel_workers_alike() if group == "loop" else nullcontext():
-                figures[index].append(
-                    run(served.address, workload, size_bytes, options.seconds, served.pids))
-        # Nobody always follows the same one.
-        order = order[1:] + order[:1] if round_number % 2 else order[::-1]
-    rows = [row(contender.name, own, figures[0] if index else None)
-            for index, ((contender, _), own) in enumerate(zip(taking_part, figures, strict=True))]
-    print(f"\n{report.GROUPS[group]}, {workload.name}:\n{report.table(rows)}", flush=True)
-    if options.json:
-        with options.json.open("a") as file:
-            for (contender, _), own in zip(taking_part, figures, strict=True):
-                json.dump({"group": group, "workload": workload.name, "disk": contender.name,
-                           "rounds": [asdict(one) for one in own]}, file)
-                file.write("\n")
-    return rows
 
 
 if __name__ == "__main__":
