@@ -97,6 +97,17 @@ fn notes(home: &Home) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// A process that this one has started. Not every kernel lists them (`CONFIG_PROC_CHILDREN`).
+fn child_of(parent: i32) -> Option<i32> {
+    fs::read_dir("/proc").unwrap().find_map(|entry| {
+        let entry = entry.unwrap();
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let parent_of_it = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
+        (parent_of_it == parent.to_string()).then_some(pid)
+    })
+}
+
 /// Nothing is left of any attachment of this home, and what was mounted is a path again.
 #[track_caller]
 fn nothing_is_left(home: &Home, disk: &str) {
@@ -482,12 +493,8 @@ fn a_signal_to_run_ends_all_that_the_command_has_started() {
     let command = "sh -c 'sleep 3600 < $device; true' & echo $!; wait; true";
     let mut running = home.start(["attach", &plugin, "./disk", "--run", command]);
     let inner: i32 = first_line(&mut running).parse().unwrap();
-    let children = || {
-        let found = fs::read_to_string(format!("/proc/{inner}/task/{inner}/children"));
-        found.unwrap_or_default().trim().parse::<i32>().ok()
-    };
-    until("the reader runs", || children().is_some());
-    let reader = children().unwrap();
+    until("the reader runs", || child_of(inner).is_some());
+    let reader = child_of(inner).unwrap();
     signal(running.id().cast_signed(), Signal::TERM);
     assert_eq!(end(&mut running).code(), Some(128 + 15));
     for pid in [inner, reader] {
