@@ -5,10 +5,13 @@
 
 mod support;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::IoSlice;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
+use rustix::io::ReadWriteFlags;
 
 use support::device::{Attached, Kind, run};
 
@@ -114,28 +117,33 @@ fn zero_range(device: &str) {
     fallocate(device, FallocateFlags::ZERO_RANGE);
 }
 
-/// A 4 KiB write at 8192 past the page cache, with a word of Python after it.
-fn direct_write(device: &str, flags: &str, after: &str) {
-    let program = format!(
-        "import mmap, os\n\
-         page = mmap.mmap(-1, 4096); page[:] = b'x' * 4096\n\
-         fd = os.open({device:?}, os.O_RDWR | os.O_DIRECT)\n\
-         assert os.pwritev(fd, [page], 8192, {flags}) == 4096\n\
-         {after}\n"
-    );
-    run("python3", ["-c", &program]);
+/// A 4 KiB write at 8192 past the page cache.
+fn direct_write(device: &str, flags: ReadWriteFlags) -> File {
+    let direct = OFlags::DIRECT.bits().cast_signed();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(direct)
+        .open(device)
+        .unwrap();
+    let memory = vec![b'x'; 8192];
+    let start = memory.as_ptr().align_offset(4096);
+    let page = IoSlice::new(&memory[start..start + 4096]);
+    assert_eq!(rustix::io::pwritev2(&file, &[page], 8192, flags), Ok(4096));
+    file
 }
 
 fn dsync_write(device: &str) {
-    direct_write(device, "os.RWF_DSYNC", "");
+    direct_write(device, ReadWriteFlags::DSYNC);
 }
 
 fn write_and_fsync(device: &str) {
-    direct_write(device, "0", "os.fsync(fd)");
+    let file = direct_write(device, ReadWriteFlags::empty());
+    file.sync_all().unwrap();
 }
 
 fn plain_write(device: &str) {
-    direct_write(device, "0", "");
+    direct_write(device, ReadWriteFlags::empty());
 }
 
 /// ublk and NBD send discard and write-zeroes as what they are.
