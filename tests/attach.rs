@@ -213,7 +213,7 @@ fn neither_process_keeps_what_the_caller_had_open() {
     let output = home.command(["list"]).output().unwrap();
     assert!(output.status.success());
     let output = std::process::Command::new("timeout")
-        .args(["20", "sh", "-c", &script])
+        .args(["60", "sh", "-c", &script])
         .env("PYDISK_STATE_DIR", home.path("state"))
         .current_dir(home.path(""))
         .output()
@@ -507,7 +507,7 @@ fn a_signal_to_run_ends_all_that_the_command_has_started() {
 fn run_lets_go_of_a_disk_that_is_still_in_use() {
     let Some((home, plugin)) = ram() else { return };
     // Opened before the shell ends, so that somebody has it by then, whatever its name is yet.
-    let command = "exec 3< $device; sleep 30 > /dev/null 2>&1 & echo $!";
+    let command = "exec 3< $device; sleep 600 > /dev/null 2>&1 & echo $!";
     let said = home.run(["attach", &plugin, "./disk", "--run", command]);
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.stderr.contains("is open in "), "{said:?}");
