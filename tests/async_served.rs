@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use client::{Client, available};
 use home::{Home, until};
-use support::device::{Attached, Kind};
+use support::device::{Attached, Kind, Page};
 
 /// From the third MiB on nobody is answered before `count` have asked.
 const PLUGIN: &str = "
@@ -49,9 +49,6 @@ const REQUESTS: u64 = 64;
 const TOGETHER: u64 = 2 << 20;
 /// From one read to the next: they do not touch, lest the kernel should make one of two.
 const APART: u64 = 8192;
-
-#[repr(align(4096))]
-struct Page([u8; 4096]);
 
 fn direct(path: &str) -> File {
     File::options()

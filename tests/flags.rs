@@ -7,13 +7,12 @@ mod support;
 
 use std::fs::{File, OpenOptions};
 use std::io::IoSlice;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::FallocateFlags;
 use rustix::io::ReadWriteFlags;
 
-use support::device::{Attached, Kind, run};
+use support::device::{Attached, Kind, Page, open_direct, run};
 
 /// Writes every call but reads to the file that `log=` names.
 const RECORDER: &str = "
@@ -119,17 +118,10 @@ fn zero_range(device: &str) {
 
 /// A 4 KiB write at 8192 past the page cache.
 fn direct_write(device: &str, flags: ReadWriteFlags) -> File {
-    let direct = OFlags::DIRECT.bits().cast_signed();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(direct)
-        .open(device)
-        .unwrap();
-    let memory = vec![b'x'; 8192];
-    let start = memory.as_ptr().align_offset(4096);
-    let page = IoSlice::new(&memory[start..start + 4096]);
-    assert_eq!(rustix::io::pwritev2(&file, &[page], 8192, flags), Ok(4096));
+    let file = open_direct(device);
+    let page = Page([b'x'; 4096]);
+    let wrote = rustix::io::pwritev2(&file, &[IoSlice::new(&page.0)], 8192, flags);
+    assert_eq!(wrote, Ok(4096));
     file
 }
 
