@@ -42,7 +42,10 @@ impl CheckOptions {
             format!("--patience={}", self.patience),
         ];
         words.extend(self.write.then(|| "--write".to_owned()));
-        words.extend(self.errno.map(|errnos| format!("--errno={errnos}")));
+        words.extend(self.errno.map(|errnos| match errnos {
+            Errnos::Nbdkit => "--errno=nbdkit".to_owned(),
+            Errnos::Native => "--errno=native".to_owned(),
+        }));
         words
     }
 }

@@ -1,7 +1,6 @@
 //! Which errno a callback that failed reports: the one that it chose by `nbdkit.set_error`; where the
 //! plugin asked for it the exception's own; else `EIO`.
 
-use std::fmt;
 use std::str::FromStr;
 
 use pyo3::exceptions::PyOSError;
@@ -44,15 +43,6 @@ impl FromStr for Errnos {
             "native" => Ok(Self::Native),
             _ => Err("`native` and `nbdkit` are accepted".to_owned()),
         }
-    }
-}
-
-impl fmt::Display for Errnos {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nbdkit => "nbdkit",
-            Self::Native => "native",
-        })
     }
 }
 
