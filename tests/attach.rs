@@ -97,6 +97,17 @@ fn notes(home: &Home) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// A process that this one has started. Not every kernel lists them (`CONFIG_PROC_CHILDREN`).
+fn child_of(parent: i32) -> Option<i32> {
+    fs::read_dir("/proc").unwrap().find_map(|entry| {
+        let entry = entry.unwrap();
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let parent_of_it = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
+        (parent_of_it == parent.to_string()).then_some(pid)
+    })
+}
+
 /// Nothing is left of any attachment of this home, and what was mounted is a path again.
 #[track_caller]
 fn nothing_is_left(home: &Home, disk: &str) {
@@ -202,7 +213,7 @@ fn neither_process_keeps_what_the_caller_had_open() {
     let output = home.command(["list"]).output().unwrap();
     assert!(output.status.success());
     let output = std::process::Command::new("timeout")
-        .args(["20", "sh", "-c", &script])
+        .args(["60", "sh", "-c", &script])
         .env("PYDISK_STATE_DIR", home.path("state"))
         .current_dir(home.path(""))
         .output()
@@ -244,14 +255,14 @@ fn attachments_that_come_and_go_at_once_leave_each_other_alone() {
     let Some((home, plugin)) = ram() else { return };
     fs::write(home.path("taken"), "data").unwrap();
     // Where everything takes ten times as long, once is enough.
-    let rounds = if std::env::var_os("PYDISK_TEST_SCALE").is_some() {
-        1
+    let (rounds, refusals) = if std::env::var_os("PYDISK_TEST_SCALE").is_some() {
+        (1, 1)
     } else {
-        6
+        (6, 3)
     };
     let come_and_go = |number: usize| {
         for _ in 0..rounds {
-            for _ in 0..3 {
+            for _ in 0..refusals {
                 home.run(["attach", &plugin, "taken"])
                     .refused("there is a file of 4 bytes");
             }
@@ -482,12 +493,8 @@ fn a_signal_to_run_ends_all_that_the_command_has_started() {
     let command = "sh -c 'sleep 3600 < $device; true' & echo $!; wait; true";
     let mut running = home.start(["attach", &plugin, "./disk", "--run", command]);
     let inner: i32 = first_line(&mut running).parse().unwrap();
-    let children = || {
-        let found = fs::read_to_string(format!("/proc/{inner}/task/{inner}/children"));
-        found.unwrap_or_default().trim().parse::<i32>().ok()
-    };
-    until("the reader runs", || children().is_some());
-    let reader = children().unwrap();
+    until("the reader runs", || child_of(inner).is_some());
+    let reader = child_of(inner).unwrap();
     signal(running.id().cast_signed(), Signal::TERM);
     assert_eq!(end(&mut running).code(), Some(128 + 15));
     for pid in [inner, reader] {
@@ -500,7 +507,7 @@ fn a_signal_to_run_ends_all_that_the_command_has_started() {
 fn run_lets_go_of_a_disk_that_is_still_in_use() {
     let Some((home, plugin)) = ram() else { return };
     // Opened before the shell ends, so that somebody has it by then, whatever its name is yet.
-    let command = "exec 3< $device; sleep 30 > /dev/null 2>&1 & echo $!";
+    let command = "exec 3< $device; sleep 600 > /dev/null 2>&1 & echo $!";
     let said = home.run(["attach", &plugin, "./disk", "--run", command]);
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.stderr.contains("is open in "), "{said:?}");

@@ -114,21 +114,45 @@ fn is_consistent(row: &Value) {
     assert!((of("mib_per_s") / mib - 1.0).abs() < 0.01, "{row}");
 }
 
+/// Fails all requests unless four of them are inside at once, for which the first one waits 30 s.
+const MEETS: &str = "
+import threading, time
+API_VERSION = 2
+lock = threading.Lock()
+met = threading.Event()
+inside = 0
+patience_s = 30
+def thread_model(): return 3
+def open(readonly): return 0
+def get_size(h): return 1 << 20
+def pread(h, buf, offset, flags):
+    global inside, patience_s
+    with lock:
+        inside += 1
+        if inside == 4: met.set()
+    try:
+        if not met.wait(patience_s):
+            patience_s = 0
+            raise TimeoutError
+        time.sleep(0.002)
+        buf[:] = bytes(len(buf))
+    finally:
+        with lock: inside -= 1
+";
+
 #[test]
 fn lanes_share_the_time() {
     let home = Home::new();
-    let text = format!("{SLEEPS}\ndef thread_model(): return 3\n");
     let options = ["--lanes", "4", "--depth", "8", "--front-end", "nbd"];
-    let (said, report) = benched(&home, &text, &options);
+    let (said, report) = benched(&home, MEETS, &options);
     assert_eq!(said.code, 0, "{said:?}");
     let front_end = &report["front_ends"][0];
     assert_eq!(front_end["lanes"], 4, "{said:?}");
     let figures = &front_end["workloads"][0]["figures"];
     let of = |field| number(figures, field);
     assert!(of("inside_us") >= 2000.0, "{figures}");
-    // More than one of them was in the plugin at a time, by the mean.
-    let overlap = of("iops") * of("inside_us") / 1e6;
-    assert!(overlap > 1.5 && overlap < 4.01, "{figures}");
+    // No more than four at a time, by the mean. How many fewer is a matter of the machine.
+    assert!(of("iops") * of("inside_us") / 1e6 < 4.01, "{figures}");
     assert!(of("inside_share") <= 1.0, "{figures}");
     let each = (of("inside_us") + of("outside_us")) / 4.0;
     assert!((of("iops") * each / 1e6 - 1.0).abs() < 0.01, "{figures}");
@@ -141,31 +165,44 @@ fn coroutines_are_measured_to_their_end() {
     let text = "
 import asyncio
 API_VERSION = 2
+inside = 0
+met = asyncio.Event()
+patience_s = 30
 def thread_model(): return 3
 def open(readonly): return 0
 def get_size(h): return 1 << 20
 async def pread(h, buf, offset, flags):
-    await asyncio.sleep(0.002)
-    buf[:] = bytes(len(buf))
+    global inside, patience_s
+    inside += 1
+    if inside == 8: met.set()
+    try:
+        await asyncio.wait_for(met.wait(), patience_s)
+        await asyncio.sleep(0.002)
+        buf[:] = bytes(len(buf))
+    except asyncio.TimeoutError:
+        patience_s = 0
+        raise
+    finally:
+        inside -= 1
 ";
     let (said, report) = benched(&home, text, &["--front-end", "nbd", "--depth", "8"]);
     assert_eq!(said.code, 0, "{said:?}");
     let front_end = &report["front_ends"][0];
     assert_eq!(front_end["lanes"], 64, "{front_end}");
     let figures = &front_end["workloads"][0]["figures"];
-    let of = |field| number(figures, field);
-    assert!(of("inside_us") >= 1990.0, "{figures}");
-    assert!(of("iops") * of("inside_us") / 1e6 > 1.5, "{figures}");
+    assert!(number(figures, "inside_us") >= 1990.0, "{figures}");
 }
 
 #[test]
 fn requests_that_fail_are_counted_and_told() {
     let home = Home::new();
+    // Every other call. There are two at least, on the slowest machine, for so many begin at once.
     let text = SLEEPS.replace(
         "time.sleep(0.002)\n    buf",
-        "if offset % 8192: raise KeyError('odd')\n    buf",
-    );
-    let (said, report) = benched(&home, &text, &["--front-end", "nbd", "--block", "4k"]);
+        "calls.append(0)\n    if len(calls) % 2: raise KeyError('odd')\n    buf",
+    ) + "calls = []\n";
+    let options = ["--front-end", "nbd", "--block", "4k", "--depth", "2"];
+    let (said, report) = benched(&home, &text, &options);
     assert_eq!(said.code, 1, "{said:?}");
     let row = &report["front_ends"][0]["workloads"][0];
     let failed = number(&row["failed"], "Input/output error");

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::fs::OpenOptions;
+
 use support::device::{Attached, Kind, run, scale};
 
 /// Keeps arrays over its last buffers with a copy of what they held, and compares them at each flush
@@ -65,16 +67,9 @@ fn keeps_every_buffer(kind: Kind, model: &str) {
             &format!("--runtime={}", scale(5)),
         ],
     );
-    run(
-        "python3",
-        [
-            "-c",
-            &format!(
-                "import os; os.fsync(os.open({:?}, os.O_RDWR))",
-                disk.device()
-            ),
-        ],
-    );
+    let file = OpenOptions::new().write(true).open(&disk.path).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
     disk.detach();
 }
 

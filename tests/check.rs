@@ -256,6 +256,38 @@ fn a_plugin_that_hangs_is_named() {
     );
 }
 
+/// A script that says nothing of whose errno counts declines zeroes by an `OSError` only where the
+/// command line says so, and one that asks for its own only where the command line does not.
+#[test]
+fn the_errno_option_decides_what_is_declined() {
+    let silent = RIGHT.replace(
+        "def zero(h, count, offset, flags): data[offset:offset + count] = bytes(count)",
+        "def zero(h, count, offset, flags): raise OSError(95, 'not here')",
+    );
+    let asking = format!("{silent}PYDISK_ERRNO = 'native'\n");
+    for (text, option, status) in [
+        (&silent, None, 1),
+        (&silent, Some("nbdkit"), 1),
+        (&silent, Some("native"), 0),
+        (&asking, None, 0),
+        (&asking, Some("native"), 0),
+        (&asking, Some("nbdkit"), 1),
+    ] {
+        let mut options = vec!["--write"];
+        options.extend(option.into_iter().flat_map(|word| ["--errno", word]));
+        let checked = checked(text, &options);
+        let said = &checked.said;
+        assert_eq!(checked.status, status, "{option:?}: {said}");
+        let complains = said.contains("plugin.py:10: zero: ") && said.contains("not here");
+        assert_eq!(complains, status == 1, "{option:?}: {said}");
+    }
+    let Checked {
+        status, complaints, ..
+    } = checked(RIGHT, &["--errno", "own"]);
+    assert_eq!(status, 2, "wrong usage");
+    assert!(complaints.contains("`native` and `nbdkit` are accepted"));
+}
+
 #[test]
 fn a_plugin_that_crashes_is_told_so() {
     let text = RIGHT.replace(

@@ -66,7 +66,7 @@ fn left_over() -> Vec<String> {
 /// What is left beyond what was there `before`, once processes that are about to end have ended.
 fn new_since(before: &[String]) -> Vec<String> {
     let mut found = Vec::new();
-    for _ in 0..50 {
+    for _ in 0..600 {
         found = left_over();
         found.retain(|thing| !before.contains(thing));
         if found.is_empty() {

@@ -5,9 +5,9 @@
 mod support;
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 
-use support::device::{Attached, Kind, pydisk, repository, scale};
+use support::device::{Attached, Kind, Page, errnos, open_direct, pydisk, repository, scale};
 
 /// Block N of 4 KiB fails with errno N of the list; block 0 without `set_error`.
 const FAILING: &str = "
@@ -26,34 +26,9 @@ def pwrite(h, buf, offset, flags): fail(offset)
 ";
 const FIRST: u64 = 100 * 4096;
 
-fn o_direct() -> i32 {
-    i32::try_from(rustix::fs::OFlags::DIRECT.bits()).unwrap()
-}
-
 /// The errno with which a 4 KiB direct read and write of a block fail.
-fn errnos(disk: &Attached, block: u64) -> [Option<i32>; 2] {
-    errnos_at(disk, FIRST + block * 4096)
-}
-
-fn errnos_at(disk: &Attached, at: u64) -> [Option<i32>; 2] {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(o_direct())
-        .open(&disk.path)
-        .unwrap();
-    let mut memory = vec![0_u8; 8192];
-    let start = memory.as_ptr().align_offset(4096);
-    let page = &mut memory[start..start + 4096];
-    let read = file
-        .read_at(page, at)
-        .map_err(|error| error.raw_os_error().unwrap())
-        .err();
-    let written = file
-        .write_at(page, at)
-        .map_err(|error| error.raw_os_error().unwrap())
-        .err();
-    [read, written]
+fn errnos_of(disk: &Attached, block: u64) -> [Option<i32>; 2] {
+    errnos(&open_direct(&disk.path), FIRST + block * 4096)
 }
 
 #[test]
@@ -81,11 +56,11 @@ fn errors_reach_the_application_as_far_as_the_kernel_passes_them() {
                 (Kind::Ublk | Kind::Loop, 30 | 1) => EIO,
                 _ => errno,
             };
-            let seen = errnos(&disk, block);
+            let seen = errnos_of(&disk, block);
             assert_eq!(seen, [Some(expected); 2], "{} block {block}", kind.word());
         }
         // The disk lives on.
-        assert_eq!(errnos(&disk, 50), [None, None]);
+        assert_eq!(errnos_of(&disk, 50), [None, None]);
         disk.detach();
     }
 }
@@ -164,7 +139,7 @@ fn no_errno_makes_the_kernel_or_a_program_ask_for_ever() {
                 let said = String::from_utf8_lossy(&output.stderr);
                 assert_eq!(output.status.code(), Some(1), "{kind:?} {number}: {said}");
             }
-            let seen = errnos_at(&disk, at);
+            let seen = errnos(&open_direct(&disk.path), at);
             let number = i32::from(number);
             let expected = match kind {
                 Kind::Nbd => 5,
@@ -192,18 +167,11 @@ fn a_failed_flush_is_never_a_success() {
             continue;
         }
         let disk = Attached::with_script(kind, EVERY, &[]);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(o_direct())
-            .open(&disk.path)
-            .unwrap();
-        let mut memory = vec![0_u8; 8192];
-        let start = memory.as_ptr().align_offset(4096);
-        let page = &mut memory[start..start + 4096];
+        let file = open_direct(&disk.path);
+        let mut page = Page([0; 4096]);
         for number in [95, 38, 22, 5, 4, 11] {
-            page[0] = number;
-            file.write_all_at(page, 0).unwrap();
+            page.0[0] = number;
+            file.write_all_at(&page.0, 0).unwrap();
             let failed = file.sync_all().unwrap_err();
             assert_eq!(failed.raw_os_error(), Some(5), "{kind:?} flush {number}");
             file.sync_all().unwrap();
@@ -232,7 +200,7 @@ fn one_failure_is_one_log_entry_with_its_traceback() {
         return;
     }
     let disk = Attached::with_script(Kind::File, FAILING, &[]);
-    assert_eq!(errnos(&disk, 1), [Some(28); 2]);
+    assert_eq!(errnos_of(&disk, 1), [Some(28); 2]);
     let shown = pydisk(["show", "--json", disk.device()]);
     let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
     let log = std::fs::read_to_string(shown["log"].as_str().unwrap()).unwrap();

@@ -5,12 +5,14 @@
 
 mod support;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::IoSlice;
 use std::path::Path;
 
 use rustix::fs::FallocateFlags;
+use rustix::io::ReadWriteFlags;
 
-use support::device::{Attached, Kind, run};
+use support::device::{Attached, Kind, Page, open_direct, run};
 
 /// Writes every call but reads to the file that `log=` names.
 const RECORDER: &str = "
@@ -114,28 +116,26 @@ fn zero_range(device: &str) {
     fallocate(device, FallocateFlags::ZERO_RANGE);
 }
 
-/// A 4 KiB write at 8192 past the page cache, with a word of Python after it.
-fn direct_write(device: &str, flags: &str, after: &str) {
-    let program = format!(
-        "import mmap, os\n\
-         page = mmap.mmap(-1, 4096); page[:] = b'x' * 4096\n\
-         fd = os.open({device:?}, os.O_RDWR | os.O_DIRECT)\n\
-         assert os.pwritev(fd, [page], 8192, {flags}) == 4096\n\
-         {after}\n"
-    );
-    run("python3", ["-c", &program]);
+/// A 4 KiB write at 8192 past the page cache.
+fn direct_write(device: &str, flags: ReadWriteFlags) -> File {
+    let file = open_direct(device);
+    let page = Page([b'x'; 4096]);
+    let wrote = rustix::io::pwritev2(&file, &[IoSlice::new(&page.0)], 8192, flags);
+    assert_eq!(wrote, Ok(4096));
+    file
 }
 
 fn dsync_write(device: &str) {
-    direct_write(device, "os.RWF_DSYNC", "");
+    direct_write(device, ReadWriteFlags::DSYNC);
 }
 
 fn write_and_fsync(device: &str) {
-    direct_write(device, "0", "os.fsync(fd)");
+    let file = direct_write(device, ReadWriteFlags::empty());
+    file.sync_all().unwrap();
 }
 
 fn plain_write(device: &str) {
-    direct_write(device, "0", "");
+    direct_write(device, ReadWriteFlags::empty());
 }
 
 /// ublk and NBD send discard and write-zeroes as what they are.

@@ -912,7 +912,7 @@ def pwrite(h, buf, offset, flags):
     assert!(held() > 0, "the plugin keeps some");
     serve(&*disk, Op::Write(&[0; 512]), 0, Flags::empty()).unwrap();
     // The watcher may hold the last views for a moment longer.
-    for _ in 0..500 {
+    for _ in 0..6000 {
         if held() == 0 {
             break;
         }

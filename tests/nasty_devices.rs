@@ -5,10 +5,10 @@
 
 mod support;
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
-use support::device::{Attached, Kind};
+use support::device::{Attached, Kind, Page, open_direct};
 
 /// A direct read of block 16 + N does the Nth of these; a comment says what comes of it, `done` or `fails`.
 const SCRIPT: &str = r"
@@ -83,11 +83,9 @@ fn expected() -> Vec<bool> {
 }
 
 fn read(file: &File, block: u64) -> Result<Vec<u8>, i32> {
-    let mut memory = vec![0_u8; 8192];
-    let start = memory.as_ptr().align_offset(4096);
-    let page = &mut memory[start..start + 4096];
-    match file.read_exact_at(page, block * 4096) {
-        Ok(()) => Ok(page.to_vec()),
+    let mut page = Page([0; 4096]);
+    match file.read_exact_at(&mut page.0, block * 4096) {
+        Ok(()) => Ok(page.0.to_vec()),
         Err(error) => Err(error.raw_os_error().unwrap()),
     }
 }
@@ -101,13 +99,7 @@ fn a_disk_lives_through_the_nastiest_callbacks() {
             continue;
         }
         let disk = Attached::with_script(kind, SCRIPT, &[]);
-        let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).unwrap();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(direct)
-            .open(&disk.path)
-            .unwrap();
+        let file = open_direct(&disk.path);
         for (number, succeeds) in steps.iter().enumerate() {
             let block = 16 + u64::try_from(number).unwrap();
             let outcome = read(&file, block);

@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 
 use client::{Client, available};
 use home::{Said, end, runs, say, signal, until};
-use nbdkit::Nbdkit;
+use nbdkit::{Nbdkit, pid_in, unix_uri};
 use rustix::process::Signal;
 
 /// A server in the background with one client, who is connected.
@@ -34,15 +34,10 @@ impl Served {
         let nbdkit = Nbdkit::ours();
         let said = nbdkit.serve(&[&["-U", "socket", "-P", "pid"], options].concat());
         assert_eq!(said.code, 0, "{said:?}");
-        let uri = format!(
-            "nbd+unix:///?socket={}",
-            nbdkit.home.path("socket").display()
-        );
-        let mut client = Client::connected(&uri);
+        let mut client = Client::connected(&unix_uri(&nbdkit.home.path("socket")));
         client.read();
         let agent = nbdkit.home.pid("disk", "agent_pid");
-        let pid = std::fs::read_to_string(nbdkit.home.path("pid")).unwrap();
-        assert_eq!(pid.trim(), agent.to_string());
+        assert_eq!(pid_in(&nbdkit.home.path("pid")), agent);
         let worker = nbdkit.home.pid("disk", "worker_pid");
         Self {
             nbdkit,
@@ -113,11 +108,7 @@ fn a_plugin_that_hangs_is_ended_by_a_second_signal() {
     );
     let path = nbdkit.home.script("hanging.py", &hanging);
     let mut child = nbdkit.start(&["-U", "socket", "python", path.to_str().unwrap()]);
-    let uri = format!(
-        "nbd+unix:///?socket={}",
-        nbdkit.home.path("socket").display()
-    );
-    let mut client = Client::connected(&uri);
+    let mut client = Client::connected(&unix_uri(&nbdkit.home.path("socket")));
     client.start("h.pread(512, 0)");
     until("it hangs", || nbdkit.calls().contains(&"hangs".to_owned()));
     let worker = nbdkit.home.pid("hanging", "worker_pid");
@@ -508,7 +499,7 @@ fn a_plugin_that_hangs_does_not_outlive_a_kill_for_ever() {
     let path = nbdkit.home.script("hanging.py", &hanging);
     let mut child = nbdkit.start(&["-U", "socket", "python", path.to_str().unwrap()]);
     let socket = nbdkit.home.path("socket");
-    let mut client = Client::connected(&format!("nbd+unix:///?socket={}", socket.display()));
+    let mut client = Client::connected(&unix_uri(&socket));
     client.read();
     let worker = nbdkit.home.pid("hanging", "worker_pid");
     child.kill().unwrap();

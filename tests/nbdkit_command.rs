@@ -21,7 +21,7 @@ use std::process::Stdio;
 
 use client::available;
 use home::{Home, Said};
-use nbdkit::Nbdkit;
+use nbdkit::{Nbdkit, free_port};
 
 #[test]
 fn both_names_lead_to_the_same() {
@@ -276,7 +276,7 @@ fn the_command_is_told_where_the_server_is() {
             (0, "[] a b []\n1048576\n"),
             "{unix:?}"
         );
-        let port = free_port();
+        let port = free_port().to_string();
         let tcp = nbdkit.serve(&["-p", &port, "--run", command]);
         let expected = format!("[{port}]  []\n1048576\n");
         assert_eq!((tcp.code, tcp.stdout), (0, expected), "{}", tcp.stderr);
@@ -302,12 +302,6 @@ fn the_command_is_told_where_the_server_is() {
         !socket.is_empty() && !std::path::Path::new(socket).exists(),
         "{private:?}"
     );
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port().to_string()
 }
 
 #[test]

@@ -15,29 +15,12 @@ mod nbdkit;
 
 use std::io::Read;
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use client::{Client, available};
 use home::{Said, end, runs, say, signal, until};
-use nbdkit::Nbdkit;
+use nbdkit::{Nbdkit, free_port, pid_in};
 use rustix::process::Signal;
-
-/// The process that a pidfile names.
-#[track_caller]
-fn pid_in(path: &Path) -> i32 {
-    std::fs::read_to_string(path)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap()
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
 
 /// A libnbd client that starts the server itself, by one of its ways to do so.
 fn started_by_client(nbdkit: &Nbdkit, how: &str, options: &[&str]) -> Client {

@@ -14,34 +14,13 @@ mod home;
 mod nbdkit;
 
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use client::{Client, available};
 use home::{Said, end, runs, say, signal, until};
-use nbdkit::Nbdkit;
+use nbdkit::{Nbdkit, free_port, pid_in, unix_uri};
 use rustix::process::Signal;
-
-fn unix_uri(socket: &Path) -> String {
-    format!("nbd+unix:///?socket={}", socket.display())
-}
-
-/// The process that a pidfile names.
-#[track_caller]
-fn pid_in(path: &Path) -> i32 {
-    std::fs::read_to_string(path)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap()
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
 
 #[test]
 fn it_goes_to_the_background_and_its_pidfile_ends_it() {

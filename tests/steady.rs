@@ -4,39 +4,30 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+#[path = "steady/client.rs"]
+mod client;
 #[path = "support/nbd/mod.rs"]
 mod nbd;
 mod support;
+#[path = "steady/watched.rs"]
+mod watched;
 
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
-use nbd::raw::{Ask, Raw, SIMPLE_REPLY, STRUCTURED_REPLY, cmd, contexts, export, opt, rep};
-use nbd::{Held, Home, KIB, MIB, Server, clients, say};
+use client::Client;
+use nbd::raw::{cmd, export, opt};
+use nbd::{Home, KIB, Server, clients};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate};
 use support::device::{Attached, Kind, pydisk};
+use watched::Watched;
 
 /// Requests of each kind that succeed, and that fail.
 const REQUESTS: u32 = 30_000;
 const FAILURES: u32 = 3_000;
 
-/// Requests under way at once.
-const AHEAD: u32 = 32;
-
 /// Options that a client may ask for before it has to open something.
 const OPTIONS: u32 = 20;
-
-/// What a kind may add to the worker's resident memory after a tenth of it was done before. A leak of 18
-/// bytes a request or of 180 bytes an exception adds more; at the scale of 34 half a byte and 5 bytes do.
-/// Measured were 0 to 64 KiB. It is not nothing because the allocators of Python and of the C library take
-/// memory by the page and in an order of their own, with threads that come and go.
-const GROWTH: u64 = 512 * KIB;
-
-/// The log starts anew when it has grown to 4 MiB; one entry more is at most 32 KiB of text, twice.
-const LOG: u64 = 4 * MIB + 128 * KIB;
 
 /// The block at N * 4096, read, fails by the Nth of these; the other operations fail by the first one.
 const KINDS: [&str; 19] = [
@@ -156,87 +147,6 @@ def midway():
     raise ValueError('midway')
 ";
 
-/// A client with many requests under way.
-struct Client {
-    out: UnixStream,
-    replies: BufReader<UnixStream>,
-}
-
-impl Client {
-    fn connect(server: &Server) -> Self {
-        let mut raw = server.raw();
-        raw.greet();
-        assert_eq!(raw.answer(opt::STRUCTURED_REPLY, &[]), rep::ACK);
-        let wanted = contexts(b"", &[b"base:allocation"]);
-        assert_eq!(raw.answer(opt::SET_META_CONTEXT, &wanted), rep::ACK);
-        raw.go("");
-        let Raw { stream } = raw;
-        Self {
-            out: stream.try_clone().unwrap(),
-            replies: BufReader::with_capacity(1 << 20, stream),
-        }
-    }
-
-    /// Send so many requests of one kind, and see that all of them succeed, or fail.
-    fn ask(&mut self, count: u32, command: u16, at: u64, succeeds: bool) {
-        let len = if command == cmd::FLUSH { 0 } else { 512 };
-        let at = if command == cmd::FLUSH { 0 } else { at };
-        let mut one = Ask::of(command, at, len).compact();
-        if command == cmd::WRITE {
-            one.extend([0; 512]);
-        }
-        let batch = one.repeat(usize::try_from(AHEAD).unwrap());
-        let mut left = count;
-        while left > 0 {
-            let now = left.min(AHEAD);
-            let bytes = one.len() * usize::try_from(now).unwrap();
-            self.out.write_all(&batch[..bytes]).unwrap();
-            for _ in 0..now {
-                let succeeded = self.reply();
-                assert_eq!(succeeded, succeeds, "command {command} at {at}");
-            }
-            left -= now;
-        }
-    }
-
-    /// Whether the next reply is a success.
-    fn reply(&mut self) -> bool {
-        const DONE: u16 = 1;
-        const ERROR: u16 = 1 << 15;
-        let mut failed = false;
-        loop {
-            let magic = self.u32();
-            if magic == SIMPLE_REPLY {
-                failed |= self.u32() != 0;
-                self.skip(8);
-                return !failed;
-            }
-            assert_eq!(magic, STRUCTURED_REPLY);
-            let words = self.u32();
-            let flags = u16::try_from(words >> 16).unwrap();
-            let kind = u16::try_from(words & 0xffff).unwrap();
-            self.skip(8);
-            let len = self.u32();
-            self.skip(len.into());
-            failed |= kind & ERROR != 0;
-            if flags & DONE != 0 {
-                return !failed;
-            }
-        }
-    }
-
-    fn u32(&mut self) -> u32 {
-        let mut bytes = [0; 4];
-        self.replies.read_exact(&mut bytes).unwrap();
-        u32::from_be_bytes(bytes)
-    }
-
-    fn skip(&mut self, len: u64) {
-        let taken = std::io::copy(&mut self.replies.by_ref().take(len), &mut std::io::sink());
-        assert_eq!(taken.unwrap(), len);
-    }
-}
-
 fn scaled(count: u32) -> u32 {
     let factor = std::env::var("PYDISK_TEST_SCALE")
         .ok()
@@ -288,54 +198,6 @@ fn work() -> Vec<(String, u16, u64, u32, bool)> {
         work.push((name, cmd::BLOCK_STATUS, at, scaled(FAILURES), false));
     }
     work
-}
-
-/// Watches a worker while it is given work.
-struct Watched {
-    worker: i32,
-    log: PathBuf,
-    /// What grew, in words.
-    grown: Vec<String>,
-    /// The most bytes that the log had.
-    longest: u64,
-}
-
-impl Watched {
-    fn new(worker: i32, log: PathBuf) -> Self {
-        Self {
-            worker,
-            log,
-            grown: Vec::new(),
-            longest: 0,
-        }
-    }
-
-    /// Have `ask` do something so often, and once for a tenth of that before.
-    fn during(&mut self, name: &str, count: u32, mut ask: impl FnMut(u32)) {
-        ask(count / 10);
-        let before = Held::by(self.worker);
-        for _ in 0..10 {
-            ask(count / 10);
-            self.longest = self
-                .longest
-                .max(std::fs::metadata(&self.log).unwrap().len());
-        }
-        let after = Held::by(self.worker);
-        let growth = after.resident.saturating_sub(before.resident);
-        say(&format!(
-            "{count:8} times {name}: {} + {growth} bytes",
-            before.resident
-        ));
-        if growth > GROWTH || after.descriptors > before.descriptors {
-            self.grown
-                .push(format!("{name}: {before:?} became {after:?}"));
-        }
-    }
-
-    fn all_is_flat(&self) {
-        assert!(self.grown.is_empty(), "{:#?}", self.grown);
-        assert!(self.longest <= LOG, "the log had {} bytes", self.longest);
-    }
 }
 
 fn script() -> String {
@@ -487,16 +349,6 @@ fn memory_is_flat_over_what_a_file_is_asked() {
     watched.all_is_flat();
     drop(file);
     disk.detach();
-}
-
-impl Client {
-    /// Tell the plugin whether flushes fail from here on.
-    fn fail_flushes(&mut self, page: &[u8; 512]) {
-        let mut bytes = Ask::of(cmd::WRITE, 512, 512).compact();
-        bytes.extend(page);
-        self.out.write_all(&bytes).unwrap();
-        assert!(self.reply());
-    }
 }
 
 #[test]

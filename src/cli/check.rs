@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::{CheckArgs, CheckOptions, Failure, info, interpreter, plugin};
 use crate::check::{self, Doing, Plan, Report, Watch};
-use crate::python::Plugin;
+use crate::python::{Errnos, Plugin};
 use crate::{Refusal, logging};
 
 /// The hidden subcommand that loads the plugin.
@@ -42,6 +42,10 @@ impl CheckOptions {
             format!("--patience={}", self.patience),
         ];
         words.extend(self.write.then(|| "--write".to_owned()));
+        words.extend(self.errno.map(|errnos| match errnos {
+            Errnos::Nbdkit => "--errno=nbdkit".to_owned(),
+            Errnos::Native => "--errno=native".to_owned(),
+        }));
         words
     }
 }
@@ -61,6 +65,7 @@ struct Examined {
     report: Report,
     watch: Watch,
     plan: Plan,
+    errnos: Option<Errnos>,
     out: Mutex<File>,
 }
 
@@ -89,6 +94,7 @@ pub(super) fn process(
             steps: options.steps,
             write: options.write,
         },
+        errnos: options.errno,
         out: Mutex::new(out),
     });
     logging::collect({
@@ -144,6 +150,9 @@ impl Examined {
             lines: plugin.lines(),
             plugin: Arc::clone(&plugin),
         });
+        if let Some(errnos) = self.errnos {
+            plugin.settle_errnos(errnos);
+        }
         during("config", &mut || plugin.configure(parameters))?;
         during("get_ready", &mut || plugin.get_ready())?;
         // As for a disk in the background: a relative path that is opened later is found out here.

@@ -233,6 +233,10 @@ struct CheckOptions {
     /// The Python or the virtual environment whose packages the plugin sees
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
+    /// Whose errno a failed callback reports, as for `attach` [default: the plugin's PYDISK_ERRNO, else
+    /// nbdkit]
+    #[arg(long, value_name = "native|nbdkit")]
+    errno: Option<Errnos>,
 }
 
 /// The exit status of wrong usage, as clap has it.

@@ -1,6 +1,8 @@
 //! Disks attached by the real command, and the programs that use them.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -221,6 +223,30 @@ impl Drop for Attached {
             say(&String::from_utf8_lossy(&output.stderr));
         }
     }
+}
+
+/// A disk for reading and writing past the page cache.
+#[track_caller]
+pub(crate) fn open_direct(path: impl AsRef<Path>) -> File {
+    File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
+        .open(path)
+        .unwrap()
+}
+
+/// Memory as reads and writes past the page cache need it.
+#[repr(align(4096))]
+pub(crate) struct Page(pub(crate) [u8; 4096]);
+
+/// The errno with which a direct read and write of a page fail.
+pub(crate) fn errnos(file: &File, at: u64) -> [Option<i32>; 2] {
+    let mut page = Page([0; 4096]);
+    let failure =
+        |outcome: std::io::Result<usize>| outcome.err().map(|error| error.raw_os_error().unwrap());
+    let read = failure(file.read_at(&mut page.0, at));
+    [read, failure(file.write_at(&page.0, at))]
 }
 
 /// A filesystem mounted on a device until dropped.

@@ -153,6 +153,27 @@ impl Nbdkit {
     }
 }
 
+/// The process that a pidfile names.
+#[track_caller]
+pub(crate) fn pid_in(path: &Path) -> i32 {
+    std::fs::read_to_string(path)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// The address of a server on this socket.
+pub(crate) fn unix_uri(socket: &Path) -> String {
+    format!("nbd+unix:///?socket={}", socket.display())
+}
+
 fn child_output(child: &mut Child) -> std::process::Output {
     use std::io::Read;
 

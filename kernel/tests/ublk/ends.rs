@@ -55,6 +55,13 @@ fn child(test: &str, variable: &str, way: usize) -> (Child, u32) {
     (child, id)
 }
 
+/// How many reads of the device have no answer yet.
+fn requests_under_way(id: u32) -> u32 {
+    let path = format!("/sys/block/ublkb{id}/inflight");
+    let text = std::fs::read_to_string(path).unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 #[test]
 fn what_a_killed_process_leaves_can_be_removed() {
     if !available() {
@@ -71,6 +78,10 @@ fn what_a_killed_process_leaves_can_be_removed() {
             let mut device = open_direct(path.as_ref());
             thread::spawn(move || read_page(&mut device, 5).map(drop))
         };
+        while requests_under_way(id) == 0 {
+            assert!(!stuck.is_finished(), "it was answered");
+            thread::sleep(Duration::from_millis(10));
+        }
         let busy = Command::new("fio")
             .args([
                 "--name=busy",
