@@ -373,6 +373,52 @@ async def wrong(*args): return reads(6, *args)
     );
 });
 
+isolated!(a_callback_is_what_the_script_calls_so_at_the_time, {
+    let disk = open(
+        "
+def on_loop():
+    try: return bool(asyncio.get_running_loop())
+    except RuntimeError: return False
+async def pread(h, buf, offset, flags): buf[:] = bytes([1, on_loop()]) * 256
+first = pread
+def plain(h, buf, offset, flags): buf[:] = bytes([2, on_loop()]) * 256
+async def other(h, buf, offset, flags): buf[:] = bytes([3, on_loop()]) * 256
+def returns_one(h, buf, offset, flags): return first(h, buf, offset, flags)
+async def too_few(h): raise AssertionError
+async def pwrite(h, buf, offset, flags):
+    global pread
+    if buf[0] == 5: del pread
+    else: pread = [first, plain, other, returns_one, too_few][buf[0]]
+",
+    );
+    let bind = |number: u8| {
+        let written = disk.serve(Request::new(Op::Write(&[number; 512]), 0));
+        written.unwrap();
+    };
+    for (number, head) in [
+        (0, [1, 1]),
+        (1, [2, 0]),
+        (2, [3, 1]),
+        (3, [1, 1]),
+        (1, [2, 0]),
+    ] {
+        bind(number);
+        for _ in 0..3 {
+            assert_eq!(read(&*disk, 0).unwrap()[..2], head, "{number}");
+        }
+    }
+    bind(4);
+    let (errno, text) = read(&*disk, 0).unwrap_err();
+    assert_eq!(errno, Errno::IO);
+    assert!(text.contains("TypeError: too_few() takes 1"), "{text}");
+    bind(5);
+    let (errno, text) = read(&*disk, 0).unwrap_err();
+    assert_eq!(errno, Errno::IO);
+    assert!(text.ends_with("pread not implemented"), "{text}");
+    bind(2);
+    assert_eq!(read(&*disk, 0).unwrap()[..2], [3, 1]);
+});
+
 isolated!(
     a_plugin_without_coroutines_has_no_loop_and_may_run_its_own,
     {

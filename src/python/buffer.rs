@@ -25,7 +25,7 @@ use pyo3::types::PyMemoryView;
 use crate::disk::Owner;
 
 /// Where the bytes of one request lie and who keeps them alive.
-struct Lent {
+pub(super) struct Lent {
     at: NonNull<u8>,
     len: usize,
     writable: bool,
@@ -155,31 +155,11 @@ pub(super) fn lend_for_reading<T>(
     owner: Option<&Owner>,
     call: impl FnOnce(&Bound<'_, PyMemoryView>) -> T,
 ) -> PyResult<(T, After)> {
-    if let Some(owner) = owner {
-        data.fill(0);
-        let at = NonNull::from(&mut *data).cast();
-        let lent = Lent {
-            at,
-            len: data.len(),
-            writable: true,
-            _owner: Arc::clone(owner),
-        };
-        return lend(py, lent, call);
-    }
-    let block = scratch(data.len());
-    // SAFETY: nobody else holds this block (`scratch`), and it has at least `data.len()` bytes.
-    unsafe { std::ptr::write_bytes(block.at.as_ptr(), 0, data.len()) };
-    let lent = Lent {
-        at: block.at,
-        len: data.len(),
-        writable: true,
-        _owner: Arc::clone(&block) as _,
-    };
+    let (lent, scratch) = to_be_filled(data, owner);
     let outcome = lend(py, lent, call)?;
-    // SAFETY: the block has `data.len()` bytes and does not overlap `data`. A plugin thread that kept
-    // a slice may write meanwhile: then the bytes are torn, as it asked for, but they are its own.
-    unsafe { std::ptr::copy_nonoverlapping(block.at.as_ptr(), data.as_mut_ptr(), data.len()) };
-    keep(block);
+    if let Some(scratch) = scratch {
+        scratch.copy_to(data);
+    }
     Ok(outcome)
 }
 
@@ -191,29 +171,51 @@ pub(super) fn lend_for_writing<T>(
     owner: Option<&Owner>,
     call: impl FnOnce(&Bound<'_, PyMemoryView>) -> T,
 ) -> PyResult<(T, After)> {
+    let (lent, scratch) = to_be_stored(data, owner);
+    let outcome = lend(py, lent, call)?;
+    if let Some(scratch) = scratch {
+        scratch.give_back();
+    }
+    Ok(outcome)
+}
+
+/// What to lend for a read into `data`, zeroed, which may outlive `data`: without an `owner` it is other
+/// memory, which [`Scratch::copy_to`] brings to `data` when the call is over.
+pub(super) fn to_be_filled(data: &mut [u8], owner: Option<&Owner>) -> (Lent, Option<Scratch>) {
     if let Some(owner) = owner {
-        let at = NonNull::from(data).cast();
+        data.fill(0);
         let lent = Lent {
-            at,
+            at: NonNull::from(&mut *data).cast(),
+            len: data.len(),
+            writable: true,
+            _owner: Arc::clone(owner),
+        };
+        return (lent, None);
+    }
+    let scratch = Scratch::of(data.len());
+    // SAFETY: nobody else holds this block (`Scratch::of`), and it has at least `data.len()` bytes.
+    unsafe { std::ptr::write_bytes(scratch.0.at.as_ptr(), 0, data.len()) };
+    (scratch.lent(data.len(), true), Some(scratch))
+}
+
+/// What to lend for a write of `data`, as [`to_be_filled`].
+pub(super) fn to_be_stored(data: &[u8], owner: Option<&Owner>) -> (Lent, Option<Scratch>) {
+    if let Some(owner) = owner {
+        let lent = Lent {
+            at: NonNull::from(data).cast(),
             len: data.len(),
             writable: false,
             _owner: Arc::clone(owner),
         };
-        return lend(py, lent, call);
+        return (lent, None);
     }
-    let block = scratch(data.len());
-    // SAFETY: nobody else holds this block (`scratch`), it has at least `data.len()` bytes, and it
+    let scratch = Scratch::of(data.len());
+    // SAFETY: nobody else holds this block (`Scratch::of`), it has at least `data.len()` bytes, and it
     // does not overlap `data`.
-    unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), block.at.as_ptr(), data.len()) };
-    let lent = Lent {
-        at: block.at,
-        len: data.len(),
-        writable: false,
-        _owner: Arc::clone(&block) as _,
-    };
-    let outcome = lend(py, lent, call)?;
-    keep(block);
-    Ok(outcome)
+    unsafe {
+        std::ptr::copy_nonoverlapping(data.as_ptr(), scratch.0.at.as_ptr(), data.len());
+    }
+    (scratch.lent(data.len(), false), Some(scratch))
 }
 
 /// Copy what a version 1 `pread` returned into `data`.
@@ -256,58 +258,113 @@ fn lend<T>(
     lent: Lent,
     call: impl FnOnce(&Bound<'_, PyMemoryView>) -> T,
 ) -> PyResult<(T, After)> {
-    let exporter = match KEPT.with_borrow_mut(|kept| kept.exporter.take()) {
-        Some(exporter) => exporter,
-        None => Py::new(
-            py,
-            Exporter {
-                lent: Mutex::new(None),
-                armed: AtomicBool::new(false),
-                exports: AtomicUsize::new(0),
-            },
-        )?,
-    };
-    let this = exporter.bind(py).get();
-    *this.lent.lock() = Some(lent);
-    this.armed.store(true, Ordering::Release);
-    let view = PyMemoryView::from(exporter.bind(py).as_any());
-    this.armed.store(false, Ordering::Release);
-    let view = match view {
-        Ok(view) => view,
-        Err(error) => {
-            // Where the garbage collector ran meanwhile, something of the plugin's may have taken the
-            // one export that was meant for the view; the memory is then its to keep.
-            if this.exports.load(Ordering::Acquire) == 0 {
-                *this.lent.lock() = None;
+    let lending = Lending::begin(py, lent)?;
+    let value = call(lending.view(py));
+    Ok((value, lending.end(py)))
+}
+
+/// The time for which Python has the memory of a request.
+pub(super) struct Lending {
+    exporter: Py<Exporter>,
+    view: Py<PyMemoryView>,
+}
+
+impl Lending {
+    pub(super) fn begin(py: Python<'_>, lent: Lent) -> PyResult<Self> {
+        let exporter = match KEPT.with_borrow_mut(|kept| kept.exporter.take()) {
+            Some(exporter) => exporter,
+            None => Py::new(
+                py,
+                Exporter {
+                    lent: Mutex::new(None),
+                    armed: AtomicBool::new(false),
+                    exports: AtomicUsize::new(0),
+                },
+            )?,
+        };
+        let this = exporter.bind(py).get();
+        *this.lent.lock() = Some(lent);
+        this.armed.store(true, Ordering::Release);
+        let view = PyMemoryView::from(exporter.bind(py).as_any());
+        this.armed.store(false, Ordering::Release);
+        match view {
+            Ok(view) => Ok(Self {
+                view: view.unbind(),
+                exporter,
+            }),
+            Err(error) => {
+                // Where the garbage collector ran meanwhile, something of the plugin's may have taken the
+                // one export that was meant for the view; the memory is then its to keep.
+                if this.exports.load(Ordering::Acquire) == 0 {
+                    *this.lent.lock() = None;
+                }
+                Err(error)
             }
-            return Err(error);
         }
-    };
-    let value = call(&view);
-    // SAFETY: `view` is a live object.
-    if unsafe { ffi::Py_REFCNT(view.as_ptr()) } > 1 {
-        // Revokes a view that was kept as it was: using it raises ValueError from here on. It fails,
-        // and need not succeed, where something else was taken from the view; see `exports` below.
-        drop(view.call_method0(pyo3::intern!(py, "release")));
     }
-    drop(view);
-    if this.exports.load(Ordering::Acquire) > 0 {
-        return Ok((value, After::Leaked));
+
+    /// The memory, for the plugin.
+    pub(super) fn view<'py>(&self, py: Python<'py>) -> &Bound<'py, PyMemoryView> {
+        self.view.bind(py)
     }
-    *this.lent.lock() = None;
-    KEPT.with_borrow_mut(|kept| kept.exporter = Some(exporter));
-    Ok((value, After::Returned))
+
+    /// Take the memory back, as far as the plugin did not keep it. Who called has dropped every Python
+    /// object of the call, exceptions with their frames too.
+    pub(super) fn end(self, py: Python<'_>) -> After {
+        let Self { exporter, view } = self;
+        let view = view.into_bound(py);
+        // SAFETY: `view` is a live object.
+        if unsafe { ffi::Py_REFCNT(view.as_ptr()) } > 1 {
+            // Revokes a view that was kept as it was: using it raises ValueError from here on. It fails,
+            // and need not succeed, where something else was taken from the view; see `exports` below.
+            drop(view.call_method0(pyo3::intern!(py, "release")));
+        }
+        drop(view);
+        let this = exporter.bind(py).get();
+        if this.exports.load(Ordering::Acquire) > 0 {
+            return After::Leaked;
+        }
+        *this.lent.lock() = None;
+        KEPT.with_borrow_mut(|kept| kept.exporter = Some(exporter));
+        After::Returned
+    }
 }
 
-/// A block of at least `len` bytes that nobody else holds; its content is left from before.
-fn scratch(len: usize) -> Arc<Block> {
-    KEPT.with_borrow_mut(|kept| kept.block.take())
-        .filter(|block| block.layout.size() >= len && Arc::strong_count(block) == 1)
-        .unwrap_or_else(|| Block::new(len.max(4096)))
-}
+/// Memory that is lent in place of the request's own, of which this thread has one block at hand.
+pub(super) struct Scratch(Arc<Block>);
 
-fn keep(block: Arc<Block>) {
-    if block.layout.size() <= KEPT_BYTES && Arc::strong_count(&block) == 1 {
-        KEPT.with_borrow_mut(|kept| kept.block = Some(block));
+impl Scratch {
+    /// At least `len` bytes that nobody else holds; what they are is left from before.
+    fn of(len: usize) -> Self {
+        let kept = KEPT.with_borrow_mut(|kept| kept.block.take());
+        let block = kept
+            .filter(|block| block.layout.size() >= len && Arc::strong_count(block) == 1)
+            .unwrap_or_else(|| Block::new(len.max(4096)));
+        Self(block)
+    }
+
+    fn lent(&self, len: usize, writable: bool) -> Lent {
+        Lent {
+            at: self.0.at,
+            len,
+            writable,
+            _owner: Arc::clone(&self.0) as _,
+        }
+    }
+
+    /// Bring what the plugin wrote to `data`, for which this was made, and give it back.
+    pub(super) fn copy_to(self, data: &mut [u8]) {
+        let len = data.len().min(self.0.layout.size());
+        // SAFETY: the block has `len` bytes and does not overlap `data`. A plugin thread that kept a
+        // slice may write meanwhile: then the bytes are torn, as it asked for, but they are its own.
+        unsafe { std::ptr::copy_nonoverlapping(self.0.at.as_ptr(), data.as_mut_ptr(), len) };
+        self.give_back();
+    }
+
+    /// Let this thread use it again, unless the plugin kept it.
+    pub(super) fn give_back(self) {
+        if self.0.layout.size() <= KEPT_BYTES && Arc::strong_count(&self.0) == 1 {
+            KEPT.with_borrow_mut(|kept| kept.block = Some(self.0));
+        }
     }
 }

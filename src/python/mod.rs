@@ -233,6 +233,11 @@ impl Plugin {
         self.coroutines.iter().any(serves)
     }
 
+    /// Whether the callback of this name was a coroutine when the script was loaded.
+    fn has_coroutine(&self, name: &str) -> bool {
+        self.coroutines.contains(&name)
+    }
+
     /// Which callbacks may overlap; the default until [`Plugin::configure`] asked.
     #[must_use]
     pub fn thread_model(&self) -> ThreadModel {

@@ -16,10 +16,15 @@ impl Stopwatch {
     pub(super) fn time<T>(&self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let done = work();
-        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.count(start.elapsed());
+        done
+    }
+
+    /// Count a callback that took so long.
+    pub(super) fn count(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
-        done
     }
 
     /// Calls that have returned, and the time that they took; callbacks of several threads at a time

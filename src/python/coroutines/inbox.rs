@@ -8,11 +8,19 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::Calling;
 use super::ticket::Ticket;
-use super::{Calling, dead};
 
 /// One callback: whom to tell, for whom it runs, what to await.
-pub(super) type Work = (Py<Ticket>, Py<Calling>, Py<PyAny>);
+pub(super) type Task = (Py<Ticket>, Py<Calling>, Py<PyAny>);
+
+/// What the loop is to run.
+pub(super) enum Work {
+    /// A callback that was called.
+    Task(Task),
+    /// A request whose callback is still to be called.
+    Request(Ticket),
+}
 
 /// What the loop's thread and the others have in common.
 pub(super) struct Shared {
@@ -34,11 +42,12 @@ impl Shared {
         })
     }
 
-    /// Have the loop run something.
-    pub(super) fn push(&self, work: Work) -> PyResult<()> {
+    /// Have the loop run something; whether it still does.
+    #[must_use]
+    pub(super) fn push(&self, work: Work) -> bool {
         let mut waiting = self.waiting.lock();
         if self.dead.load(Ordering::Acquire) {
-            return Err(dead());
+            return false;
         }
         let first = waiting.is_empty();
         waiting.push(work);
@@ -47,7 +56,7 @@ impl Shared {
             // Whoever finds something there already knows that the loop was woken for it.
             self.wake_up();
         }
-        Ok(())
+        true
     }
 
     /// From here on the loop is to end.
@@ -94,11 +103,16 @@ impl Inbox {
         self.0.wake.as_raw_fd()
     }
 
-    /// All that waits.
-    fn take(&self) -> Vec<Work> {
+    /// All that waits, begun.
+    fn take(&self, py: Python<'_>) -> Vec<Task> {
         // Before the list is taken: what comes after that wakes the loop anew.
         let _woken = rustix::io::read(&self.0.wake, &mut [0; 8]);
-        std::mem::take(&mut *self.0.waiting.lock())
+        let waiting = std::mem::take(&mut *self.0.waiting.lock());
+        let tasks = waiting.into_iter().filter_map(|work| match work {
+            Work::Task(task) => Some(task),
+            Work::Request(ticket) => ticket.begin(py),
+        });
+        tasks.collect()
     }
 
     fn is_ending(&self) -> bool {

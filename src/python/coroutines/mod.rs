@@ -1,9 +1,11 @@
 //! The event loop of `async def` callbacks: one thread that runs them all, made when the first one
 //! is called.
 //!
-//! Called with what a callback returned, on the thread that serves the request. That thread hands the
-//! coroutine over and waits outside of Python, so requests overlap as far as there are threads for
-//! them. Nothing is ever waited for on the loop's own thread.
+//! A request comes to the loop in one of two ways, and its thread waits outside of Python for both, so
+//! that requests overlap as far as there are threads for them. As a [`Job`] the request is the loop's from
+//! its start to its end, and its thread does not enter Python at all: with 64 threads and more that is
+//! what would take the time. Otherwise the thread calls the callback and hands over what that returned,
+//! if it can be awaited. Nothing is ever waited for on the loop's own thread.
 
 use std::ffi::CString;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -20,12 +22,12 @@ use pyo3::types::{
 
 use super::exceptions;
 use super::module::{self, Calling};
-use crate::threads;
+use crate::{disk, threads};
 
 mod inbox;
 mod ticket;
 
-use inbox::{Inbox, Shared};
+use inbox::{Inbox, Shared, Work};
 use ticket::Ticket;
 
 /// The other side of this file.
@@ -46,6 +48,54 @@ struct EventLoop {
     thread: Mutex<Option<(JoinHandle<()>, Receiver<()>)>>,
 }
 
+/// Whom a coroutine is called for, and the coroutine.
+pub(super) type Begun = (Py<Calling>, Py<PyAny>);
+
+/// What a coroutine returned or raised.
+pub(super) type Outcome = PyResult<Py<PyAny>>;
+
+/// What a job came to; none if it is not for the loop.
+type Served = Option<disk::Result>;
+
+/// A request that the loop serves. Both are called inside Python, and wait for nothing.
+pub(super) trait Job: Send {
+    /// Call the callback; none if it is not for the loop. When this fails or gives none, nothing of the
+    /// request's memory is left with Python.
+    fn begin(&mut self, py: Python<'_>) -> Result<Option<Begun>, disk::Error>;
+
+    /// What the request comes to that was begun.
+    fn end(self: Box<Self>, py: Python<'_>, outcome: Outcome) -> disk::Result;
+}
+
+/// Have the loop serve `job`, and wait for that; none if it does not, or if there is no loop. Not
+/// called inside Python.
+pub(super) fn serve(job: Box<dyn Job>) -> Option<disk::Result> {
+    let made = match LOOP.get() {
+        Some(made) => made.as_ref().ok(),
+        None => Python::attach(|py| started(py).ok()),
+    };
+    let shared = &made?.shared;
+    let (ticket, waiting) = Ticket::of_job(job);
+    if !shared.push(Work::Request(ticket)) {
+        return None;
+    }
+    while !waiting.wait() {
+        if shared.is_dead() || Python::attach(|py| waiting.is_forgotten(py)) {
+            break;
+        }
+    }
+    match waiting.served() {
+        Ok(served) => served,
+        Err(job) => {
+            let why = if shared.is_dead() { dead } else { cancelled };
+            Some(Python::attach(|py| match job {
+                Some(job) => job.end(py, Err(why())),
+                None => Err(disk::Error::new(disk::Errno::IO, why().to_string())),
+            }))
+        }
+    }
+}
+
 /// What `value`, which a callback returned, comes to: what awaiting it gives, if it can be awaited,
 /// else itself.
 ///
@@ -60,7 +110,10 @@ pub(super) fn outcome(value: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
     let (ticket, waiting) = Ticket::new();
     let calling = Py::new(py, Calling::of_thread())?;
     let calling_for = calling.clone_ref(py);
-    shared.push((Py::new(py, ticket)?, calling, value.unbind()))?;
+    let task = (Py::new(py, ticket)?, calling, value.unbind());
+    if !shared.push(Work::Task(task)) {
+        return Err(dead());
+    }
     while !py.detach(|| waiting.wait()) {
         if shared.is_dead() || waiting.is_forgotten(py) {
             break;
@@ -70,9 +123,7 @@ pub(super) fn outcome(value: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
     match waiting.outcome() {
         Some(outcome) => outcome.map(|value| value.into_bound(py)),
         None if shared.is_dead() => Err(dead()),
-        None => Err(PyRuntimeError::new_err(
-            "the task was cancelled before it began",
-        )),
+        None => Err(cancelled()),
     }
 }
 
@@ -96,6 +147,10 @@ pub(super) fn end() {
 
 fn dead() -> PyErr {
     PyRuntimeError::new_err("the event loop of this plugin has ended")
+}
+
+fn cancelled() -> PyErr {
+    PyRuntimeError::new_err("the task was cancelled before it began")
 }
 
 /// Whether `await` takes it. The kinds that most callbacks return are known not to be.

@@ -31,8 +31,13 @@ pub(in crate::python) struct Calling {
 impl Calling {
     /// For the same as the callback on this thread, with no errno chosen yet.
     pub(in crate::python) fn of_thread() -> Self {
+        Self::of_connection(CONNECTION.get())
+    }
+
+    /// For this connection, with no errno chosen yet.
+    pub(super) fn of_connection(connection: u64) -> Self {
         Self {
-            connection: CONNECTION.get(),
+            connection,
             error: AtomicI32::new(0),
         }
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use super::{calling, stop};
+use super::{Calling, calling, stop};
 use crate::disk::Client;
 
 /// The connections that callbacks may be called for, by number. Held only while looked at, so that it
@@ -58,6 +58,11 @@ impl Connection {
     /// The name of the export, with the default one filled in.
     pub(in crate::python) fn export(&self) -> &str {
         self.known.export.as_deref().unwrap_or_default()
+    }
+
+    /// What a coroutine is to know that is called for this connection.
+    pub(in crate::python) fn calling(&self) -> Calling {
+        Calling::of_connection(self.number)
     }
 
     /// Until the result is dropped, callbacks on this thread are called for this connection. A

@@ -1,134 +1,71 @@
-//! An open handle of a plugin, as a disk: turns each request into a callback and its outcome into an
-//! errno.
+//! Calls the callbacks that serve the requests of one open handle, and says what came of them.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use pyo3::call::PyCallArgs;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PyString};
 
-use super::buffer::{self, After};
-use super::capabilities::Question;
-use super::errnos;
-use super::extents::Wrong;
-use super::module::Connection;
-use super::script::{Api, Script};
-use super::stopwatch::Stopwatch;
-use super::turns::Place;
-use super::{Plugin, coroutines, exceptions, exports, extents, forks, module};
-use crate::Refusal;
-use crate::disk::{
-    Disk, Errno, Error, ExtentKind, Extents, Flags, Limits, Op, Owner, Request, Result, go_on,
-};
+use crate::disk::{Errno, Error, Flags, Owner, Result};
+use crate::python::buffer::{self, After};
+use crate::python::module::{self, Connection};
+use crate::python::script::{Api, Script};
+use crate::python::stopwatch::Stopwatch;
+use crate::python::{Plugin, coroutines, errnos, exceptions, forks, lint};
 
 /// `count` is an unsigned 32-bit number to a plugin; what does not fit is cut into pieces of this size,
 /// which every minimum block size divides.
 const LONGEST_PIECE: u64 = (1 << 32) - (1 << 16);
 
-/// Tells `extents` that only the first extent is wanted; nbdkit's.
-const FLAG_REQ_ONE: u32 = 4;
-
-/// How often `extents` is called for one question. What is then left of it has to be asked for anew:
-/// in a disk of exabytes, 4 GiB at a time take minutes, in which a serial plugin serves nobody else.
-const MOST_EXTENTS_CALLS: usize = 4096;
-
-/// What `open` returned, with what it said it can do.
-pub(super) struct Handle {
-    plugin: Arc<Plugin>,
-    handle: Py<PyAny>,
-    limits: Limits,
+/// What `open` returned, and whom to call with it.
+pub(super) struct Caller {
+    pub(super) plugin: Arc<Plugin>,
+    pub(super) handle: Py<PyAny>,
+    pub(super) connection: Connection,
+    /// Where somebody wants to know how long callbacks take.
+    pub(super) stopwatch: Option<Arc<Stopwatch>>,
     /// Whether the log already says that this plugin keeps buffers.
     told_of_leak: AtomicBool,
-    /// Where somebody wants to know how long callbacks take.
-    stopwatch: Option<Arc<Stopwatch>>,
-    connection: Connection,
-    /// Given back when the handle is closed.
-    _place: Place,
+    /// Callbacks that are known to be coroutines: `pwrite` and `pread`, as they were last. Held only
+    /// while looked at, so that it may be waited for inside Python.
+    coroutines: [Mutex<Option<Py<PyAny>>>; 2],
 }
 
-impl fmt::Debug for Handle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle")
-            .field("script", &self.script().path)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What `open` returned, and what came of asking what it can do.
-pub(super) struct Opened {
-    handle: Handle,
-    limits: std::result::Result<Limits, Refusal>,
-}
-
-impl Opened {
-    /// The handle; if it cannot be used, `close` is called. Not inside Python, for `close` waits for its
-    /// turn, and who has that may wait to enter.
-    pub(super) fn usable(self) -> std::result::Result<Handle, Refusal> {
-        let Self { mut handle, limits } = self;
-        // An early return drops the handle, and dropping closes it.
-        handle.limits = limits?;
-        Ok(handle)
-    }
-}
-
-impl Handle {
-    /// Call `open` and ask for the capabilities.
-    ///
-    /// The caller has the right to run callbacks.
-    pub(super) fn open(
-        py: Python<'_>,
-        plugin: Arc<Plugin>,
-        connection: Connection,
-        place: Place,
-        read_only: bool,
-    ) -> std::result::Result<Opened, Refusal> {
-        let entered = connection.enter();
-        module::clear_error();
-        let opened = plugin.script.call(py, intern!(py, "open"), (read_only,))?;
-        let opened = opened.ok_or_else(|| plugin.script.refuse("open", "is gone"))?;
-        let question = Question {
-            py,
-            script: &plugin.script,
-            handle: &opened,
-        };
-        let limits = question.limits(read_only, plugin.thread_model());
-        drop(entered);
-        let handle = Self {
+impl Caller {
+    pub(super) fn new(plugin: Arc<Plugin>, handle: Py<PyAny>, connection: Connection) -> Self {
+        Self {
             stopwatch: plugin.stopwatch.get().cloned(),
             plugin,
-            handle: opened.unbind(),
-            limits: Limits::read_only(0),
-            told_of_leak: AtomicBool::new(false),
+            handle,
             connection,
-            _place: place,
-        };
-        Ok(Opened { handle, limits })
+            told_of_leak: AtomicBool::new(false),
+            coroutines: Default::default(),
+        }
     }
 
-    /// The name of the export that it is open on.
-    pub(super) fn export_name(&self) -> &str {
-        self.connection.export()
-    }
-
-    /// What `export_description` says, if there is one.
-    pub(super) fn description(&self) -> std::result::Result<Option<String>, Refusal> {
-        self.turn("export_description", |py| {
-            let name = intern!(py, "export_description");
-            let answer = self.script().call(py, name, (self.handle.bind(py),))?;
-            answer
-                .map(|answer| exports::text(&answer))
-                .transpose()
-                .map_err(|what| self.script().refuse("export_description", what))
-        })
+    /// Whether `callback`, which is `pread` if it `reads` and `pwrite` otherwise, is an `async def`: to call
+    /// it runs nothing of it. The script may have bound the name to something else since it was loaded.
+    pub(super) fn is_coroutine(&self, callback: &Bound<'_, PyAny>, reads: bool) -> bool {
+        let known = &self.coroutines[usize::from(reads)];
+        let is_known = |known: &Py<PyAny>| known.is(callback);
+        if known.lock().as_ref().is_some_and(is_known) {
+            return true;
+        }
+        let found = lint::is_coroutine(callback);
+        let known_now = found.then(|| callback.clone().unbind());
+        let before = std::mem::replace(&mut *known.lock(), known_now);
+        // Dropped when nothing is locked: that may run code of the plugin's.
+        drop(before);
+        found
     }
 
     /// Run the callback of this name when it is this handle's turn. The turn is waited for outside of
     /// Python, because whoever has it may be about to enter.
-    fn turn<T>(&self, callback: &str, work: impl FnOnce(Python<'_>) -> T) -> T {
+    pub(super) fn turn<T>(&self, callback: &str, work: impl FnOnce(Python<'_>) -> T) -> T {
         let _turn = self.plugin.turns().callback(callback);
         let _entered = self.connection.enter();
         Python::attach(|py| {
@@ -139,11 +76,15 @@ impl Handle {
         })
     }
 
-    fn script(&self) -> &Script {
+    pub(super) fn script(&self) -> &Script {
         &self.plugin.script
     }
 
-    fn find<'py>(&self, py: Python<'py>, name: &Bound<'py, PyString>) -> Result<Bound<'py, PyAny>> {
+    pub(super) fn find<'py>(
+        &self,
+        py: Python<'py>,
+        name: &Bound<'py, PyString>,
+    ) -> Result<Bound<'py, PyAny>> {
         let found = self.script().look_up(py, name);
         found
             .map_err(|error| self.raised(py, name, error))?
@@ -156,7 +97,7 @@ impl Handle {
     }
 
     /// Call a callback that serves a request, and wait for what it returns where that can be awaited.
-    fn call<'py>(
+    pub(super) fn call<'py>(
         &self,
         callback: &Bound<'py, PyAny>,
         arguments: impl PyCallArgs<'py>,
@@ -173,7 +114,13 @@ impl Handle {
         }
     }
 
-    fn read(&self, py: Python<'_>, data: &mut [u8], at: u64, owner: Option<&Owner>) -> Result {
+    pub(super) fn read(
+        &self,
+        py: Python<'_>,
+        data: &mut [u8],
+        at: u64,
+        owner: Option<&Owner>,
+    ) -> Result {
         let name = intern!(py, "pread");
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
@@ -192,7 +139,7 @@ impl Handle {
         self.after(py, name, lent)
     }
 
-    fn write(&self, py: Python<'_>, data: &[u8], at: u64, request: Rest<'_>) -> Result {
+    pub(super) fn write(&self, py: Python<'_>, data: &[u8], at: u64, request: Rest<'_>) -> Result {
         let name = intern!(py, "pwrite");
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
@@ -209,7 +156,7 @@ impl Handle {
     }
 
     /// What is left to do when a buffer comes back.
-    fn after(
+    pub(super) fn after(
         &self,
         py: Python<'_>,
         name: &Bound<'_, PyString>,
@@ -233,7 +180,7 @@ impl Handle {
         }
     }
 
-    fn trim(&self, py: Python<'_>, count: u64, at: u64, flags: Flags) -> Result {
+    pub(super) fn trim(&self, py: Python<'_>, count: u64, at: u64, flags: Flags) -> Result {
         let name = intern!(py, "trim");
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
@@ -246,7 +193,7 @@ impl Handle {
         })
     }
 
-    fn zero(&self, py: Python<'_>, count: u64, at: u64, flags: Flags) -> Result {
+    pub(super) fn zero(&self, py: Python<'_>, count: u64, at: u64, flags: Flags) -> Result {
         let name = intern!(py, "zero");
         // As nbdkit has it: a handle that promises `zero` without having it has declined.
         let found = self.script().look_up(py, name);
@@ -273,7 +220,7 @@ impl Handle {
         })
     }
 
-    fn cache(&self, py: Python<'_>, count: u64, at: u64) -> Result {
+    pub(super) fn cache(&self, py: Python<'_>, count: u64, at: u64) -> Result {
         let name = intern!(py, "cache");
         let callback = self.find(py, name)?;
         in_counts(at, count, |at, count| {
@@ -285,7 +232,7 @@ impl Handle {
         })
     }
 
-    fn flush(&self, py: Python<'_>) -> Result {
+    pub(super) fn flush(&self, py: Python<'_>) -> Result {
         let name = intern!(py, "flush");
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
@@ -298,7 +245,7 @@ impl Handle {
 
     /// Turn what a callback did into the outcome of the request. Drops the exception with its
     /// frames, so that only what the plugin kept on purpose is left afterwards.
-    fn outcome<'py>(
+    pub(super) fn outcome<'py>(
         &self,
         py: Python<'py>,
         name: &Bound<'_, PyString>,
@@ -321,7 +268,7 @@ impl Handle {
     }
 
     /// The failure of a callback that raised. Drops the exception.
-    fn raised(&self, py: Python<'_>, name: &Bound<'_, PyString>, error: PyErr) -> Error {
+    pub(super) fn raised(&self, py: Python<'_>, name: &Bound<'_, PyString>, error: PyErr) -> Error {
         // First, because to describe an exception runs code of the plugin's.
         let errno = self.plugin.errnos().of(py, &error);
         self.error(name, errno, exceptions::describe(py, error))
@@ -335,7 +282,12 @@ impl Handle {
         }
     }
 
-    fn error(&self, name: &Bound<'_, PyString>, errno: Errno, what: impl fmt::Display) -> Error {
+    pub(super) fn error(
+        &self,
+        name: &Bound<'_, PyString>,
+        errno: Errno,
+        what: impl fmt::Display,
+    ) -> Error {
         Error::new(errno, format!("{}: {name}: {what}", self.script().path))
     }
 
@@ -344,27 +296,15 @@ impl Handle {
     }
 }
 
-/// The callback that serves an operation.
-fn callback(op: &Op<'_>) -> &'static str {
-    match op {
-        Op::Read(_) => "pread",
-        Op::Write(_) => "pwrite",
-        Op::Zero(_) => "zero",
-        Op::Trim(_) => "trim",
-        Op::Cache(_) => "cache",
-        Op::Flush => "flush",
-    }
-}
-
 /// What a write needs beside its bytes and their place.
 #[derive(Clone, Copy)]
-struct Rest<'a> {
-    flags: Flags,
-    owner: Option<&'a Owner>,
+pub(super) struct Rest<'a> {
+    pub(super) flags: Flags,
+    pub(super) owner: Option<&'a Owner>,
 }
 
 /// The value that a callback returned, where it has one.
-trait ReturnValue<'py> {
+pub(super) trait ReturnValue<'py> {
     /// The kind of object that shows that the callback's body was not run.
     fn never_ran(&self) -> Option<String>;
 }
@@ -401,108 +341,9 @@ fn in_counts(at: u64, len: u64, mut piece: impl FnMut(u64, u64) -> Result) -> Re
 }
 
 /// How much of `len` one call is about.
-fn count(len: u64) -> u64 {
+pub(super) fn count(len: u64) -> u64 {
     if len <= u32::MAX.into() {
         return len;
     }
     LONGEST_PIECE
-}
-
-fn all_data(range: &Range<u64>, found: &mut Extents) {
-    found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
-}
-
-impl Disk for Handle {
-    fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    fn serve(&self, request: Request<'_>) -> Result {
-        let Request {
-            op,
-            at,
-            flags,
-            owner,
-        } = request;
-        self.turn(callback(&op), |py| match op {
-            Op::Read(data) => self.read(py, data, at, owner),
-            Op::Write(data) => self.write(py, data, at, Rest { flags, owner }),
-            Op::Zero(count) => self.zero(py, count, at, flags),
-            Op::Trim(count) => self.trim(py, count, at, flags),
-            Op::Cache(count) => self.cache(py, count, at),
-            Op::Flush => self.flush(py),
-        })
-    }
-
-    fn extents(&self, range: Range<u64>, found: &mut Extents) -> Result {
-        if !self.limits.extents {
-            all_data(&range, found);
-            return Ok(());
-        }
-        self.turn("extents", |py| {
-            let name = intern!(py, "extents");
-            // As nbdkit has it: a handle that promises `extents` without having it has one, of data.
-            let Some(callback) = self.script().find(py, name) else {
-                all_data(&range, found);
-                return Ok(());
-            };
-            let first_only = found.is_first_only();
-            let flags = if first_only { FLAG_REQ_ONE } else { 0 };
-            for _ in 0..MOST_EXTENTS_CALLS {
-                let told = first_only && !found.list().is_empty();
-                if told || found.end() >= range.end {
-                    break;
-                }
-                go_on()?;
-                let at = found.end();
-                let count = count(range.end - at);
-                let answer = self
-                    .call(&callback, (self.handle.bind(py), count, at, flags))
-                    .map_err(|error| self.raised(py, name, error))?;
-                extents::add(&answer, at..range.end, found).map_err(|wrong| match wrong {
-                    Wrong::Raised(error) => self.raised(py, name, error),
-                    Wrong::Told(what) => self.error(name, errnos::chosen(), what),
-                    Wrong::Nothing => {
-                        // The errno is nbdkit's.
-                        let what = "the extents must reach the requested offset";
-                        self.error(name, Errno::INVAL, what)
-                    }
-                })?;
-                // A generator has run by now, too.
-                self.outcome(py, name, Ok(()))?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Others who must not overlap wait until the batch is done; it waits for nothing itself.
-    fn batch(&self, work: &mut dyn FnMut()) {
-        match self.plugin.turns().batch() {
-            Some(_turn) => Python::attach(|_py| work()),
-            None => work(),
-        }
-    }
-
-    /// The thread keeps one Python thread state, so `threading.local` keeps its values, and to attach
-    /// in between takes 70 ns in place of 440.
-    fn lane(&self, work: &mut (dyn FnMut() + Send)) {
-        Python::attach(|py| py.detach(work));
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let nothing = Python::attach(|py| py.None());
-        let handle = std::mem::replace(&mut self.handle, nothing);
-        self.turn("close", |py| {
-            if self.plugin.is_cleaned() {
-                log::warn!("a handle was left open until after `cleanup`: it is not closed");
-                return;
-            }
-            let name = intern!(py, "close");
-            if let Err(refusal) = self.script().call(py, name, (handle,)) {
-                log::error!("{refusal}");
-            }
-        });
-    }
 }

@@ -1,0 +1,139 @@
+//! A read or a write whose callback is a coroutine: the event loop's thread serves it from its start to
+//! its end, and the thread of the request does not enter Python at all. That is what two threads that
+//! take turns at one interpreter for each request would cost most time for.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::caller::Caller;
+use crate::disk::{Errno, Error, Flags, Op, Request, Result};
+use crate::python::buffer::{self, Lending, Lent};
+use crate::python::coroutines::{self, Begun, Job, Outcome};
+use crate::python::exceptions;
+use crate::python::module::{self, Calling};
+use crate::python::script::Api;
+
+/// What the event loop's thread needs for one request. It may outlive the request, if that is given up.
+pub(super) struct Transfer {
+    caller: Arc<Caller>,
+    /// Whether it is a read.
+    reads: bool,
+    at: u64,
+    flags: Flags,
+    memory: Memory,
+    /// Whom the coroutine is called for.
+    calling: Option<Py<Calling>>,
+    /// Since when it runs, where somebody wants to know.
+    since: Option<Instant>,
+}
+
+/// Where the memory of the request is.
+enum Memory {
+    Here(Lent),
+    WithPython(Lending),
+    Gone,
+}
+
+impl Transfer {
+    /// Have the event loop serve `request`, and wait for that; none if a thread has to serve it. Not
+    /// called inside Python.
+    pub(super) fn serve(caller: &Arc<Caller>, request: &mut Request<'_>) -> Option<Result> {
+        if caller.script().api == Api::V1 {
+            // What `pread` returns is copied to where the request's own thread has it.
+            return None;
+        }
+        let owner = request.owner;
+        let (lent, scratch) = match &mut request.op {
+            Op::Read(data) => buffer::to_be_filled(data, owner),
+            Op::Write(data) => buffer::to_be_stored(data, owner),
+            _ => return None,
+        };
+        let served = coroutines::serve(Box::new(Self {
+            caller: Arc::clone(caller),
+            reads: matches!(request.op, Op::Read(_)),
+            at: request.at,
+            flags: request.flags,
+            memory: Memory::Here(lent),
+            calling: None,
+            since: None,
+        }));
+        match (&mut request.op, scratch) {
+            (_, None) => {}
+            (Op::Read(data), Some(scratch)) if matches!(served, Some(Ok(()))) => {
+                scratch.copy_to(data);
+            }
+            (_, Some(scratch)) => scratch.give_back(),
+        }
+        served
+    }
+
+    fn name<'py>(&self, py: Python<'py>) -> &'py Bound<'py, PyString> {
+        if self.reads {
+            intern!(py, "pread")
+        } else {
+            intern!(py, "pwrite")
+        }
+    }
+
+    /// Take the memory back from Python.
+    fn take_back(&mut self, py: Python<'_>, outcome: Result) -> Result {
+        match std::mem::replace(&mut self.memory, Memory::Gone) {
+            Memory::WithPython(lending) => {
+                let after = lending.end(py);
+                self.caller.after(py, self.name(py), Ok((outcome, after)))
+            }
+            Memory::Here(_) | Memory::Gone => outcome,
+        }
+    }
+}
+
+impl Job for Transfer {
+    fn begin(&mut self, py: Python<'_>) -> std::result::Result<Option<Begun>, Error> {
+        let caller = Arc::clone(&self.caller);
+        let name = self.name(py);
+        let _entered = caller.connection.enter();
+        module::clear_error();
+        let callback = caller.find(py, name)?;
+        if !caller.is_coroutine(&callback, self.reads) {
+            return Ok(None);
+        }
+        let failed = |error| caller.error(name, Errno::IO, exceptions::describe(py, error));
+        let Memory::Here(lent) = std::mem::replace(&mut self.memory, Memory::Gone) else {
+            return Err(caller.error(name, Errno::IO, "begun twice"));
+        };
+        let lending = Lending::begin(py, lent).map_err(failed)?;
+        let calling = Py::new(py, caller.connection.calling()).map_err(failed)?;
+        self.calling = Some(calling.clone_ref(py));
+        self.since = caller.stopwatch.as_ref().map(|_| Instant::now());
+        let (handle, view) = (caller.handle.bind(py), lending.view(py));
+        let flags = if self.reads { 0 } else { self.flags.bits() };
+        let returned = callback.call1((handle, view, self.at, flags));
+        self.memory = Memory::WithPython(lending);
+        match returned {
+            Ok(coroutine) => Ok(Some((calling, coroutine.unbind()))),
+            Err(error) => {
+                let failed = Err(caller.raised(py, name, error));
+                self.take_back(py, failed).map(|()| None)
+            }
+        }
+    }
+
+    fn end(mut self: Box<Self>, py: Python<'_>, outcome: Outcome) -> Result {
+        let caller = Arc::clone(&self.caller);
+        let _entered = caller.connection.enter();
+        module::clear_error();
+        if let Some(calling) = self.calling.take() {
+            calling.get().take_over();
+        }
+        if let (Some(stopwatch), Some(since)) = (&caller.stopwatch, self.since) {
+            stopwatch.count(since.elapsed());
+        }
+        let returned = outcome.map(|value| value.into_bound(py));
+        let outcome = caller.outcome(py, self.name(py), returned);
+        self.take_back(py, outcome)
+    }
+}
