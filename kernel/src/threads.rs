@@ -14,3 +14,15 @@ pub fn deep(name: impl Into<String>) -> thread::Builder {
         .name(name.into())
         .stack_size(STACK_BYTES)
 }
+
+/// Whether this thread runs at real-time priority (`SCHED_FIFO`, `SCHED_RR`). What it gives up by
+/// sched_yield(2) then goes to threads of its own priority only: not to the kernel's workers.
+#[must_use]
+pub fn is_real_time() -> bool {
+    // SAFETY: sched_getscheduler(2) of the calling thread takes a number and gives one.
+    let policy = unsafe { libc::sched_getscheduler(0) };
+    matches!(
+        policy & !libc::SCHED_RESET_ON_FORK,
+        libc::SCHED_FIFO | libc::SCHED_RR
+    )
+}

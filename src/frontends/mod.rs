@@ -20,6 +20,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 mod ublk;
+mod vigil;
 
 use answer::log_failure;
 pub use answer::{answer, answer_extents, tell_hidden};

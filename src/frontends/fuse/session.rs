@@ -22,12 +22,13 @@ use pydisk_kernel::fuse::{
 };
 use pydisk_kernel::pages::Slot;
 use pydisk_kernel::threads;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
 use super::Released;
 use super::file::{DiskFile, Face, Pass};
 use crate::disk::{Disk, Errno, waited_for};
+use crate::frontends::vigil::Vigil;
 
 /// How long the kernel may believe what it was told of the file.
 const FRESH: Duration = Duration::from_secs(1);
@@ -204,6 +205,10 @@ impl Served {
     fn one_thread(&self, device: BorrowedFd<'_>) -> io::Result<()> {
         let mut seats: Vec<Seat> = Vec::new();
         seats.resize_with(AHEAD, Seat::default);
+        let mut vigil = Vigil::default();
+        let mut before = 0;
+        // The kernel's workers, which bring a loop device's requests, would wait for who looks.
+        let may_look = !threads::is_real_time();
         loop {
             let (mut taken, mut bytes) = (0, 0);
             while taken < AHEAD && bytes < AHEAD_BYTES {
@@ -218,9 +223,19 @@ impl Served {
                 taken += 1;
             }
             if taken == 0 {
-                wait(device)?;
+                // What it costs to be woken is little beside the transfer of much data.
+                if may_look && before < AHEAD_BYTES {
+                    vigil.keep(
+                        &mut (),
+                        |()| has_come(device).transpose(),
+                        |()| wait(device),
+                    )?;
+                } else {
+                    wait(device)?;
+                }
                 continue;
             }
+            before = bytes;
             self.batch(device, &mut seats[..taken])?;
         }
     }
@@ -436,6 +451,17 @@ impl Served {
 fn wait(device: BorrowedFd<'_>) -> io::Result<()> {
     match poll(&mut [PollFd::new(&device, PollFlags::IN)], None) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether there is a call, without waiting for one.
+fn has_come(device: BorrowedFd<'_>) -> io::Result<Option<()>> {
+    let now = Timespec::default();
+    let ready = poll(&mut [PollFd::new(&device, PollFlags::IN)], Some(&now));
+    match ready {
+        Ok(0) | Err(Errno::INTR) => Ok(None),
+        Ok(_) => Ok(Some(())),
         Err(error) => Err(error.into()),
     }
 }

@@ -13,9 +13,9 @@ use parking_lot::{Condvar, Mutex};
 use super::Terms;
 use super::batch::Batch;
 use super::incoming::Incoming;
-use super::vigil::Vigil;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
+use crate::frontends::vigil::Vigil;
 
 /// How long the thread waits for its next errand before it leaves.
 const REST: Duration = Duration::from_secs(1);

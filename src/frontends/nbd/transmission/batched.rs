@@ -18,9 +18,9 @@ use super::aside::{Aside, Errand};
 use super::batch::Batch;
 use super::incoming::Incoming;
 use super::outbox::Outbox;
-use super::vigil::Vigil;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
+use crate::frontends::vigil::Vigil;
 
 /// A client that says nothing for so long may say nothing for hours.
 const QUIET: Duration = Duration::from_secs(1);

@@ -8,11 +8,11 @@ use pydisk_kernel::pages::Slot;
 
 use super::Terms;
 use super::admission::{Order, Refused, What, admit};
-use super::vigil::Vigil;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
 use crate::frontends::nbd::wire::request::Head;
 use crate::frontends::nbd::wire::{Failure, command};
+use crate::frontends::vigil::Vigil;
 
 /// Bytes that are asked of the connection at a time: many small requests, or the start of a large one.
 const READ_AHEAD: usize = 128 << 10;

@@ -21,7 +21,6 @@ mod lanes;
 mod outbox;
 mod performing;
 mod turns;
-mod vigil;
 
 /// What client and server agreed upon.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ const LONGEST: Duration = Duration::from_micros(100);
 
 /// What was learnt from the last wait.
 #[derive(Debug, Default)]
-pub(super) struct Vigil {
+pub(in crate::frontends) struct Vigil {
     /// Looking again is worth it.
     awake: bool,
 }
@@ -22,7 +22,7 @@ pub(super) struct Vigil {
 impl Vigil {
     /// `look` until it finds something, for a while; then `sleep`, which waits for it. Both get
     /// `with`.
-    pub(super) fn keep<W: ?Sized, T>(
+    pub(in crate::frontends) fn keep<W: ?Sized, T>(
         &mut self,
         with: &mut W,
         mut look: impl FnMut(&mut W) -> Option<T>,
