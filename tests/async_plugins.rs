@@ -385,10 +385,16 @@ def plain(h, buf, offset, flags): buf[:] = bytes([2, on_loop()]) * 256
 async def other(h, buf, offset, flags): buf[:] = bytes([3, on_loop()]) * 256
 def returns_one(h, buf, offset, flags): return first(h, buf, offset, flags)
 async def too_few(h): raise AssertionError
+class Cached(functools.partial):
+    def __call__(self, h, buf, offset, flags): buf[:] = bytes([6, on_loop()]) * 256
+class Object:
+    async def pread(self, h, buf, offset, flags): buf[:] = bytes([7, on_loop()]) * 256
+async def emptied(h, buf, offset, flags): raise AssertionError
+emptied.__code__ = plain.__code__
 async def pwrite(h, buf, offset, flags):
     global pread
     if buf[0] == 5: del pread
-    else: pread = [first, plain, other, returns_one, too_few][buf[0]]
+    else: pread = [first, plain, other, returns_one, too_few, 0, Cached(first), Object().pread, emptied][buf[0]]
 ",
     );
     let bind = |number: u8| {

@@ -362,8 +362,9 @@ impl Scratch {
     }
 
     /// Let this thread use it again, unless the plugin kept it.
-    pub(super) fn give_back(self) {
-        if self.0.layout.size() <= KEPT_BYTES && Arc::strong_count(&self.0) == 1 {
+    pub(super) fn give_back(mut self) {
+        // `get_mut` and not `strong_count`: what others did with it before they let go of it is over.
+        if self.0.layout.size() <= KEPT_BYTES && Arc::get_mut(&mut self.0).is_some() {
             KEPT.with_borrow_mut(|kept| kept.block = Some(self.0));
         }
     }

@@ -38,8 +38,15 @@ def new_loop(inbox):
 
     def take():
         for ticket, calling, awaitable in inbox.take():
+            try:
+                task = loop.create_task(serve(ticket, calling, awaitable))
+            except BaseException as error:
+                # Of a task factory of the plugin's.
+                ticket.raised(error)
+                ticket.done()
+                continue
             # The loop itself holds its tasks weakly only.
-            ticket.runs(loop.create_task(serve(ticket, calling, awaitable)))
+            ticket.runs(task)
         if inbox.is_ending():
             loop.stop()
 

@@ -90,7 +90,10 @@ pub(super) fn serve(job: Box<dyn Job>) -> Option<disk::Result> {
             let why = if shared.is_dead() { dead } else { cancelled };
             Some(Python::attach(|py| match job {
                 Some(job) => job.end(py, Err(why())),
-                None => Err(disk::Error::new(disk::Errno::IO, why().to_string())),
+                None => Err(disk::Error::new(
+                    disk::Errno::IO,
+                    "internal error on the event loop",
+                )),
             }))
         }
     }

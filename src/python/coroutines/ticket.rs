@@ -71,7 +71,9 @@ impl Ticket {
     /// Begin the request that this is for; none if it has come to its end with that.
     pub(super) fn begin(self, py: Python<'_>) -> Option<Task> {
         let mut job = self.0.state().job.take()?;
-        let served = match job.begin(py) {
+        let begun = job.begin(py);
+        forks::end_child(py);
+        let served = match begun {
             Ok(Some((calling, awaitable))) => {
                 self.0.state().job = Some(job);
                 let ticket = Py::new(py, self).map_err(|error| log::error!("event loop: {error}"));
@@ -112,8 +114,13 @@ impl Ticket {
         if let Some(job) = job {
             let outcome = self.0.state().outcome.take();
             let served = job.end(py, outcome.unwrap_or_else(|| Err(super::cancelled())));
+            // To describe an exception runs code of the plugin's.
+            forks::end_child(py);
             self.0.state().served = Some(Some(served));
         }
+        // Dropped here, inside Python and with nothing locked.
+        let task = self.0.state().task.take();
+        drop(task);
         self.0.done();
     }
 }
@@ -152,7 +159,10 @@ impl Waiting {
     /// does: it keeps the ticket with its exception.
     pub(super) fn is_forgotten(&self, py: Python<'_>) -> bool {
         let task = self.0.state().task.as_ref().map(|it| it.clone_ref(py));
-        let done = task.and_then(|task| task.call_method0(py, "done").ok());
-        done.is_some_and(|done| done.is_truthy(py).unwrap_or(true))
+        // What a task factory of the plugin's made may be no task at all.
+        task.is_some_and(|task| {
+            let done = task.call_method0(py, "done");
+            done.and_then(|done| done.is_truthy(py)).unwrap_or(true)
+        })
     }
 }

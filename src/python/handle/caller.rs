@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use pyo3::call::PyCallArgs;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -15,7 +14,7 @@ use crate::python::buffer::{self, After};
 use crate::python::module::{self, Connection};
 use crate::python::script::{Api, Script};
 use crate::python::stopwatch::Stopwatch;
-use crate::python::{Plugin, coroutines, errnos, exceptions, forks, lint};
+use crate::python::{Plugin, coroutines, errnos, exceptions, forks};
 
 /// `count` is an unsigned 32-bit number to a plugin; what does not fit is cut into pieces of this size,
 /// which every minimum block size divides.
@@ -30,9 +29,6 @@ pub(super) struct Caller {
     pub(super) stopwatch: Option<Arc<Stopwatch>>,
     /// Whether the log already says that this plugin keeps buffers.
     told_of_leak: AtomicBool,
-    /// Callbacks that are known to be coroutines: `pwrite` and `pread`, as they were last. Held only
-    /// while looked at, so that it may be waited for inside Python.
-    coroutines: [Mutex<Option<Py<PyAny>>>; 2],
 }
 
 impl Caller {
@@ -43,24 +39,7 @@ impl Caller {
             handle,
             connection,
             told_of_leak: AtomicBool::new(false),
-            coroutines: Default::default(),
         }
-    }
-
-    /// Whether `callback`, which is `pread` if it `reads` and `pwrite` otherwise, is an `async def`: to call
-    /// it runs nothing of it. The script may have bound the name to something else since it was loaded.
-    pub(super) fn is_coroutine(&self, callback: &Bound<'_, PyAny>, reads: bool) -> bool {
-        let known = &self.coroutines[usize::from(reads)];
-        let is_known = |known: &Py<PyAny>| known.is(callback);
-        if known.lock().as_ref().is_some_and(is_known) {
-            return true;
-        }
-        let found = lint::is_coroutine(callback);
-        let known_now = found.then(|| callback.clone().unbind());
-        let before = std::mem::replace(&mut *known.lock(), known_now);
-        // Dropped when nothing is locked: that may run code of the plugin's.
-        drop(before);
-        found
     }
 
     /// Run the callback of this name when it is this handle's turn. The turn is waited for outside of

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyFunction, PyString, PyType};
 
 use super::caller::Caller;
 use crate::disk::{Errno, Error, Flags, Op, Request, Result};
@@ -79,6 +80,13 @@ impl Transfer {
         }
     }
 
+    /// Count the callback, which has ended.
+    fn count(&self) {
+        if let (Some(stopwatch), Some(since)) = (&self.caller.stopwatch, self.since) {
+            stopwatch.count(since.elapsed());
+        }
+    }
+
     /// Take the memory back from Python.
     fn take_back(&mut self, py: Python<'_>, outcome: Result) -> Result {
         match std::mem::replace(&mut self.memory, Memory::Gone) {
@@ -91,6 +99,37 @@ impl Transfer {
     }
 }
 
+/// `CO_COROUTINE` of CPython's `code.h`: calling the function makes a coroutine.
+const IS_COROUTINE: u32 = 0x80;
+
+/// Whether to call it runs nothing of the plugin's and gives a coroutine: an `async def`, also as the method of
+/// an object. Whatever else says that it is one (`functools.partial`, `markcoroutinefunction`) may run for a
+/// while before it returns, which only the request's own thread may do. Asked at each call, for the name
+/// may be bound to something else by then, and even the function's code may be another.
+fn is_async_def(callback: &Bound<'_, PyAny>) -> bool {
+    static METHOD: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = callback.py();
+    let flags = |function: &Bound<'_, PyAny>| -> PyResult<u32> {
+        let code = function.getattr(intern!(py, "__code__"))?;
+        code.getattr(intern!(py, "co_flags"))?.extract()
+    };
+    let asked = if callback.is_exact_instance_of::<PyFunction>() {
+        flags(callback)
+    } else {
+        METHOD.import(py, "types", "MethodType").and_then(|method| {
+            if !callback.get_type().is(method) {
+                return Ok(0);
+            }
+            let function = callback.getattr(intern!(py, "__func__"))?;
+            if function.is_exact_instance_of::<PyFunction>() {
+                return flags(&function);
+            }
+            Ok(0)
+        })
+    };
+    asked.is_ok_and(|flags| flags & IS_COROUTINE != 0)
+}
+
 impl Job for Transfer {
     fn begin(&mut self, py: Python<'_>) -> std::result::Result<Option<Begun>, Error> {
         let caller = Arc::clone(&self.caller);
@@ -98,7 +137,7 @@ impl Job for Transfer {
         let _entered = caller.connection.enter();
         module::clear_error();
         let callback = caller.find(py, name)?;
-        if !caller.is_coroutine(&callback, self.reads) {
+        if !is_async_def(&callback) {
             return Ok(None);
         }
         let failed = |error| caller.error(name, Errno::IO, exceptions::describe(py, error));
@@ -116,6 +155,7 @@ impl Job for Transfer {
         match returned {
             Ok(coroutine) => Ok(Some((calling, coroutine.unbind()))),
             Err(error) => {
+                self.count();
                 let failed = Err(caller.raised(py, name, error));
                 self.take_back(py, failed).map(|()| None)
             }
@@ -129,9 +169,7 @@ impl Job for Transfer {
         if let Some(calling) = self.calling.take() {
             calling.get().take_over();
         }
-        if let (Some(stopwatch), Some(since)) = (&caller.stopwatch, self.since) {
-            stopwatch.count(since.elapsed());
-        }
+        self.count();
         let returned = outcome.map(|value| value.into_bound(py));
         let outcome = caller.outcome(py, self.name(py), returned);
         self.take_back(py, outcome)

@@ -223,17 +223,16 @@ pub(super) fn defined(py: Python<'_>, script: &Script) -> Vec<&'static str> {
 
 /// The callbacks of a script that are coroutines.
 pub(super) fn coroutines(py: Python<'_>, script: &Script) -> Vec<&'static str> {
-    let names = CALLBACKS.iter().map(|(name, ..)| *name);
-    let is_one = |name: &&str| {
-        let callback = script.find(py, &PyString::intern(py, name));
-        callback.is_some_and(|callback| is_coroutine(&callback))
+    let Ok(inspect) = py.import("inspect") else {
+        return Vec::new();
     };
-    names.filter(is_one).collect()
-}
-
-/// Whether it is an `async def`, as far as can be seen.
-pub(super) fn is_coroutine(callback: &Bound<'_, PyAny>) -> bool {
-    let inspect = callback.py().import(intern!(callback.py(), "inspect"));
-    let answer = inspect.and_then(|it| it.call_method1("iscoroutinefunction", (callback,)));
-    answer.is_ok_and(|answer| answer.is_truthy().unwrap_or(false))
+    let is_coroutine = |name: &&str| {
+        let callback = script.find(py, &PyString::intern(py, name))?;
+        let answer = inspect.call_method1("iscoroutinefunction", (callback,));
+        answer.ok()?.is_truthy().ok()
+    };
+    let names = CALLBACKS.iter().map(|(name, ..)| *name);
+    names
+        .filter(|name| is_coroutine(name).unwrap_or(false))
+        .collect()
 }
