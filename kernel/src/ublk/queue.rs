@@ -38,6 +38,7 @@ pub(crate) struct Queue {
     /// For whoever wonders how many requests a system call brings.
     requests: u64,
     calls: u64,
+    most: u64,
 }
 
 /// `user_data` of the eventfd's read; tags are below 4096.
@@ -62,6 +63,7 @@ impl Queue {
             ring,
             requests: 0,
             calls: 0,
+            most: 0,
         })
     }
 
@@ -135,6 +137,7 @@ impl Queue {
 
     /// Collect what has happened already.
     pub(crate) fn collect(&mut self, events: &mut Vec<Event>) {
+        let before = self.requests;
         for completion in self.ring.completion() {
             let tag = completion.user_data();
             events.push(match (u16::try_from(tag), completion.result()) {
@@ -147,13 +150,14 @@ impl Queue {
                 (Ok(tag), result) => Event::Refused(tag, Errno::from_raw_os_error(-result)),
             });
         }
+        self.most = self.most.max(self.requests - before);
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        let (requests, calls) = (self.requests, self.calls);
-        log::debug!("ublk: {requests} requests in {calls} system calls");
+        let (requests, calls, most) = (self.requests, self.calls, self.most);
+        log::debug!("ublk: {requests} requests in {calls} system calls, at most {most} by one");
     }
 }
 
