@@ -133,6 +133,59 @@ async def step(number):
     read(&*disk, 0).unwrap();
 });
 
+isolated!(a_task_that_cannot_be_made_fails_one_request, {
+    let disk = load(
+        "
+def broken(loop, work, **more):
+    loop.set_task_factory(None)
+    work.close()
+    raise RuntimeError('no task today')
+async def step(number):
+    if number == 1: asyncio.get_running_loop().set_task_factory(broken)
+",
+    )
+    .open(false)
+    .unwrap();
+    read(&*disk, 1).unwrap();
+    fails(&*disk, 2, "RuntimeError: no task today");
+    read(&*disk, 3).unwrap();
+});
+
+isolated!(a_child_that_is_forked_by_looking_a_callback_up_ends, {
+    let disk = load(
+        "
+import os
+child = None
+real = pread
+del pread
+def __getattr__(name):
+    global child
+    if name != 'pread': raise AttributeError(name)
+    if child is None and armed: child = os.fork()
+    return real
+armed = False
+async def step(number):
+    global armed
+    armed = True
+    if number != 2: return
+    for _ in range(3000):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            assert os.waitstatus_to_exitcode(status) == 1
+            return
+        await asyncio.sleep(0.01)
+    raise RuntimeError('the child lives')
+",
+    )
+    .open(false)
+    .unwrap();
+    read(&*disk, 1).unwrap();
+    for _ in 0..20 {
+        read(&*disk, 3).unwrap();
+    }
+    read(&*disk, 2).unwrap();
+});
+
 isolated!(a_loop_that_is_stopped_goes_on, {
     let disk = load(
         "
