@@ -225,11 +225,12 @@ impl Served {
             if taken == 0 {
                 // What it costs to be woken is little beside the transfer of much data.
                 if may_look && before < AHEAD_BYTES {
-                    vigil.keep(
-                        &mut (),
-                        |()| has_come(device).transpose(),
-                        |()| wait(device),
-                    )?;
+                    let now = Timespec::default();
+                    let look = |(): &mut ()| match ready(device, Some(&now)) {
+                        Ok(false) => None,
+                        found => Some(found.map(drop)),
+                    };
+                    vigil.keep(&mut (), look, |()| wait(device))?;
                 } else {
                     wait(device)?;
                 }
@@ -449,19 +450,14 @@ impl Served {
 
 /// Wait for a call; the end of the filesystem is one too.
 fn wait(device: BorrowedFd<'_>) -> io::Result<()> {
-    match poll(&mut [PollFd::new(&device, PollFlags::IN)], None) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    ready(device, None).map(drop)
 }
 
-/// Whether there is a call, without waiting for one.
-fn has_come(device: BorrowedFd<'_>) -> io::Result<Option<()>> {
-    let now = Timespec::default();
-    let ready = poll(&mut [PollFd::new(&device, PollFlags::IN)], Some(&now));
-    match ready {
-        Ok(0) | Err(Errno::INTR) => Ok(None),
-        Ok(_) => Ok(Some(())),
+/// Wait for a call, but not for longer than this; whether there is one. A signal ends the wait.
+fn ready(device: BorrowedFd<'_>, within: Option<&Timespec>) -> io::Result<bool> {
+    match poll(&mut [PollFd::new(&device, PollFlags::IN)], within) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
