@@ -136,7 +136,7 @@ impl Disk for Handle {
     fn serve(&self, mut request: Request<'_>) -> Result {
         let caller = &self.caller;
         let name = callback(&request.op);
-        if caller.plugin.has_coroutine(name) {
+        if Transfer::is_possible(caller, &request.op) && caller.plugin.has_coroutine(name) {
             let _turn = caller.plugin.turns().callback(name);
             if let Some(served) = Transfer::serve(caller, &mut request) {
                 return served;

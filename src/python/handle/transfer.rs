@@ -1,6 +1,6 @@
-//! A read or a write whose callback is a coroutine: the event loop's thread serves it from its start to
-//! its end, and the thread of the request does not enter Python at all. That is what two threads that
-//! take turns at one interpreter for each request would cost most time for.
+//! A read or a write whose callback is an `async def`: the event loop's thread serves it from its start to
+//! its end, and the thread of the request does not enter Python at all. Many threads that want one
+//! interpreter at the same time cost more than all that is done for the requests.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,13 +40,15 @@ enum Memory {
 }
 
 impl Transfer {
+    /// Whether the event loop may serve it. What `pread` of version 1 returns is copied to where only the
+    /// request's own thread has it.
+    pub(super) fn is_possible(caller: &Caller, op: &Op<'_>) -> bool {
+        matches!(op, Op::Read(_) | Op::Write(_)) && caller.script().api != Api::V1
+    }
+
     /// Have the event loop serve `request`, and wait for that; none if a thread has to serve it. Not
     /// called inside Python.
     pub(super) fn serve(caller: &Arc<Caller>, request: &mut Request<'_>) -> Option<Result> {
-        if caller.script().api == Api::V1 {
-            // What `pread` returns is copied to where the request's own thread has it.
-            return None;
-        }
         let owner = request.owner;
         let (lent, scratch) = match &mut request.op {
             Op::Read(data) => buffer::to_be_filled(data, owner),
