@@ -161,7 +161,9 @@ del pread
 def __getattr__(name):
     global child
     if name != 'pread': raise AttributeError(name)
-    if child is None and armed: child = os.fork()
+    if child is None and armed:
+        child = os.fork()
+        if child == 0: raise RuntimeError('in the child')
     return real
 armed = False
 async def step(number):
