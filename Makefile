@@ -1,13 +1,15 @@
 # The commands people type. What they do stands in the scripts they call; cargo does the building.
 
-.PHONY: help demo test lint setup build bench nbdkit
+.PHONY: help demo check test matrix lint setup build bench nbdkit
 
 # Where `make nbdkit` puts its link.
 BINDIR ?= target/release
 
 help:
 	@echo 'make demo    attach a Python disk, put ext4 on it, use it, detach'
-	@echo 'make test    lints, tests on this kernel, tests on packaged kernels in a virtual machine'
+	@echo 'make check   format, clippy, and the tests that need neither devices nor servers'
+	@echo 'make test    all tests on this kernel, and a few on a packaged kernel in a virtual machine'
+	@echo 'make matrix  what depends on a kernel, on two packaged kernels; FULL=1 for all amounts of work'
 	@echo 'make lint    formatting, clippy, rustdoc, licences'
 	@echo 'make bench   compare with other ways to serve a disk; options in BENCH, such as BENCH=--help'
 	@echo 'make nbdkit  a link by the name of nbdkit to what make build built; BINDIR=/usr/local/bin'
@@ -23,8 +25,16 @@ test:
 	@tests/tools/setup test
 	@tests/tools/test
 
-lint:
+check:
+	@tests/tools/setup check
+	@tests/tools/check
+
+matrix:
 	@tests/tools/setup test
+	@FULL="$(FULL)" tests/tools/matrix
+
+lint:
+	@tests/tools/setup check
 	@tests/tools/lint
 
 bench:

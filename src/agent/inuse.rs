@@ -91,9 +91,11 @@ pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
     }
 }
 
+/// Nobody listens, or it died before it took the connection or after it had begun to answer.
 fn is_gone(worker: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, NotFound};
-    matches!(worker.kind(), ConnectionRefused | NotFound)
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    let gone = [ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof];
+    gone.contains(&worker.kind())
 }
 
 fn words<T: ToString>(found: io::Result<impl IntoIterator<Item = T>>) -> io::Result<Vec<String>> {

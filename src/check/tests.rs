@@ -1,4 +1,4 @@
-//! The check itself, on disks that are known to be right. `tests/check.rs` has those that are not.
+//! The check itself, on disks that are known to be right. `tests/attachments/check.rs` has those that are not.
 
 use super::*;
 use crate::disk::memory::Memory;

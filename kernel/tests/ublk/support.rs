@@ -25,12 +25,12 @@ pub(crate) fn available() -> bool {
     false
 }
 
-/// An amount of work, less of it where `PYDISK_TEST_SCALE` says so.
+/// An amount of work, times `PYDISK_TEST_SCALE`, a tenth unless set.
 pub(crate) fn scaled(amount: usize) -> usize {
     let scale = std::env::var("PYDISK_TEST_SCALE").unwrap_or_default();
     // A duration is the one number of the library that multiplies without a lossy cast.
     let amount = Duration::from_secs(u64::try_from(amount).unwrap());
-    let some = amount.mul_f64(scale.parse().unwrap_or(1.0)).as_secs();
+    let some = amount.mul_f64(scale.parse().unwrap_or(0.1)).as_secs();
     usize::try_from(some.max(1)).unwrap()
 }
 

@@ -1,0 +1,304 @@
+//! Bad input: one clear sentence, exit status 1, nothing attached and nothing left behind.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use support::device::{Attached, Kind, pydisk, run};
+use support::repository;
+
+const GOOD: &str = "
+API_VERSION = 2
+def open(readonly): return 1
+def get_size(h): return 1 << 20
+def pread(h, buf, offset, flags): buf[:] = bytes(len(buf))
+";
+
+/// Attach must fail with a sentence that contains `words`, and leave nothing.
+#[track_caller]
+fn refused(script: &str, target: Option<&str>, params: &[&str], words: &str) {
+    let (folder, path) = support::script(script);
+    refused_file(&path, &folder.path().join("disk"), target, params, words);
+}
+
+#[track_caller]
+fn refused_file(plugin: &Path, file: &Path, target: Option<&str>, params: &[&str], words: &str) {
+    let target = target.unwrap_or(file.to_str().unwrap());
+    let mut args = vec!["attach", plugin.to_str().unwrap(), target];
+    args.extend(params);
+    let output = pydisk(&args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+    assert!(output.stdout.is_empty());
+    let sentence = stderr
+        .lines()
+        .find(|line| line.starts_with("pydisk: ") && !line.contains(": warning: "))
+        .unwrap_or_default();
+    assert!(sentence.contains(words), "`{words}` is not in: {stderr}");
+    assert!(!file.exists(), "{} was left behind", file.display());
+    assert_eq!(attachments(plugin), 0, "{args:?}");
+}
+
+/// How many disks of this plugin are attached.
+fn attachments(plugin: &Path) -> usize {
+    let output = pydisk(["list", "--json"]);
+    assert!(output.status.success());
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let list = list.as_array().unwrap();
+    list.iter()
+        .filter(|entry| entry["plugin"] == plugin.to_str().unwrap())
+        .count()
+}
+
+#[test]
+fn bad_plugins_are_refused() {
+    if !Kind::File.available() {
+        return;
+    }
+    let with = |addition: &str| GOOD.to_owned() + addition;
+    refused("def broken(:", None, &[], "SyntaxError");
+    refused(&with("del pread"), None, &[], "`pread` is missing");
+    refused(
+        &with("API_VERSION = 3"),
+        None,
+        &[],
+        "versions 1 and 2 are supported",
+    );
+    refused(
+        &with("def pread(h, count, offset): pass"),
+        None,
+        &[],
+        "API version 2 calls it as",
+    );
+    refused(
+        &with("def get_size(h): return 0"),
+        None,
+        &[],
+        "a size of 0 bytes",
+    );
+    refused(
+        &with("def get_size(h): return -1"),
+        None,
+        &[],
+        "get_size: returned `-1`",
+    );
+    refused(
+        &with("def get_size(h): return 1.5"),
+        None,
+        &[],
+        "get_size: returned `1.5`",
+    );
+    refused(
+        &with("def open(readonly): raise OSError(2, 'gone')"),
+        None,
+        &[],
+        "open: FileNotFoundError",
+    );
+    refused(GOOD, None, &["size=1"], "takes no parameters");
+    refused(
+        &with("def after_fork(): 1/0"),
+        None,
+        &[],
+        "after_fork: ZeroDivisionError",
+    );
+    refused(&with("import os; os._exit(3)"), None, &[], "exit");
+    refused(
+        &with("import ctypes; ctypes.string_at(0)"),
+        None,
+        &[],
+        "SIGSEGV",
+    );
+}
+
+#[test]
+fn a_missing_plugin_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugin = folder.path().join("plugin.py");
+    refused_file(
+        &plugin,
+        &folder.path().join("disk"),
+        None,
+        &[],
+        "No such file",
+    );
+    let output = pydisk(["attach", "nosuchplugin", "/tmp/x"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nosuchplugin"));
+}
+
+#[test]
+fn an_unknown_parameter_of_a_shipped_plugin_is_refused() {
+    if !Kind::File.available() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("disk");
+    for plugin in ["plugins/memory.py", "examples/ramdisk.py"] {
+        refused_file(
+            &repository(plugin),
+            &file,
+            None,
+            &["size=1M", "colour=blue"],
+            "colour",
+        );
+        refused_file(&repository(plugin), &file, None, &["size=wrong"], "size");
+    }
+}
+
+#[test]
+fn targets_in_use_are_refused() {
+    if !Kind::File.available() {
+        return;
+    }
+    let (folder, plugin) = support::script(GOOD);
+    let full = folder.path().join("full");
+    std::fs::write(&full, "precious").unwrap();
+    let output = pydisk(["attach".as_ref(), plugin.as_os_str(), full.as_os_str()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(std::fs::read(&full).unwrap(), b"precious");
+    let output = pydisk([
+        "attach".as_ref(),
+        plugin.as_os_str(),
+        folder.path().as_os_str(),
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    for kind in Kind::ALL {
+        if kind.available() {
+            let disk = Attached::new(kind, &plugin, &[]);
+            let output = pydisk(["attach", plugin.to_str().unwrap(), disk.device()]);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{stderr}");
+            assert!(stderr.contains(disk.device()), "{stderr}");
+            disk.detach();
+        }
+    }
+}
+
+const NOBODY: u32 = 65534;
+
+/// As somebody with no rights but to the state folder `state`, if there is one.
+fn as_nobody(args: &[&str], state: Option<&Path>) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    // A copy, for the build may lie where nobody else may look.
+    let program = folder.path().join("pydisk");
+    std::fs::copy(support::program(), &program).unwrap();
+    run("chmod", ["755".as_ref(), folder.path().as_os_str()]);
+    let mut command = Command::new(program);
+    match state {
+        Some(state) => command.env("PYDISK_STATE_DIR", state),
+        None => command.env_remove("PYDISK_STATE_DIR"),
+    };
+    command
+        .args(args)
+        .env("XDG_RUNTIME_DIR", "/nowhere")
+        .current_dir("/")
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn missing_rights_are_said() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (folder, plugin) = support::script(GOOD);
+    run(
+        "chmod",
+        ["-R".as_ref(), "a+rX".as_ref(), folder.path().as_os_str()],
+    );
+    let refused = |target: &str, state: Option<&Path>, words: &str| {
+        let output = as_nobody(&["attach", plugin.to_str().unwrap(), target], state);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.starts_with("pydisk: "), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+        assert!(output.stdout.is_empty());
+    };
+    refused("/dev/loop99", None, "state folder `/nowhere/pydisk`");
+    let state = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(state.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    // Where nobody may not look.
+    let closed = tempfile::tempdir().unwrap();
+    run("chmod", ["700".as_ref(), closed.path().as_os_str()]);
+    let file = closed.path().join("disk");
+    let file = file.to_str().unwrap();
+    for (target, words) in [
+        ("/dev/ublkb99", "/dev/ublk"),
+        ("/dev/nbd99", "nbd"),
+        ("/dev/loop99", "Permission denied"),
+        (file, "Permission denied"),
+    ] {
+        refused(target, Some(state.path()), words);
+        let left: Vec<_> = std::fs::read_dir(state.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| name != ".lock")
+            .collect();
+        assert!(left.is_empty(), "{target}: {left:?} is left behind");
+    }
+}
+
+#[test]
+fn a_kernel_without_ublk_is_said() {
+    if Path::new("/dev/ublk-control").exists() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    refused(GOOD, Some("/dev/ublkb0"), &[], "ublk");
+}
+
+#[test]
+fn a_kernel_without_an_nbd_client_is_said() {
+    if !rustix::process::geteuid().is_root() || Path::new("/sys/module/nbd").exists() {
+        return;
+    }
+    refused(GOOD, Some("/dev/nbd0"), &[], "the kernel module `nbd`");
+}
+
+#[test]
+fn a_size_that_is_no_multiple_of_512_is_rounded_down_with_a_warning() {
+    if !Kind::Loop.available() {
+        return;
+    }
+    let script = GOOD.to_owned() + "def get_size(h): return 1000001";
+    let (_folder, plugin) = support::script(&script);
+    let output = pydisk(["attach", plugin.to_str().unwrap(), "/dev/loop77"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(stderr.matches("1000001").count(), 1, "{stderr}");
+    let size = run("blockdev", ["--getsize64", "/dev/loop77"]);
+    run(support::program(), ["detach", "/dev/loop77"]);
+    assert_eq!(size.trim(), "999936");
+}
+
+#[test]
+fn a_read_only_disk_cannot_be_written_or_mounted_for_writing() {
+    for kind in Kind::ALL {
+        if !kind.available() {
+            continue;
+        }
+        let disk = Attached::with_script(kind, GOOD, &[]);
+        let page = vec![1_u8; 4096];
+        let written = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&disk.path)
+            .and_then(|file| {
+                use std::os::unix::fs::FileExt;
+                file.write_all_at(&page, 0)?;
+                file.sync_all()
+            });
+        assert!(written.is_err(), "{}", kind.word());
+        if kind != Kind::File {
+            assert_eq!(run("blockdev", ["--getro", disk.device()]).trim(), "1");
+            let at = tempfile::tempdir().unwrap();
+            let output = Command::new("mount")
+                .args(["-t", "ext4", "-o", "rw", disk.device()])
+                .arg(at.path())
+                .output()
+                .unwrap();
+            assert!(!output.status.success());
+        }
+        disk.detach();
+    }
+}

@@ -1,0 +1,16 @@
+//! What depends on a kernel: disks as devices and files, on each front end that the kernel has.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod buffers;
+mod coroutines;
+mod endurance;
+mod errors;
+mod filesystems;
+mod flags;
+mod killed;
+mod lanes;
+mod nasty;
+mod native_errno;
+mod shutdown;
+mod vectors;
