@@ -7,6 +7,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::json;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
+
 use crate::agent::{self, Connected, Folder, Holder, Phase, Role, Root, State, Way};
 use crate::frontends::Target;
 use crate::frontends::nbd::Address;

@@ -18,6 +18,9 @@ mod buffer;
 mod control;
 mod device;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod handoff;
 mod kernels;
