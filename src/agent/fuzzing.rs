@@ -83,3 +83,46 @@ fn saying(say: impl FnOnce(&UnixStream) -> io::Result<()>) -> Receiver {
     say(&one).expect("there is room for it");
     Receiver::of(&other).expect("a descriptor")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_every_kind_is_among_the_kept_ones() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/seeds/messages");
+        let taken = |whom: u8, said: &[u8]| {
+            let mut receiver = saying(|mut stream| stream.write_all(said));
+            match whom {
+                0 => receiver.receive::<Job>().is_ok_and(|heard| heard.is_some()),
+                1 => receiver
+                    .receive::<FromWorker>()
+                    .is_ok_and(|heard| heard.is_some()),
+                2 => receiver
+                    .receive::<ToWorker>()
+                    .is_ok_and(|heard| heard.is_some()),
+                3 => receiver
+                    .receive::<FromAgent>()
+                    .is_ok_and(|heard| heard.is_some()),
+                4 => receiver
+                    .receive::<ToAgent>()
+                    .is_ok_and(|heard| heard.is_some()),
+                5 => receiver.receive::<Ask>().is_ok_and(|heard| heard.is_some()),
+                6 => receiver
+                    .receive::<Answer>()
+                    .is_ok_and(|heard| heard.is_some()),
+                _ => receiver
+                    .receive::<Vec<Connected>>()
+                    .is_ok_and(|heard| heard.is_some()),
+            }
+        };
+        let mut found = [false; 8];
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let input = std::fs::read(entry.unwrap().path()).unwrap();
+            if let Some((whom, said)) = input.split_first() {
+                found[usize::from(whom % 8)] |= taken(whom % 8, said);
+            }
+        }
+        assert_eq!(found, [true; 8]);
+    }
+}
