@@ -9,6 +9,9 @@ pub mod check;
 pub mod cli;
 pub mod disk;
 pub mod frontends;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod logging;
 pub mod params;
 pub mod python;

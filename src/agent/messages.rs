@@ -201,8 +201,17 @@ impl Receiver {
             // Nothing, or half a message of a process that was killed.
             return Ok(None);
         }
-        Ok(Some(serde_json::from_slice(&line)?))
+        parsed(&line).map(Some)
     }
+}
+
+/// What stands in `json`.
+///
+/// # Errors
+/// `InvalidData`, also where it ends too soon: that is no stream's end, which `serde_json` would make
+/// of it.
+pub(super) fn parsed<T: DeserializeOwned>(json: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(json).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 #[cfg(test)]
@@ -248,7 +257,13 @@ mod tests {
     #[test]
     fn nonsense_is_an_error() {
         let (one, other) = UnixStream::pair().unwrap();
-        (&one).write_all(b"GET / HTTP/1.1\n").unwrap();
-        assert!(Receiver::of(&other).unwrap().receive::<Ask>().is_err());
+        (&one)
+            .write_all(b"GET / HTTP/1.1\n{\"detach\":\n\n")
+            .unwrap();
+        let mut receiver = Receiver::of(&other).unwrap();
+        for _ in 0..3 {
+            let error = receiver.receive::<Ask>().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        }
     }
 }

@@ -17,6 +17,9 @@ mod conduct;
 mod control;
 mod cost;
 mod folder;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inuse;
 mod leftovers;
 mod loan;

@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
+use super::messages::parsed;
 use crate::frontends::Target;
 
 /// What becomes of an attachment.
@@ -101,8 +102,25 @@ impl State {
     /// # Errors
     /// What the file system says; `InvalidData` for anything that is not a state.
     pub fn read(folder: &Folder) -> io::Result<Self> {
-        let text = fs::read(folder.state())?;
-        Ok(serde_json::from_slice(&text)?)
+        Self::parse(&fs::read(folder.state())?)
+    }
+
+    /// What stands in a folder's file.
+    ///
+    /// # Errors
+    /// `InvalidData` for anything that is not a state.
+    pub fn parse(text: &[u8]) -> io::Result<Self> {
+        parsed(text)
+    }
+
+    /// What is to stand in a folder's file.
+    ///
+    /// # Errors
+    /// If a path is not text.
+    pub fn text(&self) -> io::Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        Ok(text)
     }
 
     /// Replace what stands in the folder, so that a reader sees the old state or the new one.
@@ -112,8 +130,7 @@ impl State {
     pub fn write(&self, folder: &Folder) -> io::Result<()> {
         let new = folder.path().join("state.new");
         let mut file = fs::File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.write_all(b"\n")?;
+        file.write_all(&self.text()?)?;
         fs::rename(&new, folder.state())
     }
 }

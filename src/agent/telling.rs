@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::control;
 use super::folder::Folder;
-use super::messages::send;
+use super::messages::{parsed, send};
 
 /// How long the worker may take to answer, and whoever asked to take the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -89,7 +89,7 @@ pub(super) fn told<T: DeserializeOwned>(folder: &Folder, socket: &str) -> io::Re
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut text = Vec::new();
     match stream.take(LONGEST).read_to_end(&mut text) {
-        Ok(_) => Ok(serde_json::from_slice(&text)?),
+        Ok(_) => parsed(&text),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(io::ErrorKind::TimedOut.into())
         }

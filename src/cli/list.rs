@@ -1,10 +1,14 @@
 //! `pydisk list` and `pydisk show`: what is attached.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::json;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 
 use crate::agent::{self, Connected, Folder, Holder, Phase, Role, Root, State, Way};
 use crate::frontends::Target;
@@ -282,10 +286,15 @@ fn text(entry: &Entry) -> String {
     text
 }
 
-/// Seconds since 1970 for people.
+/// Seconds since 1970 for people; a number where they lead past the years that can be written.
 fn time(since: u64) -> String {
-    let since = std::time::UNIX_EPOCH + std::time::Duration::from_secs(since);
-    humantime::format_rfc3339_seconds(since).to_string()
+    let mut text = String::new();
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(since));
+    let written = time.map(|time| write!(text, "{}", humantime::format_rfc3339_seconds(time)));
+    match written {
+        Some(Ok(())) => text,
+        None | Some(Err(fmt::Error)) => format!("{since} s after 1970"),
+    }
 }
 
 #[cfg(test)]
@@ -307,6 +316,14 @@ mod tests {
         ] {
             assert_eq!(human(bytes), shown);
         }
+    }
+
+    #[test]
+    fn times_for_people() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(253_402_300_799), "9999-12-31T23:59:59Z");
+        assert_eq!(time(253_402_300_800), "253402300800 s after 1970");
+        assert_eq!(time(u64::MAX), "18446744073709551615 s after 1970");
     }
 
     #[test]

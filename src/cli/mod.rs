@@ -13,6 +13,8 @@ mod bench;
 mod check;
 mod choice;
 mod detach;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod info;
 mod interpreter;
 mod list;
@@ -22,6 +24,10 @@ mod probe;
 mod server;
 mod start;
 mod words;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use {fuzzing::words, list::fuzzing::state};
 
 use crate::python::Errnos;
 use crate::{Refusal, agent, frontends, logging, worker};

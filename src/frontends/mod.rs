@@ -29,6 +29,9 @@ pub use loopback::{remove_leftover as remove_leftover_loop, start_loop};
 pub use nbd_kernel::{guard as guard_nbd, remove_leftover as remove_leftover_nbd};
 pub use target::Target;
 pub use ublk::remove_leftover as remove_leftover_ublk;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use {fuse::fuse_calls, ublk::fuzzing::ublk_requests};
 
 /// What the worker says about a disk beyond the disk itself.
 #[derive(Clone, Debug)]

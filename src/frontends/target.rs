@@ -47,17 +47,25 @@ impl FromStr for Target {
         if text.is_empty() {
             return Err(Refusal::new("target: a path is needed, not an empty word"));
         }
-        if text.starts_with("/dev/") && !text.starts_with("/dev/shm/") {
+        if is_device(text) {
             return Err(
                 Refusal::new(format!("target `{text}`: no front end makes this device"))
                     .hint("use /dev/ublkbN, /dev/nbdN, /dev/loopN or a file path"),
             );
         }
         refuse_address(text)?;
-        std::path::absolute(Path::new(text))
-            .map(Self::File)
-            .map_err(|error| Refusal::new(format!("target `{text}`: {error}")))
+        let path = std::path::absolute(Path::new(text))
+            .map_err(|error| Refusal::new(format!("target `{text}`: {error}")))?;
+        // `/./dev/sda`, or `sda` in that folder, is no file either.
+        match path.to_str() {
+            Some(path) if is_device(path) => path.parse(),
+            _ => Ok(Self::File(path)),
+        }
     }
+}
+
+fn is_device(path: &str) -> bool {
+    path.starts_with("/dev/") && !path.starts_with("/dev/shm/")
 }
 
 /// Whoever writes `localhost:10809` hardly means a file of that name.
@@ -115,6 +123,7 @@ mod tests {
         assert_eq!("/dev/ublkb7".parse(), Ok(Target::Ublk(Some(7))));
         assert_eq!("/dev/loop0".parse(), Ok(Target::Loop(Some(0))));
         assert_eq!("/tmp/x.img".parse(), Ok(Target::File("/tmp/x.img".into())));
+        assert_eq!("/./dev//loop0".parse(), Ok(Target::Loop(Some(0))));
     }
 
     #[test]
@@ -151,6 +160,8 @@ mod tests {
             "/dev/ublkb01",
             "/dev/loop9999999",
             "/dev/sda",
+            "/./dev/sda",
+            "///dev//sda",
             "",
         ] {
             assert!(text.parse::<Target>().is_err(), "{text}");

@@ -18,6 +18,9 @@ mod buffer;
 mod control;
 mod device;
 mod error;
+// Always there: with a feature for it, what tests link and what is shipped would be built twice.
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod handoff;
 mod kernels;

@@ -32,6 +32,8 @@ mod session;
 
 use file::DiskFile;
 use place::Place;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use session::fuzzing::fuse_calls;
 
 /// Most threads. Those that wait for the kernel cost little: it wakes one for each call.
 const THREADS_AT_MOST: u16 = 256;

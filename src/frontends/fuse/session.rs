@@ -25,6 +25,9 @@ use pydisk_kernel::threads;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
+
 use super::Released;
 use super::file::{DiskFile, Face, Pass};
 use crate::disk::{Disk, Errno, waited_for};

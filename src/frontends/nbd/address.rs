@@ -169,7 +169,13 @@ fn tcp(authority: &str) -> Result<Place, String> {
             if port.rfind(':').is_some_and(|at| at > 0) {
                 return Err("an IPv6 address stands in brackets".into());
             }
-            (text_of(host)?, port)
+            let host = text_of(host)?;
+            if host.contains(':') {
+                return Err(format!(
+                    "`{host}` is no name: an IPv6 address stands in brackets"
+                ));
+            }
+            (host, port)
         }
     };
     let port = match port.strip_prefix(':') {
@@ -252,19 +258,20 @@ fn decoded(encoded: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(rest.len());
     while let [first, behind @ ..] = rest {
         rest = behind;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let byte = behind
-            .get(..2)
-            .and_then(|digits| Some(hex(digits[0])? << 4 | hex(digits[1])?))
-            .ok_or_else(|| format!("`{encoded}`: two hexadecimal digits follow a `%`"))?;
+        let byte = match (first, behind) {
+            (b'%', [high, low, behind @ ..]) => {
+                rest = behind;
+                hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low)
+            }
+            (b'%', _) => None,
+            (plain, _) => Some(*plain),
+        };
+        let byte =
+            byte.ok_or_else(|| format!("`{encoded}`: two hexadecimal digits follow a `%`"))?;
         if byte == 0 {
             return Err(format!("`{encoded}`: a name has no zero byte"));
         }
         bytes.push(byte);
-        rest = &behind[2..];
     }
     Ok(bytes)
 }
@@ -421,6 +428,9 @@ mod tests {
             ("nbd://h/%4", "two hexadecimal digits"),
             ("nbd://h/%zz", "two hexadecimal digits"),
             ("nbd://h/%00", "no zero byte"),
+            ("nbd://h/\0", "no zero byte"),
+            ("nbd://%3A%3A1", "in brackets"),
+            ("nbd://a%3ab", "`a:b` is no name"),
             ("nbd://h/%ff", "invalid utf-8"),
             ("nbd://h/#x", "behind `#`"),
             ("nbd://h/?socket=/s", "belongs to `nbd+unix:`"),

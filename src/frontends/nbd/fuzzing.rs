@@ -20,6 +20,7 @@ use super::wire::request::Head;
 use super::wire::{Asked, OPTION_MAGIC, Reader, Shape, command};
 use crate::disk::memory::{Fault, Memory};
 use crate::disk::{Check, Client, Disk, Errno, Peer};
+use crate::fuzzing::Script;
 
 /// Bytes of the disk.
 const SIZE: u64 = 1 << 20;
@@ -39,7 +40,7 @@ pub fn negotiation(script: &[u8]) {
         flags @ 0..8 => said.push(flags),
         other => said.push(other & 3),
     }
-    while !script.0.is_empty() && said.len() < MOST {
+    while !script.is_empty() && said.len() < MOST {
         option(&mut script, &mut said);
     }
     let answers = converse(memory.build(), &said);
@@ -80,46 +81,13 @@ pub fn transmission(script: &[u8]) {
     put_option(&mut said, 1, b"disk");
     let mut reads = Vec::new();
     let mut honest = true;
-    while !script.0.is_empty() && said.len() < MOST {
+    while !script.is_empty() && said.len() < MOST {
         honest &= request(&mut script, shape, &mut said, &mut reads);
     }
     let answers = converse(memory, &said);
     if honest {
         let from = answers_begin(&answers, shape);
         check(shape, Reader::new(&answers[from..]), &reads);
-    }
-}
-
-/// What is left of a script; it goes on with zeroes.
-struct Script<'a>(&'a [u8]);
-
-impl<'a> Script<'a> {
-    fn u8(&mut self) -> u8 {
-        self.take(1).first().copied().unwrap_or_default()
-    }
-
-    fn u64(&mut self, bytes: usize) -> u64 {
-        let taken = self.take(bytes).iter();
-        taken.fold(0, |number, byte| number << 8 | u64::from(*byte))
-    }
-
-    fn take(&mut self, len: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
-        self.0 = rest;
-        taken
-    }
-
-    /// A number on which something may hang: small, round, near the ends, or any.
-    fn number(&mut self) -> u64 {
-        match self.u8() {
-            kind @ 0..64 => u64::from(kind) * 512,
-            64..128 => self.u64(2),
-            128..160 => self.u64(2) * 512,
-            160..192 => SIZE.wrapping_sub(self.u64(2)),
-            192..224 => u64::from(u32::MAX) - self.u64(1),
-            224..240 => u64::MAX - self.u64(1),
-            _ => self.u64(8),
-        }
     }
 }
 
@@ -195,8 +163,8 @@ fn request(
     if shape == Shape::Extended && command == command::WRITE && kind < 200 {
         asked |= Asked::PAYLOAD_LEN;
     }
-    let at = script.number();
-    let mut len = script.number();
+    let at = script.number(SIZE);
+    let mut len = script.number(SIZE);
     if shape != Shape::Extended {
         len &= u64::from(u32::MAX);
     }
@@ -318,44 +286,4 @@ fn answer(shape: Shape, answers: &mut Reader<'_>, reads: &[Option<u64>]) -> Opti
     assert!(flags <= 1 && [0, 1, 2, 5, 6, 0x8001].contains(&kind));
     answers.bytes(usize::try_from(len).ok()?)?;
     Some((cookie, flags == 1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Inputs that fuzzing found worth keeping.
-    fn kept(target: &str) -> Vec<Vec<u8>> {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/seeds/");
-        let entries = std::fs::read_dir(format!("{folder}{target}")).unwrap();
-        let read = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read(entry.unwrap().path());
-        let inputs: Vec<_> = entries.map(|entry| read(entry).unwrap()).collect();
-        assert!(!inputs.is_empty());
-        inputs
-    }
-
-    #[test]
-    fn what_fuzzing_kept_is_answered_or_ended() {
-        kept("negotiation")
-            .iter()
-            .for_each(|input| negotiation(input));
-        kept("transmission")
-            .iter()
-            .for_each(|input| transmission(input));
-    }
-
-    #[test]
-    fn random_scripts_are_answered_or_ended() {
-        let seed = fastrand::u64(..);
-        #[expect(clippy::print_stdout, reason = "a failure is repeated with it")]
-        {
-            println!("seed {seed}");
-        }
-        let mut rng = fastrand::Rng::with_seed(seed);
-        for _ in 0..300 {
-            let script: Vec<u8> = (0..rng.usize(1..400)).map(|_| rng.u8(..)).collect();
-            negotiation(&script);
-            transmission(&script);
-        }
-    }
 }

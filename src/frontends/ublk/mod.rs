@@ -227,5 +227,7 @@ fn refusal(index: Option<u32>, error: &Error) -> Refusal {
     Refusal::new(text).hint(hint)
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
 //! What a hostile client may say in the transmission phase.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|script: &[u8]| pydisk::frontends::nbd::fuzzing::transmission(script));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| pydisk::fuzzing::transmission(input));
