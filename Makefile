@@ -1,6 +1,6 @@
 # The commands people type. What they do stands in the scripts they call; cargo does the building.
 
-.PHONY: help demo check test matrix lint setup build bench nbdkit
+.PHONY: help demo check test matrix coverage lint setup build bench nbdkit
 
 # Where `make nbdkit` puts its link.
 BINDIR ?= target/release
@@ -10,6 +10,7 @@ help:
 	@echo 'make check   format, clippy, and the tests that need neither devices nor servers'
 	@echo 'make test    all tests on this kernel, and a few on a packaged kernel in a virtual machine'
 	@echo 'make matrix  what depends on a kernel, on two packaged kernels; FULL=1 for all amounts of work'
+	@echo 'make coverage  which lines the native tests run, a figure for each folder'
 	@echo 'make lint    formatting, clippy, rustdoc, licences'
 	@echo 'make bench   compare with other ways to serve a disk; options in BENCH, such as BENCH=--help'
 	@echo 'make nbdkit  a link by the name of nbdkit to what make build built; BINDIR=/usr/local/bin'
@@ -32,6 +33,10 @@ check:
 matrix:
 	@tests/tools/setup test
 	@FULL="$(FULL)" tests/tools/matrix
+
+coverage:
+	@tests/tools/setup test
+	@tests/tools/coverage
 
 lint:
 	@tests/tools/setup check

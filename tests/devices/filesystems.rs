@@ -48,6 +48,15 @@ fn command(words: &[&str], device: &str) {
     run(words[0], words[1..].iter().copied().chain([device]));
 }
 
+/// What is copied: some of this repository, or at full scale most of it.
+fn folders() -> &'static [&'static str] {
+    const FOLDERS: [&str; 4] = ["kernel/src", "docs", "src", "tests"];
+    if scale(10) < 10 {
+        return &FOLDERS[..2];
+    }
+    &FOLDERS
+}
+
 /// A copy of this repository's sources comes back as it was, through trim, check and remount.
 fn filesystems_keep_a_source_tree(kind: Kind) {
     for filesystem in &FILESYSTEMS {
@@ -58,7 +67,7 @@ fn filesystems_keep_a_source_tree(kind: Kind) {
         command(filesystem.make, disk.device());
         let at = disk.folder.path().join("mnt");
         let mount = Mount::new(disk.device(), at.clone());
-        for folder in ["src", "kernel/src", "tests"] {
+        for folder in folders() {
             let to = at.join(folder);
             std::fs::create_dir_all(to.parent().unwrap()).unwrap();
             run(
@@ -77,7 +86,7 @@ fn filesystems_keep_a_source_tree(kind: Kind) {
         mount.unmount();
         command(filesystem.check, disk.device());
         let mount = Mount::new(disk.device(), at.clone());
-        for folder in ["src", "kernel/src", "tests"] {
+        for folder in folders() {
             let copy = at.join(folder);
             run(
                 "diff",

@@ -303,33 +303,41 @@ fn a_handle_is_closed_once_when_its_client_is_killed() {
     assert_eq!(noting.count("close third"), 1);
 }
 
-#[test]
-fn detach_closes_what_is_open_before_cleanup() {
-    for force in [false, true] {
-        let noting = Noting::new(NAMED);
-        let server = &noting.server;
-        let mut first = Raw::opened(server.socket(), "first");
-        let _idle = server.raw();
-        let _second = Raw::opened(server.socket(), "second");
-        first.pread(0, 512);
-        let words: &[&str] = if force {
-            &["detach", "--force", "disk"]
-        } else {
-            &["detach", "disk"]
-        };
-        let said = server.home.run(words);
-        // Clients make an attachment busy, as a mount does; with force they are disconnected.
-        if said.code != 0 {
-            assert!(!force, "{said:?}");
-            drop((first, _second));
-            until("it is free", || server.home.run(words).code == 0);
-        }
-        let calls = noting.calls();
-        for call in ["close first", "close second", "cleanup"] {
-            assert_eq!(noting.count(call), 1, "{call}: {calls:?}");
-        }
-        assert_eq!(calls.last().unwrap(), "cleanup");
+/// A server with two clients that have exports open and one that only connected; what closing them calls.
+fn closes_what_is_open(detach: impl FnOnce(&Home, [Raw; 2])) {
+    let noting = Noting::new(NAMED);
+    let server = &noting.server;
+    let mut first = Raw::opened(server.socket(), "first");
+    let _idle = server.raw();
+    let second = Raw::opened(server.socket(), "second");
+    first.pread(0, 512);
+    detach(&server.home, [first, second]);
+    let calls = noting.calls();
+    for call in ["close first", "close second", "cleanup"] {
+        assert_eq!(noting.count(call), 1, "{call}: {calls:?}");
     }
+    assert_eq!(calls.last().unwrap(), "cleanup");
+}
+
+#[test]
+fn detach_is_refused_while_clients_are_connected_and_closes_what_they_had_open() {
+    closes_what_is_open(|home, clients| {
+        let said = home.run(["detach", "disk"]);
+        said.refused("nbd+unix:///?socket=");
+        assert!(said.stderr.contains("is used by "), "{said:?}");
+        drop(clients);
+        let said = home.run(["detach", "disk"]);
+        assert_eq!(said.code, 0, "{said:?}");
+    });
+}
+
+#[test]
+fn detach_by_force_disconnects_and_closes_what_is_open() {
+    closes_what_is_open(|home, clients| {
+        let said = home.run(["detach", "--force", "disk"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        drop(clients);
+    });
 }
 
 #[test]
