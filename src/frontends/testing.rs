@@ -319,7 +319,7 @@ impl Belongings {
 const CHILD: &str = "PYDISK_TEST_CHILD";
 
 /// A command that runs the ignored test `name` of this module's crate in a process of its own.
-pub(super) fn child(name: &str, folder: &Path) -> Command {
+fn child(name: &str, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args([

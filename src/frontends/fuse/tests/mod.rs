@@ -12,8 +12,7 @@ use super::*;
 use crate::disk::{Flags, Fua, Limits, OpKind};
 use crate::frontends::Target;
 use crate::frontends::testing::{
-    Belongings, Bench, Mood, Recorder, can_mount, child, childs_folder, have, serve_and_kill, sh,
-    soon,
+    Belongings, Bench, Mood, Recorder, can_mount, childs_folder, have, serve_and_kill, sh, soon,
 };
 
 const MIB: u64 = 1 << 20;
