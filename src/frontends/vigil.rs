@@ -6,8 +6,9 @@
 //! goes to sleep at once: an idle connection sleeps, and one with a request now and then spends no
 //! more than before.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::sync::{Instant, thread};
 
 /// How long to look. About what it costs to sleep and to be woken.
 const LONGEST: Duration = Duration::from_micros(100);
