@@ -16,6 +16,7 @@ mod logging;
 pub mod params;
 pub mod python;
 mod refusal;
+mod sync;
 mod threads;
 pub mod worker;
 

@@ -6,8 +6,9 @@
 //! goes to sleep at once: an idle connection sleeps, and one with a request now and then spends no
 //! more than before.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::sync::{Instant, thread};
 
 /// How long to look. About what it costs to sleep and to be woken.
 const LONGEST: Duration = Duration::from_micros(100);
@@ -35,8 +36,13 @@ impl Vigil {
             return found;
         }
         let found = sleep(with);
-        self.awake = !looks && begun.elapsed() < LONGEST;
+        self.learn(looks, begun.elapsed());
         found
+    }
+
+    /// From a wait that took so long, and that began with looking in vain or not.
+    fn learn(&mut self, looked: bool, waited: Duration) {
+        self.awake = !looked && waited < LONGEST;
     }
 }
 
@@ -55,34 +61,29 @@ fn look_since<T>(begun: Instant, mut look: impl FnMut() -> Option<T>) -> Option<
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_slept_long_goes_to_sleep_at_once() {
-        let mut vigil = Vigil { awake: false };
-        for _ in 0..3 {
-            let slept = vigil.keep(
-                &mut (),
-                |()| panic!("it looked"),
-                |()| {
-                    thread::sleep(Duration::from_millis(5));
-                    true
-                },
-            );
-            assert!(slept);
-        }
+    /// Whether it looks the next time. It finds something then.
+    fn looks(vigil: &mut Vigil) -> bool {
+        vigil.keep(&mut (), |()| Some(true), |()| false)
     }
 
     #[test]
-    fn who_was_woken_soon_looks_and_after_looking_in_vain_does_not() {
+    fn who_slept_long_goes_to_sleep_at_once() {
+        let mut vigil = Vigil { awake: true };
+        vigil.learn(false, LONGEST);
+        assert!(!looks(&mut vigil));
+    }
+
+    #[test]
+    fn who_was_woken_soon_looks_as_long_as_that_is_worth_it() {
         let mut vigil = Vigil::default();
-        // On a busy machine even this may take long now and then.
-        while !vigil.awake {
-            vigil.keep(&mut (), |()| None, |()| ());
-        }
-        assert!(vigil.keep(&mut (), |()| Some(true), |()| false));
+        vigil.learn(false, LONGEST - Duration::from_nanos(1));
+        assert!(looks(&mut vigil) && looks(&mut vigil));
+    }
+
+    #[test]
+    fn who_looked_in_vain_goes_to_sleep_at_once() {
+        let mut vigil = Vigil { awake: true };
         assert!(!vigil.keep(&mut (), |()| None, |()| false), "in vain");
-        assert!(
-            !vigil.keep(&mut (), |()| Some(true), |()| false),
-            "it sleeps"
-        );
+        assert!(!looks(&mut vigil));
     }
 }

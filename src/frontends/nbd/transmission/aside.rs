@@ -5,10 +5,7 @@
 //! that at each moment one thread has it; only the link is shared, where one sends and one receives.
 
 use std::io;
-use std::thread::{self, Scope};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::Terms;
 use super::batch::Batch;
@@ -16,6 +13,8 @@ use super::incoming::Incoming;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
 use crate::frontends::vigil::Vigil;
+use crate::sync::thread::{self, Scope};
+use crate::sync::{Condvar, Mutex};
 
 /// How long the thread waits for its next errand before it leaves.
 const REST: Duration = Duration::from_secs(1);

@@ -8,7 +8,6 @@
 
 use std::io;
 use std::mem;
-use std::thread::{self, Scope};
 use std::time::Duration;
 
 use pydisk_kernel::pages::Slot;
@@ -21,6 +20,7 @@ use super::outbox::Outbox;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
 use crate::frontends::vigil::Vigil;
+use crate::sync::thread::{self, Scope};
 
 /// A client that says nothing for so long may say nothing for hours.
 const QUIET: Duration = Duration::from_secs(1);

@@ -5,11 +5,9 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::thread::{self, Scope};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use pydisk_kernel::pages::Slot;
 use pydisk_kernel::threads;
 
@@ -21,6 +19,8 @@ use super::turns::Turns;
 use crate::disk::waited_for;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
+use crate::sync::thread::{self, Scope};
+use crate::sync::{AtomicU16, Instant, Mutex};
 
 /// A lane that lent more takes new memory for its next request.
 const KEPT: usize = 1 << 20;

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// How often the watching lane looks, while there are requests.
 const TICK: Duration = Duration::from_millis(1);
