@@ -25,10 +25,16 @@ use super::module::{self, Calling};
 use crate::{disk, threads};
 
 mod inbox;
+mod promise;
+mod queue;
 mod ticket;
+mod wake;
 
-use inbox::{Inbox, Shared, Work};
-use ticket::Ticket;
+use inbox::{Inbox, Work};
+use promise::Promise;
+use queue::Queue;
+use ticket::{Ticket, is_forgotten};
+use wake::Wake;
 
 /// The other side of this file.
 const SOURCE: &str = include_str!("loop.py");
@@ -43,13 +49,16 @@ static LOOP: OnceLock<Result<EventLoop, String>> = OnceLock::new();
 static MAKING: Mutex<()> = Mutex::new(());
 
 struct EventLoop {
-    shared: Arc<Shared>,
+    queue: Arc<Queue>,
     /// The thread, and who is told when it has left Python; taken by who waits for that.
     thread: Mutex<Option<(JoinHandle<()>, Receiver<()>)>>,
 }
 
 /// Whom a coroutine is called for, and the coroutine.
 pub(super) type Begun = (Py<Calling>, Py<PyAny>);
+
+/// What the loop runs a coroutine in.
+type TaskOfLoop = Py<PyAny>;
 
 /// What a coroutine returned or raised.
 pub(super) type Outcome = PyResult<Py<PyAny>>;
@@ -74,20 +83,20 @@ pub(super) fn serve(job: Box<dyn Job>) -> Option<disk::Result> {
         Some(made) => made.as_ref().ok(),
         None => Python::attach(|py| started(py).ok()),
     };
-    let shared = &made?.shared;
-    let (ticket, waiting) = Ticket::of_job(job);
-    if !shared.push(Work::Request(ticket)) {
+    let queue = &made?.queue;
+    let (promise, waiting) = Promise::of_job(job);
+    if !queue.push(Work::Request(promise)) {
         return None;
     }
     while !waiting.wait() {
-        if shared.is_dead() || Python::attach(|py| waiting.is_forgotten(py)) {
+        if queue.is_dead() || Python::attach(|py| is_forgotten(&waiting, py)) {
             break;
         }
     }
     match waiting.served() {
         Ok(served) => served,
         Err(job) => {
-            let why = if shared.is_dead() { dead } else { cancelled };
+            let why = if queue.is_dead() { dead } else { cancelled };
             Some(Python::attach(|py| match job {
                 Some(job) => job.end(py, Err(why())),
                 None => Err(disk::Error::new(
@@ -109,23 +118,23 @@ pub(super) fn outcome(value: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
         return Ok(value);
     }
     let py = value.py();
-    let shared = &started(py)?.shared;
-    let (ticket, waiting) = Ticket::new();
+    let queue = &started(py)?.queue;
+    let (promise, waiting) = Promise::new();
     let calling = Py::new(py, Calling::of_thread())?;
     let calling_for = calling.clone_ref(py);
-    let task = (Py::new(py, ticket)?, calling, value.unbind());
-    if !shared.push(Work::Task(task)) {
+    let task = (Py::new(py, Ticket::new(promise))?, calling, value.unbind());
+    if !queue.push(Work::Task(task)) {
         return Err(dead());
     }
     while !py.detach(|| waiting.wait()) {
-        if shared.is_dead() || waiting.is_forgotten(py) {
+        if queue.is_dead() || is_forgotten(&waiting, py) {
             break;
         }
     }
     calling_for.get().take_over();
     match waiting.outcome() {
         Some(outcome) => outcome.map(|value| value.into_bound(py)),
-        None if shared.is_dead() => Err(dead()),
+        None if queue.is_dead() => Err(dead()),
         None => Err(cancelled()),
     }
 }
@@ -135,7 +144,7 @@ pub(super) fn end() {
     let Some(Ok(event_loop)) = LOOP.get() else {
         return;
     };
-    event_loop.shared.end();
+    event_loop.queue.end();
     let Some((thread, ended)) = event_loop.thread.lock().take() else {
         return;
     };
@@ -195,15 +204,15 @@ fn make(py: Python<'_>) -> PyResult<EventLoop> {
         .getattr("modules")?
         .del_item("_pydisk_loop")?;
     module::look_in(py, module.getattr("CALLING")?.unbind());
-    let shared = Arc::new(Shared::new()?);
-    let inbox = Py::new(py, Inbox::new(Arc::clone(&shared)))?;
+    let queue = Arc::new(Queue::new(Wake::new()?));
+    let inbox = Py::new(py, Inbox::new(Arc::clone(&queue)))?;
     let event_loop = module
         .getattr("new_loop")?
         .call1((inbox.clone_ref(py),))?
         .unbind();
     let run = module.getattr("run")?.unbind();
     let (sender, ended) = channel();
-    let its = Arc::clone(&shared);
+    let its = Arc::clone(&queue);
     let thread = threads::deep("asyncio").spawn(move || {
         Python::attach(|py| {
             let outcome = run.call1(py, (event_loop, inbox));
@@ -218,7 +227,7 @@ fn make(py: Python<'_>) -> PyResult<EventLoop> {
         sender.send(()).unwrap_or_default();
     })?;
     Ok(EventLoop {
-        shared,
+        queue,
         thread: Mutex::new(Some((thread, ended))),
     })
 }

@@ -19,6 +19,7 @@ extern crate self as pydisk_kernel;
 
 mod explore;
 pub mod frontends;
+pub mod python;
 mod sync;
 
 pub use explore::{every_order, many_orders};

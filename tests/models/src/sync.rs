@@ -221,12 +221,48 @@ impl Late {
 }
 
 /// As of the standard library.
+pub(crate) mod clockless {
+    use std::sync::LockResult;
+    use std::time::Duration;
+
+    use super::Late;
+    pub(crate) use super::MutexGuard;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(super::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+            Ok(self.0.lock())
+        }
+    }
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar(super::Condvar);
+
+    impl Condvar {
+        pub(crate) fn wait_timeout<'a, T>(
+            &self,
+            mut guard: MutexGuard<'a, T>,
+            limit: Duration,
+        ) -> LockResult<(MutexGuard<'a, T>, Late)> {
+            let late = self.0.wait_for(&mut guard, limit);
+            Ok((guard, late))
+        }
+
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
+        }
+    }
+}
+
+/// As of the standard library.
 pub(crate) mod thread {
     use std::io;
     use std::time::Duration;
 
     use shuttle::sync::mpsc;
-    pub(crate) use shuttle::thread::{Scope, ScopedJoinHandle};
+    pub(crate) use shuttle::thread::{Scope, ScopedJoinHandle, spawn};
     pub(crate) use std::thread::panicking;
 
     use super::{THREADLESS, pass};

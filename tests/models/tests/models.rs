@@ -72,3 +72,23 @@ mod aside {
             a_client_may_hang_up_at_any_time
     }
 }
+
+mod coroutines {
+    use pydisk_models::python::coroutines::scenes;
+
+    scenes! {
+        scenes: every
+            a_request_that_is_forgotten_is_answered
+            a_request_that_is_forgotten_later_is_answered
+            a_request_that_is_not_for_the_loop_is_answered
+            a_request_that_is_not_begun_is_answered
+            a_request_that_is_cancelled_is_answered
+            a_request_that_is_served_is_answered_with_what_came_of_it;
+        many
+            what_is_told_after_the_end_changes_nothing
+            looking_now_and_then_changes_nothing
+            the_outcome_of_a_callback_reaches_who_waits
+            every_request_that_was_pushed_is_served
+            who_asks_while_the_loop_ends_is_told
+    }
+}
