@@ -4,9 +4,9 @@
 
 mod clients;
 mod exports;
-mod flags;
 mod hostile;
 mod patience;
 mod qemu;
+mod semantics;
 mod server;
 mod tls;

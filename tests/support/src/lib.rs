@@ -6,6 +6,7 @@ pub mod device;
 pub mod home;
 pub mod nbd;
 pub mod nbdkit;
+pub mod semantics;
 pub mod vectors;
 pub mod web;
 
