@@ -554,38 +554,6 @@ fn limits_are_kept_politely() {
 }
 
 #[test]
-fn tls_can_be_required() {
-    if !available() {
-        return;
-    }
-    let serving = Serving::new();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
-    let folder = folder.to_str().unwrap();
-    let options = [
-        "--tls",
-        "required",
-        "--tls-certificates",
-        folder,
-        "--tls-verify-peer",
-    ];
-    let uri = serving.attach("nbd://localhost:0", &options);
-    assert!(uri.starts_with("nbds://localhost:"), "{uri}");
-    let mut client = Client::new();
-    assert_eq!(
-        client.eval(&format!("h.set_tls_certificates({folder:?})")),
-        "None"
-    );
-    assert_eq!(client.connect(&uri), "None");
-    assert_eq!(client.eval("h.get_tls_negotiated()"), "True");
-    assert_eq!(serving.home.field("disk", "clients")[0]["tls"], true);
-    let clear = Client::new().connect(&uri.replace("nbds", "nbd"));
-    assert!(clear.starts_with("error: "), "{clear}");
-    serving
-        .try_attach("nbds://localhost:0", &["--tls-certificates", "."])
-        .refused_after_prints("server-cert.pem`: No such file");
-}
-
-#[test]
 fn what_is_wrong_before_any_client_comes_refuses_the_attach() {
     let serving = Serving::new();
     let broken = |text: &str| serving.home.script("disk.py", &format!("{PLUGIN}{text}"));
