@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::home::until;
-use support::nbd::attacked::{Attacked, Framing, SIZE, conversation};
+use support::nbd::attacked::{Attacked, SIZE, conversation};
 use support::nbd::raw::{Ask, Raw, cmd, opt, option};
 use support::nbd::{Held, MIB, Server};
 
@@ -52,7 +52,7 @@ fn a_client_that_says_nothing_is_disconnected_after_a_while() {
 fn a_slow_client_is_served_and_holds_nobody_up() {
     let attacked = Attacked::new(&[]);
     let mut slow = attacked.raw();
-    for byte in conversation(Framing::Structured) {
+    for byte in conversation() {
         slow.send(&[byte]);
         attacked.serves_the_next();
     }
