@@ -287,7 +287,7 @@ fn entries(folder: &str) -> usize {
 
 /// What this process has: descriptors, threads, FUSE mounts of its own name, loop devices on them.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Belongings {
+struct Belongings {
     descriptors: usize,
     threads: usize,
     mounts: usize,
@@ -295,7 +295,7 @@ pub(super) struct Belongings {
 }
 
 impl Belongings {
-    pub(super) fn now() -> Self {
+    fn now() -> Self {
         let mounts = mounts::mounts().unwrap();
         let mine = format!("pydisk:test{}-", std::process::id());
         let folder = format!("pydisk-bench-{}-", std::process::id());
@@ -315,11 +315,21 @@ impl Belongings {
     }
 }
 
+/// Attach and detach often, by `once`: this process then has what it had after the first time.
+pub(super) fn a_hundred_times(once: impl Fn()) {
+    once();
+    let before = Belongings::now();
+    for _ in 0..100 {
+        once();
+    }
+    soon("everything is given back", || Belongings::now() == before);
+}
+
 /// Names the folder in which a child process of a test shall work.
 const CHILD: &str = "PYDISK_TEST_CHILD";
 
 /// A command that runs the ignored test `name` of this module's crate in a process of its own.
-pub(super) fn child(name: &str, folder: &Path) -> Command {
+fn child(name: &str, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args([
@@ -331,6 +341,14 @@ pub(super) fn child(name: &str, folder: &Path) -> Command {
         ])
         .env(CHILD, folder);
     command
+}
+
+/// Run the ignored test `name` in a process of its own; it must succeed.
+pub(super) fn succeeds_alone(name: &str) {
+    let bench = Bench::new();
+    let output = child(name, bench.folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
 }
 
 /// The folder that [`child`] was given, in the child.
