@@ -287,7 +287,7 @@ fn entries(folder: &str) -> usize {
 
 /// What this process has: descriptors, threads, FUSE mounts of its own name, loop devices on them.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Belongings {
+struct Belongings {
     descriptors: usize,
     threads: usize,
     mounts: usize,
@@ -295,7 +295,7 @@ pub(super) struct Belongings {
 }
 
 impl Belongings {
-    pub(super) fn now() -> Self {
+    fn now() -> Self {
         let mounts = mounts::mounts().unwrap();
         let mine = format!("pydisk:test{}-", std::process::id());
         let folder = format!("pydisk-bench-{}-", std::process::id());
@@ -313,6 +313,16 @@ impl Belongings {
                 .count(),
         }
     }
+}
+
+/// Attach and detach often, by `once`: this process then has what it had after the first time.
+pub(super) fn a_hundred_times(once: impl Fn()) {
+    once();
+    let before = Belongings::now();
+    for _ in 0..100 {
+        once();
+    }
+    soon("everything is given back", || Belongings::now() == before);
 }
 
 /// Names the folder in which a child process of a test shall work.

@@ -391,29 +391,6 @@ fn a_hung_plugin_on_ublk_does_not_keep_a_signalled_agent() {
 }
 
 #[test]
-fn a_device_of_another_is_left_alone() {
-    let Some((home, plugin)) = ram() else { return };
-    let targets = free_ublk()
-        .into_iter()
-        .chain([home.path("disk").display().to_string()]);
-    for target in targets {
-        assert_eq!(home.run(["attach", &plugin, &target]).code, 0);
-        home.run(["attach", &plugin, &target]).refused(&target);
-        home.run(["attach", &plugin, &target, "--run", "true"])
-            .refused(&target);
-        assert_eq!(home.attachments(), ["ram"]);
-        assert_eq!(
-            fs::File::open(&target)
-                .unwrap()
-                .read_at(&mut [0; 512], 0)
-                .unwrap(),
-            512
-        );
-        assert_eq!(home.run(["detach", &target]).code, 0);
-    }
-}
-
-#[test]
 fn force_ends_a_hung_plugin() {
     let Some((home, plugin)) = ram() else { return };
     assert_eq!(

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::home::until;
-use support::nbd::attacked::{Attacked, Framing, PAGES, SIZE, conversation};
-use support::nbd::raw::{Ask, Raw, cmd, export, opt, option, rep};
+use support::nbd::attacked::{Attacked, SIZE, conversation};
+use support::nbd::raw::{Ask, Raw, cmd, opt, option};
 use support::nbd::{Held, MIB, Server};
 
 #[test]
@@ -52,7 +52,7 @@ fn a_client_that_says_nothing_is_disconnected_after_a_while() {
 fn a_slow_client_is_served_and_holds_nobody_up() {
     let attacked = Attacked::new(&[]);
     let mut slow = attacked.raw();
-    for byte in conversation(Framing::Structured) {
+    for byte in conversation() {
         slow.send(&[byte]);
         attacked.serves_the_next();
     }
@@ -151,36 +151,4 @@ fn clients_that_are_quiet_hold_no_memory_for_large_requests() {
     for client in &mut clients {
         assert_eq!(client.pread(4096, 1), [7]);
     }
-}
-
-#[test]
-fn detach_does_not_wait_for_a_client_that_never_reads() {
-    let attacked = Attacked::new(&[]);
-    let mut deaf = attacked.opened();
-    for _ in 0..8 {
-        deaf.send(&Ask::of(cmd::READ, 0, SIZE).compact());
-    }
-    let said = attacked.server.home.run(["detach", "--force", "disk"]);
-    assert_eq!(said.code, 0, "{said:?}");
-    deaf.rest();
-}
-
-#[test]
-fn one_client_too_many_is_told_so() {
-    let server = Server::of_script(PAGES, &["--limit", "clients=2"]);
-    let opened = || Raw::opened(server.socket(), "");
-    let (first, mut second) = (opened(), opened());
-    let mut third = server.raw();
-    third.greet();
-    let refused = third.option(opt::GO, &export(b"", &[]));
-    assert!(refused.last().unwrap().is_error(), "{refused:?}");
-    assert_eq!(second.pread(4096, 1), [1]);
-    drop(first);
-    // The refused one may try again on the same connection, once there is a place.
-    until("a place is free", || {
-        third.answer(opt::GO, &export(b"", &[])) == rep::ACK
-    });
-    assert_eq!(third.pread(4096, 1), [1]);
-    drop((second, third));
-    server.detach();
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use support::client::Client;
+use support::home::until;
 use support::nbd::raw::{OPTION_REPLY, Raw, contexts, export, opt, option, rep};
 use support::nbd::{Home, Server, clients, fails, json, libnbd, run};
 
@@ -210,6 +212,24 @@ h.shutdown()
 ";
     let socket = server.socket().to_str().unwrap();
     libnbd(code, &[socket, &keys.text("anonymous")]);
+    assert!(
+        server.uri().starts_with("nbds+unix:///"),
+        "{}",
+        server.uri()
+    );
+    let mut client = Client::new();
+    client.eval("h.set_uri_allow_local_file(True)");
+    assert_eq!(client.connect(&keys.uri(&server, "anonymous")), "None");
+    assert_eq!(server.home.field("disk", "clients")[0]["tls"], true);
+    client.leave();
+    until("it has left", || {
+        server
+            .home
+            .field("disk", "clients")
+            .as_array()
+            .unwrap()
+            .is_empty()
+    });
     server.detach();
 }
 

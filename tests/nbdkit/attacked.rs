@@ -10,79 +10,30 @@ use support::home::{self, Said, end, runs, signal, until};
 use support::nbdkit::{self, Nbdkit, pid_in, unix_uri};
 use support::say;
 
-/// A server in the background with one client, who is connected.
-struct Served {
-    nbdkit: Nbdkit,
-    client: Client,
-    agent: i32,
-    worker: i32,
-}
-
-impl Served {
-    fn new(options: &[&str]) -> Self {
-        let nbdkit = Nbdkit::ours();
-        let said = nbdkit.serve(&[&["-U", "socket", "-P", "pid"], options].concat());
-        assert_eq!(said.code, 0, "{said:?}");
-        let mut client = Client::connected(&unix_uri(&nbdkit.home.path("socket")));
-        client.read();
-        let agent = nbdkit.home.pid("disk", "agent_pid");
-        assert_eq!(pid_in(&nbdkit.home.path("pid")), agent);
-        let worker = nbdkit.home.pid("disk", "worker_pid");
-        Self {
-            nbdkit,
-            client,
-            agent,
-            worker,
-        }
-    }
-
-    /// Nothing of it runs, and nothing is left but the pidfile.
-    fn is_gone(&self) {
-        until("both processes have ended", || {
-            !runs(self.agent) && !runs(self.worker)
-        });
-        // Whoever looks next removes what a killed agent could not.
-        assert_eq!(self.nbdkit.home.run(["list"]).code, 0);
-        assert_eq!(self.nbdkit.home.attachments(), [""; 0]);
-        assert!(!self.nbdkit.home.path("socket").exists());
-        // The place is free.
-        let again = self.nbdkit.serve(&["-U", "socket", "--run", "exit 3"]);
-        assert_eq!(again.code, 3, "{again:?}");
-    }
-}
-
 #[test]
 fn kill_of_the_process_in_the_pidfile_ends_the_server_with_close_and_cleanup() {
     if !available() {
         return;
     }
-    let served = Served::new(&[]);
-    signal(served.agent, Signal::KILL);
-    until("it has ended", || !runs(served.worker));
-    assert_eq!(served.nbdkit.calls(), ["open False ''", "close", "cleanup"]);
-    served.is_gone();
-}
-
-#[test]
-fn kill_of_the_process_with_the_plugin_ends_the_server() {
-    if !available() {
-        return;
-    }
-    let mut served = Served::new(&[]);
-    signal(served.worker, Signal::KILL);
-    assert!(served.client.read().starts_with("error: "));
-    served.is_gone();
-}
-
-#[test]
-fn kill_of_both_leaves_nothing_that_is_in_the_way() {
-    if !available() {
-        return;
-    }
-    let served = Served::new(&[]);
-    signal(served.agent, Signal::KILL);
-    signal(served.worker, Signal::KILL);
-    served.is_gone();
+    let nbdkit = Nbdkit::ours();
+    let said = nbdkit.serve(&["-U", "socket", "-P", "pid"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let socket = nbdkit.home.path("socket");
+    let mut client = Client::connected(&unix_uri(&socket));
+    client.read();
+    let agent = nbdkit.home.pid("disk", "agent_pid");
+    assert_eq!(pid_in(&nbdkit.home.path("pid")), agent);
+    let worker = nbdkit.home.pid("disk", "worker_pid");
+    signal(agent, Signal::KILL);
+    until("both have ended", || !runs(agent) && !runs(worker));
+    assert_eq!(nbdkit.calls(), ["open False ''", "close", "cleanup"]);
+    // Whoever looks next removes what a killed agent could not.
+    assert_eq!(nbdkit.home.run(["list"]).code, 0);
+    assert_eq!(nbdkit.home.attachments(), [""; 0]);
+    assert!(!socket.exists());
+    // The place is free.
+    let again = nbdkit.serve(&["-U", "socket", "--run", "exit 3"]);
+    assert_eq!(again.code, 3, "{again:?}");
 }
 
 #[test]
@@ -210,31 +161,6 @@ fn a_command_that_does_not_end_is_ended_with_the_server() {
     assert_eq!(end(&mut child).code(), Some(143));
     assert_eq!(nbdkit.calls(), ["cleanup"]);
     assert!(!nbdkit.home.path("socket").exists());
-}
-
-#[test]
-fn many_at_once_each_have_their_own() {
-    let nbdkit = Nbdkit::ours();
-    let mut children: Vec<_> = (0..6)
-        .map(|number| {
-            nbdkit
-                .command(["-U", "-", "python", &nbdkit.plugin, "--run"])
-                .arg(format!(
-                    "test -S \"$unixsocket\" && echo $name && exit {number}"
-                ))
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
-    let mut names: Vec<_> = children.iter_mut().map(home::first_line).collect();
-    for (number, child) in children.iter_mut().enumerate() {
-        assert_eq!(end(child).code(), Some(i32::try_from(number).unwrap()));
-    }
-    names.sort();
-    names.dedup();
-    assert_eq!(names.len(), 6, "{names:?}");
 }
 
 #[test]

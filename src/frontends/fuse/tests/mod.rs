@@ -12,7 +12,8 @@ use super::*;
 use crate::disk::{Flags, Fua, Limits, OpKind};
 use crate::frontends::Target;
 use crate::frontends::testing::{
-    Belongings, Bench, Mood, Recorder, can_mount, childs_folder, have, serve_and_kill, sh, soon,
+    Bench, Mood, Recorder, a_hundred_times, can_mount, childs_folder, have, serve_and_kill, sh,
+    soon,
 };
 
 const MIB: u64 = 1 << 20;

@@ -78,12 +78,27 @@ fn malformed_options_are_invalid_and_unknown_ones_unsupported() {
             b"\0\0\0\x09disk\0\0",
             b"\0\0\0\0\0\0x",
             b"\0\0\0\x01\xff\0\0",
+            b"\0\0\0",
+            b"\xff\xff\xff\xff",
+            b"\0\0\0\0\0\x01\0",
         ] {
             assert_eq!(caller.option(number, data)[0].0, 0x8000_0003, "{data:?}");
         }
     }
-    for number in [0, 4, 12, 0xffff_ffff] {
-        assert_eq!(caller.option(number, b"whatever")[0].0, 0x8000_0001);
+    caller.option(8, b"");
+    for number in [9, 10] {
+        for data in [
+            &b""[..],
+            b"\0\0\0\0\xff\xff\xff\xff",
+            b"\0\0\0\0\0\0\0\x01\xff\xff\xff\xff",
+        ] {
+            assert_eq!(caller.option(number, data)[0].0, 0x8000_0003, "{data:?}");
+        }
+    }
+    for number in [0, 4, 12, 9999, 0x8000_0000, 0xffff_ffff] {
+        for data in [&b""[..], b"whatever", &[7; 60_000]] {
+            assert_eq!(caller.option(number, data)[0].0, 0x8000_0001);
+        }
     }
     assert_eq!(caller.option(5, b"")[0].0, 0x8000_0002, "there is no TLS");
     assert_eq!(caller.option(5, b"x")[0].0, 0x8000_0003);

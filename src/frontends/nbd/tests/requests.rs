@@ -92,7 +92,10 @@ fn requests_outside_the_disk_are_refused_and_the_next_one_is_served() {
             assert_eq!(caller.call(5, NONE, at, b"", 512).error, 22);
             assert_eq!(caller.call(6, NONE, at, b"", 512).error, 28);
             assert_eq!(caller.call(7, NONE, at, b"", 512).error, 22);
+            assert_eq!(caller.call(4, NONE, at, b"", u32::MAX.into()).error, 22);
         }
+        assert_eq!(caller.call(4, NONE, 0, b"", u32::MAX.into()).error, 22);
+        assert_eq!(caller.call(6, NONE, 0, b"", u32::MAX.into()).error, 28);
         for command in [0, 1, 4, 5, 6, 7] {
             let asked = if command == 1 { announced } else { NONE };
             let error = if matches!(command, 1 | 6) { 28 } else { 22 };
@@ -277,7 +280,12 @@ fn lengths_of_64_bits_come_with_extended_headers() {
     assert_eq!((reply.error, reply.at), (0, at));
     let reply = caller.call(7, NONE, 0, b"", 1 << 40);
     assert_eq!(reply.extents, [(1 << 40, 3)]);
-    assert_eq!(caller.call(0, NONE, 0, b"", u64::MAX).error, 22);
+    for len in [(1 << 40) + 1, 1 << 63, u64::MAX] {
+        for (command, error) in [(0, 22), (3, 22), (4, 22), (6, 28), (99, 22)] {
+            let reply = caller.call(command, NONE, 0, b"", len);
+            assert_eq!(reply.error, error, "{command} {len}");
+        }
+    }
     caller.ask(1, Asked::PAYLOAD_LEN, 0, u64::MAX, 0);
     assert!(matches!(caller.end(), End::Broken(_)));
 }
@@ -385,9 +393,18 @@ fn a_read_that_fails_behind_a_hole_sends_no_data() {
 #[test]
 fn a_request_without_its_magic_ends_the_conversation() {
     for shape in SHAPES {
-        let (_, mut caller) = with(|_| (), shape);
-        caller.send(&[0x25; 32]);
-        assert!(matches!(caller.end(), End::Broken(_)));
+        let compact: u32 = 0x2560_9513;
+        let extended: u32 = 0x21e4_1c71;
+        let others = if shape == Shape::Extended {
+            compact
+        } else {
+            extended
+        };
+        for magic in [0, 0x2525_2525, 0x6744_6698, others, u32::MAX] {
+            let (_, mut caller) = with(|_| (), shape);
+            caller.send(&[&magic.to_be_bytes()[..], &[0; 28]].concat());
+            assert!(matches!(caller.end(), End::Broken(_)), "{magic:x}");
+        }
     }
 }
 

@@ -522,21 +522,6 @@ fn a_thousand_who_say_nothing_keep_nobody_waiting() {
 }
 
 #[test]
-fn clients_beyond_the_limit_are_told_so_and_may_come_back() {
-    let mut bench = Bench::new();
-    bench.bounds.clients = 2;
-    let server = bench.start("nbd+unix:");
-    let one = Reader::go(unix(&server)).unwrap();
-    let _other = Reader::go(unix(&server)).unwrap();
-    let mut third = Reader::greet(unix(&server)).unwrap();
-    let go = b"\0\0\0\x04disk\0\0";
-    assert!(third.option(7, go).unwrap() > 0x8000_0000);
-    drop(one);
-    wait_until("a seat is free", || third.option(7, go).unwrap() == 1);
-    third.read(0, 4096).unwrap();
-}
-
-#[test]
 fn a_client_that_does_not_read_keeps_no_other_waiting() {
     within(LONG, || {
         let bench = Bench::new();

@@ -122,36 +122,21 @@ pub fn serves(server: &Server) {
     client.ended();
 }
 
-/// How replies are framed.
-#[derive(Clone, Copy, Debug)]
-pub enum Framing {
-    Simple,
-    Structured,
-    Extended,
-}
-
-/// All that a client says in one conversation that uses most of the protocol.
-pub fn conversation(framing: Framing) -> Vec<u8> {
+/// All that a client says in one conversation that uses most of the protocol, with extended headers.
+pub fn conversation() -> Vec<u8> {
     let mut said = 3_u32.to_be_bytes().to_vec();
     said.extend(option(4711, b"unknown"));
     said.extend(option(opt::LIST, &[]));
-    match framing {
-        Framing::Simple => {}
-        Framing::Structured => said.extend(option(opt::STRUCTURED_REPLY, &[])),
-        Framing::Extended => said.extend(option(opt::EXTENDED_HEADERS, &[])),
-    }
-    if !matches!(framing, Framing::Simple) {
-        let query = raw::contexts(b"", &[b"base:allocation"]);
-        said.extend(option(opt::SET_META_CONTEXT, &query));
-    }
+    said.extend(option(opt::EXTENDED_HEADERS, &[]));
+    let query = raw::contexts(b"", &[b"base:allocation"]);
+    said.extend(option(opt::SET_META_CONTEXT, &query));
     said.extend(option(opt::INFO, &export(b"", &[1, 2, 3])));
     said.extend(option(opt::GO, &export(b"", &[3])));
     let mut ask = |command, len, data: &[u8]| {
         let ask = Ask::of(command, 4096, len);
-        said.extend(match framing {
-            Framing::Extended if command == cmd::WRITE => ask.flags(1 << 5).extended(),
-            Framing::Extended => ask.extended(),
-            _ => ask.compact(),
+        said.extend(match command {
+            cmd::WRITE => ask.flags(1 << 5).extended(),
+            _ => ask.extended(),
         });
         said.extend(data);
     };
@@ -160,9 +145,7 @@ pub fn conversation(framing: Framing) -> Vec<u8> {
     ask(cmd::FLUSH, 0, &[]);
     ask(cmd::TRIM, 4096, &[]);
     ask(cmd::WRITE_ZEROES, 4096, &[]);
-    if !matches!(framing, Framing::Simple) {
-        ask(cmd::BLOCK_STATUS, 8192, &[]);
-    }
+    ask(cmd::BLOCK_STATUS, 8192, &[]);
     ask(cmd::READ, 8, &[]);
     ask(cmd::DISC, 0, &[]);
     said

@@ -15,7 +15,6 @@ pub const REQUEST: u32 = 0x2560_9513;
 pub const EXTENDED_REQUEST: u32 = 0x21e4_1c71;
 pub const SIMPLE_REPLY: u32 = 0x6744_6698;
 pub const STRUCTURED_REPLY: u32 = 0x668e_33ef;
-pub const EXTENDED_REPLY: u32 = 0x6e8a_278c;
 
 /// Options of the negotiation.
 pub mod opt {
@@ -34,13 +33,8 @@ pub mod opt {
 /// Replies to options.
 pub mod rep {
     pub const ACK: u32 = 1;
-    pub const SERVER: u32 = 2;
     pub const INFO: u32 = 3;
-    pub const META_CONTEXT: u32 = 4;
-    pub const ERR_UNSUP: u32 = 0x8000_0001;
-    pub const ERR_INVALID: u32 = 0x8000_0003;
     pub const ERR_TLS_REQD: u32 = 0x8000_0005;
-    pub const ERR_UNKNOWN: u32 = 0x8000_0006;
     pub const ERR_TOO_BIG: u32 = 0x8000_0009;
 }
 
@@ -54,14 +48,6 @@ pub mod cmd {
     pub const CACHE: u16 = 5;
     pub const WRITE_ZEROES: u16 = 6;
     pub const BLOCK_STATUS: u16 = 7;
-}
-
-/// Errors as they are on the wire.
-pub mod error {
-    pub const EPERM: u32 = 1;
-    pub const EINVAL: u32 = 22;
-    pub const ENOSPC: u32 = 28;
-    pub const EOVERFLOW: u32 = 75;
 }
 
 /// The bytes of an option.
