@@ -8,6 +8,7 @@ pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod disk;
+mod escape;
 pub mod frontends;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

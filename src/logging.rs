@@ -19,7 +19,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::fs::inotify;
 use serde::{Deserialize, Serialize};
 
-use crate::Refusal;
+use crate::{Refusal, escape};
 
 mod syslog;
 
@@ -270,6 +270,11 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
+/// The lines behind the first are set in, for what a plugin raised could look like another event otherwise.
+fn of_one_event(text: &str) -> String {
+    escape::lines(text).replace('\n', "\n  ")
+}
+
 fn write(level: Level, text: &std::fmt::Arguments<'_>) {
     let name = NAME.get().map_or("", String::as_str);
     let word = match level {
@@ -283,6 +288,7 @@ fn write(level: Level, text: &std::fmt::Arguments<'_>) {
     } else {
         String::new()
     };
+    let text = of_one_event(&text.to_string());
     let line = format!("{time}pydisk: {name}: {word}: {text}\n");
     say(&line);
     if level <= Level::Warn

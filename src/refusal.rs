@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::escape;
+
 /// Bad input or a missing right, in one sentence that names what was wrong and what is accepted.
 ///
 /// Lower case, no full stop, values in backticks. A traceback may follow below the sentence.
@@ -12,10 +14,10 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal without a suggestion.
+    /// A refusal without a suggestion. Control characters in it are shown, not sent to a terminal.
     pub fn new(sentence: impl Into<String>) -> Self {
         Self {
-            sentence: without_numbers(sentence.into()),
+            sentence: without_numbers(escape::lines(&sentence.into()).into_owned()),
             hint: None,
         }
     }
@@ -24,7 +26,7 @@ impl Refusal {
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self {
-            hint: Some(hint.into()),
+            hint: Some(escape::lines(&hint.into()).into_owned()),
             ..self
         }
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
 use super::telling::{self, Telling};
+use crate::escape;
 
 /// The name of the socket in the attachment's folder.
 const SOCKET: &str = "clients";
@@ -27,11 +28,11 @@ pub struct Connected {
 
 impl std::fmt::Display for Connected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.peer)?;
+        f.write_str(&escape::one_line(&self.peer))?;
         match &self.export {
             None => f.write_str(" (negotiating)"),
             Some(export) if export.is_empty() => Ok(()),
-            Some(export) => write!(f, " (export `{export}`)"),
+            Some(export) => write!(f, " (export `{}`)", escape::one_line(export)),
         }
     }
 }

@@ -13,7 +13,7 @@ pub(super) mod fuzzing;
 use crate::agent::{self, Connected, Folder, Holder, Phase, Role, Root, State, Way};
 use crate::frontends::Target;
 use crate::frontends::nbd::Address;
-use crate::{Refusal, logging};
+use crate::{Refusal, escape, logging};
 
 /// An attachment as it is shown.
 pub(super) struct Entry {
@@ -190,8 +190,13 @@ fn row(entry: &Entry) -> [String; 6] {
 
 /// Columns as wide as their widest cell, but for the last.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let shown = |row: &[String; N]| {
+        row.each_ref()
+            .map(|cell| escape::one_line(cell).into_owned())
+    };
+    let rows: Vec<_> = rows.iter().map(shown).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
             let width = rows
@@ -281,7 +286,7 @@ fn text(entry: &Entry) -> String {
     }
     let mut text = String::new();
     for (what, value) in lines {
-        writeln!(text, "{what:<11}{value}").unwrap_or_default();
+        writeln!(text, "{what:<11}{}", escape::one_line(&value)).unwrap_or_default();
     }
     text
 }

@@ -8,6 +8,8 @@ use std::fmt::Write;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
+use crate::escape;
+
 /// Most bytes of a description; what is longer loses its middle.
 const LONGEST: usize = 32 << 10;
 
@@ -84,22 +86,12 @@ fn tidy(text: &str, longest: usize) -> String {
     });
     let (head, cut, tail) = middle.unwrap_or((text, 0, ""));
     let mut tidied = String::with_capacity(head.len() + tail.len());
-    escape(head, &mut tidied);
+    tidied.push_str(&escape::lines(head));
     if cut > 0 {
         write!(tidied, " [{cut} bytes left out] ").unwrap_or_default();
-        escape(tail, &mut tidied);
+        tidied.push_str(&escape::lines(tail));
     }
     tidied
-}
-
-fn escape(text: &str, into: &mut String) {
-    for letter in text.chars() {
-        if letter.is_control() && !matches!(letter, '\n' | '\t') {
-            into.extend(letter.escape_default());
-        } else {
-            into.push(letter);
-        }
-    }
 }
 
 /// The text of a string that may hold lone surrogates.
