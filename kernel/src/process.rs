@@ -64,6 +64,37 @@ pub fn give_back_memory() {
     }
 }
 
+/// Have handlers of signals run on the stack of the thread that is interrupted, where they were to have one of
+/// their own (`SA_ONSTACK`, which CPython asks for): Rust gives its threads 8 KiB for that, and of the frames of
+/// three signals at once each can have 3 KiB and more. Handlers of faults keep theirs, for a stack that is full.
+///
+/// Called once the handlers are there, by a thread that no other one competes with for that.
+pub fn handle_signals_on_own_stacks() {
+    const FAULTS: [i32; 5] = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGILL,
+        libc::SIGABRT,
+    ];
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| !FAULTS.contains(signal)) {
+        // SAFETY: all zeroes are a `sigaction`, and sigaction(2) fills it in or fails, as it does for numbers
+        // that are the C library's own.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: it is asked for only, into memory of ours.
+        if unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) } != 0
+            || action.sa_flags & libc::SA_ONSTACK == 0
+        {
+            continue;
+        }
+        action.sa_flags &= !libc::SA_ONSTACK;
+        // SAFETY: the handler is the one that was there, and may run on any stack with room for it.
+        if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
+            log::debug!("signal {signal}: {}", std::io::Error::last_os_error());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::words::{Words, parse};
-use crate::Refusal;
 use crate::agent::check_name;
 use crate::frontends::Target;
 use crate::frontends::nbd::{Address, Place, may_be_at};
 use crate::params::{parse_bool, parse_delay, parse_probability, parse_size};
+use crate::{Refusal, escape};
 
 /// Take all but the first byte of `input` for a word, or for several lines of them; the first byte
 /// chooses what they are to be.
@@ -39,7 +39,8 @@ fn taken<T>(text: &str, result: Result<T, Refusal>) -> Option<T> {
         Ok(taken) => Some(taken),
         Err(refusal) => {
             // Only numbers of system errors are left out of a sentence.
-            let named = text.contains("(os error ") || refusal.to_string().contains(text);
+            let named =
+                text.contains("(os error ") || refusal.to_string().contains(&*escape::lines(text));
             assert!(named, "{refusal}");
             None
         }

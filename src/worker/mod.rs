@@ -404,6 +404,7 @@ fn listen(mut receiver: agent::Receiver, events: &Sender<Event>) -> io::Result<(
             };
             sender.send(event).unwrap_or_default();
         })?;
+    pydisk_kernel::process::handle_signals_on_own_stacks();
     Ok(())
 }
 

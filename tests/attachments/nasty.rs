@@ -200,10 +200,16 @@ fn outcome(row: &Row) -> Result<(), String> {
     }
     let worker = home.pid("disk", "worker_pid");
     let told = ask(row, &uri)?;
-    if told != row.told {
-        return Err(format!("the client was told `{told}`, not `{}`", row.told));
-    }
     let log = home.state("disk").join("log");
+    if told != row.told {
+        let kept = || std::fs::read(home.path("state/.failed/disk.log"));
+        let text = std::fs::read(&log).or_else(|_ended| kept());
+        let text = text.unwrap_or_default();
+        let (wanted, text) = (row.told, String::from_utf8_lossy(&text));
+        return Err(format!(
+            "the client was told `{told}`, not `{wanted}`; the log:\n{text}"
+        ));
+    }
     if row.end == End::Gone {
         until("the attachment is gone", || home.attachments().is_empty());
         let log = std::fs::read_to_string(home.path("state/.failed/disk.log"));

@@ -32,6 +32,18 @@ def pwrite(h, buf, offset, flags): signal.signal(signal.SIGTERM, signal.SIG_DFL)
         ],
     ),
     served(
+        "twenty signals at once",
+        r"
+import signal
+twenty = range(signal.SIGRTMIN, signal.SIGRTMIN + 20)
+for each in twenty: signal.signal(each, lambda *words: None)
+def pread(h, buf, offset, flags):
+    signal.pthread_sigmask(signal.SIG_BLOCK, twenty)
+    for each in twenty: signal.pthread_kill(threading.get_ident(), each)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, twenty)",
+        ["[r(), w(), r()]", "open done done done", ""],
+    ),
+    served(
         "faulthandler",
         r"
 import faulthandler

@@ -1,6 +1,8 @@
 //! What a worker holds while it is given work: its memory, its descriptors and its log.
 
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use support::nbd::{Held, KIB, MIB};
 use support::say;
@@ -44,7 +46,15 @@ impl Watched {
                 .longest
                 .max(std::fs::metadata(&self.log).unwrap().len());
         }
-        let after = Held::by(self.worker);
+        // The last client may just be leaving.
+        let mut after = Held::by(self.worker);
+        for _ in 0..600 {
+            if after.descriptors <= before.descriptors {
+                break;
+            }
+            thread::sleep(Duration::from_millis(100));
+            after = Held::by(self.worker);
+        }
         let growth = after.resident.saturating_sub(before.resident);
         say(&format!(
             "{count:8} times {name}: {} + {growth} bytes",
