@@ -10,6 +10,5 @@ mod examples;
 mod log;
 mod module;
 mod nasty;
-mod processes;
 mod refusals;
 mod steady;
