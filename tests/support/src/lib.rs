@@ -96,7 +96,9 @@ pub fn scale(count: u32) -> u32 {
 pub fn fresh_number(range: u32) -> u32 {
     use std::io::{Read, Seek, Write};
 
-    let path = std::env::temp_dir().join("pydisk-test-numbers");
+    // Each user has its own: in a folder with the sticky bit nobody may open what is another's.
+    let user = rustix::process::getuid().as_raw();
+    let path = std::env::temp_dir().join(format!("pydisk-test-numbers-{user}"));
     let mut file = std::fs::File::options()
         .read(true)
         .write(true)
