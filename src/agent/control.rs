@@ -109,8 +109,15 @@ fn converse(stream: UnixStream, folder: &Folder, events: &Sender<Event>) -> io::
 
 /// Refuse what would take a disk away from its users; with `force`, save what can be saved.
 fn may_detach(folder: &Folder, force: bool) -> Result<(), Refusal> {
-    let state = State::read(folder)
-        .map_err(|error| Refusal::new(format!("{}: {error}", folder.state().display())))?;
+    let state = match State::read(folder) {
+        Ok(state) => state,
+        // The agent has removed it just now: it is about to end.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            let place = folder.state();
+            return Err(Refusal::new(format!("{}: {error}", place.display())));
+        }
+    };
     match state.phase {
         Phase::Attached => inuse::clear(&state, folder, force),
         Phase::Starting if !force => Err(Refusal::new(format!(

@@ -131,7 +131,11 @@ impl Loan {
                 Ok(Answer::Refused(told)) => {
                     thread::sleep(Duration::from_millis(50));
                     let gone = self.agent.process.try_wait().is_ok_and(|end| end.is_some());
-                    if gone || force {
+                    if gone {
+                        // Whatever it could not tell: its status and its log do.
+                        return Ok(());
+                    }
+                    if force {
                         return Err(told.into());
                     }
                 }

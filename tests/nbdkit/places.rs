@@ -186,7 +186,12 @@ fn sockets_that_systemd_passes_are_served() {
         until("the pidfile is written", || pid_file.exists());
         let pid = pid_in(&pid_file);
         client.leave();
-        until(&format!("{} closes it", nbdkit.name()), || {
+        if !nbdkit.ours {
+            // nbdkit 1.32 did not call `close` in one run of nine, which waited for a minute.
+            signal(pid, Signal::KILL);
+            continue;
+        }
+        until("it is closed", || {
             nbdkit.calls().contains(&"close".to_owned())
         });
         signal(pid, Signal::TERM);
