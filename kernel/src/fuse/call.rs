@@ -66,6 +66,8 @@ pub enum Call {
     Destroy,
     /// Anything else, which a file can do without.
     Other,
+    /// A call that ends before its arguments do. No kernel makes one.
+    Short,
 }
 
 /// What a call of setattr changes.
@@ -110,6 +112,18 @@ impl TimeChange {
 /// `FUSE_WRITE_CACHE` of `write_flags`.
 const WRITE_CACHE: u32 = 1;
 
+/// Bytes of this call's arguments up to the last that [`parse`] looks at.
+pub(super) fn arguments(head: &[u8; super::HEAD]) -> usize {
+    match number(head, 4) {
+        4 => CHANGES,
+        14 => 4,
+        15 | 16 => 40,
+        43 => 28,
+        46 => 20,
+        _ => 0,
+    }
+}
+
 /// The call whose header and first arguments are in `head`, and the rest in `body`.
 pub(super) fn parse(head: &[u8; super::HEAD], body: &[u8]) -> Call {
     let argument = |at| number(head, HEADER + at);
@@ -151,9 +165,10 @@ pub(super) fn parse(head: &[u8; super::HEAD], body: &[u8]) -> Call {
 }
 
 /// `struct fuse_setattr_in`, which is longer than a head.
+const CHANGES: usize = 88;
+
 fn changes(head: &[u8; super::HEAD], body: &[u8]) -> Changes {
-    const LEN: usize = 88;
-    let mut words = [0; LEN];
+    let mut words = [0; CHANGES];
     let (first, rest) = words.split_at_mut(super::HEAD - HEADER);
     first.copy_from_slice(&head[HEADER..]);
     let len = rest.len().min(body.len());

@@ -26,8 +26,8 @@ const HEAD: usize = HEADER + 40;
 #[derive(Debug)]
 pub struct Head {
     bytes: [u8; HEAD],
-    /// Bytes of the call that lie in the body.
-    in_body: usize,
+    /// Bytes of the call, header and body included.
+    len: usize,
 }
 
 /// What [`Head::receive`] found.
@@ -45,7 +45,7 @@ impl Default for Head {
     fn default() -> Self {
         Self {
             bytes: [0; HEAD],
-            in_body: 0,
+            len: 0,
         }
     }
 }
@@ -71,7 +71,7 @@ impl Head {
             return Err(io::Error::other(format!("a FUSE call of {read} bytes")));
         }
         self.bytes[read.min(HEAD)..].fill(0);
-        self.in_body = read.saturating_sub(HEAD);
+        self.len = read;
         Ok(Received::Call)
     }
 
@@ -80,7 +80,7 @@ impl Head {
     pub fn transfer(&self) -> usize {
         match self.call(&[]) {
             Call::Read { len, .. } => len,
-            _ => self.in_body,
+            _ => self.in_body(),
         }
     }
 
@@ -93,7 +93,15 @@ impl Head {
     /// What the kernel wants. `body` is the one that was given to [`Head::receive`].
     #[must_use]
     pub fn call(&self, body: &[u8]) -> Call {
-        call::parse(&self.bytes, &body[..self.in_body.min(body.len())])
+        if self.len < HEADER + call::arguments(&self.bytes) {
+            return Call::Short;
+        }
+        call::parse(&self.bytes, &body[..self.in_body().min(body.len())])
+    }
+
+    /// Bytes of the call that lie in the body.
+    fn in_body(&self) -> usize {
+        self.len.saturating_sub(HEAD)
     }
 
     /// Answer the call with `reply`, or with `data` after it.

@@ -315,6 +315,7 @@ impl Served {
                 | Call::Forget
                 | Call::Destroy
                 | Call::Other
+                | Call::Short
         );
         match self.only {
             Some(only) if !free && head.uid() != only => Err(Errno::ACCESS),
@@ -379,6 +380,7 @@ impl Served {
             Call::Lookup => failed(Errno::NOTDIR).into(),
             // The kernel may ask much more of a regular file, and stops when told this.
             Call::Other => Reply::failed(Errno::NOSYS).into(),
+            Call::Short => failed(Errno::IO).into(),
         }
     }
 

@@ -29,6 +29,7 @@ mod opcode {
     pub(super) const FORGET: u32 = 2;
     pub(super) const GETATTR: u32 = 3;
     pub(super) const SETATTR: u32 = 4;
+    pub(super) const OPEN: u32 = 14;
     pub(super) const READ: u32 = 15;
     pub(super) const WRITE: u32 = 16;
     pub(super) const BATCH_FORGET: u32 = 42;
@@ -36,7 +37,7 @@ mod opcode {
     pub(super) const LSEEK: u32 = 46;
     /// Those that are answered with something else than "never ask again".
     pub(super) const KNOWN: [u32; 13] = [
-        1, GETATTR, SETATTR, 14, READ, WRITE, 17, 18, 20, 25, 38, FALLOCATE, LSEEK,
+        1, GETATTR, SETATTR, OPEN, READ, WRITE, 17, 18, 20, 25, 38, FALLOCATE, LSEEK,
     ];
 }
 
@@ -165,6 +166,19 @@ impl Made {
         self.word(4)
     }
 
+    /// The layouts of fuse.h; nothing is looked for in others.
+    fn ends_before_its_arguments(&self) -> bool {
+        let arguments = match self.opcode() {
+            opcode::SETATTR => 88,
+            opcode::OPEN => 4,
+            opcode::READ | opcode::WRITE => 40,
+            opcode::FALLOCATE => 28,
+            opcode::LSEEK => 20,
+            _ => 0,
+        };
+        self.bytes.len() < HEADER + arguments
+    }
+
     /// What a write brings.
     fn data(&self) -> &[u8] {
         self.bytes.get(HEADER + 40..).unwrap_or_default()
@@ -223,6 +237,10 @@ impl Bench {
         assert!((-511..=0).contains(&errno), "no errno: {errno}");
         let known = opcode::KNOWN.contains(&call.opcode());
         assert_eq!(errno == -Errno::NOSYS.raw_os_error(), !known);
+        if call.ends_before_its_arguments() {
+            assert_eq!(errno, -Errno::IO.raw_os_error());
+            return;
+        }
         if errno != 0 {
             assert_eq!(answer.bytes.len(), ANSWER);
             assert!(!self.must_succeed(call), "{errno} for {}", call.opcode());
@@ -232,7 +250,8 @@ impl Bench {
         match call.opcode() {
             opcode::READ => {
                 let len = call.word(HEADER + 16) as usize;
-                assert_eq!(rest, part(&self.content, at, len));
+                let expected = part(&self.content, at, len);
+                assert!(rest == expected, "a read of {len} bytes at {at}");
             }
             opcode::WRITE => {
                 let len = (call.word(HEADER + 16) as usize).min(call.data().len());
