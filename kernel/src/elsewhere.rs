@@ -94,6 +94,20 @@ pub(crate) fn read_there(file: libc::c_int, len: usize) -> Result<(), u64> {
     }
 }
 
+/// Whether the file at `path` begins with `text` and then ends its line, for [`elsewhere`].
+pub(crate) fn first_line_is_there(path: &CStr, text: &[u8]) -> bool {
+    let mut line = [0_u8; 4096];
+    let Ok(file) = open_there(path, libc::O_RDONLY) else {
+        return false;
+    };
+    // SAFETY: the buffer's own length.
+    let read = unsafe { libc::read(file, line.as_mut_ptr().cast(), line.len()) };
+    // SAFETY: a descriptor that was opened above.
+    unsafe { libc::close(file) };
+    let read = usize::try_from(read).unwrap_or(0);
+    line[..read].strip_prefix(text) == Some(b"\n")
+}
+
 /// The size of the file at `path`, for [`elsewhere`].
 ///
 /// # Errors

@@ -1,6 +1,8 @@
 //! A device: connecting it, seeing that it can be used, and making it go.
 
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +14,7 @@ use super::netlink::{DISCONNECT, Family, Say, send_there};
 use super::params::Params;
 use super::sysfs::{self, Folder, Identity};
 use super::{largest_index, path};
-use crate::elsewhere::elsewhere;
+use crate::elsewhere::{elsewhere, first_line_is_there, open_there};
 use crate::first_read::{Unusable, first_read};
 use crate::node::Node;
 use crate::usage::{self, User};
@@ -21,6 +23,9 @@ use crate::usage::{self, User};
 const LOOKED_AT: Duration = Duration::from_secs(2);
 /// How long the driver may take for a command that waits for nobody.
 const COMMAND: Duration = Duration::from_secs(10);
+/// How long it may take to open a device that shall be disconnected: whoever opens it first reads its
+/// partition table, which nobody may answer any more.
+const OPEN: Duration = Duration::from_secs(1);
 /// How long is waited for others to let go of a device that is gone.
 const LET_GO: Duration = Duration::from_secs(2);
 /// How long devtmpfs has to remove the node of a device that is gone.
@@ -148,7 +153,7 @@ pub fn remove_leftover(identity: &str, within: Duration) -> Result<(), Error> {
         if found.word() != identity {
             continue;
         }
-        disconnect(index, within)?;
+        disconnect(index, &found, within)?;
         wait_for_the_end(index, &found, within)?;
     }
     Ok(())
@@ -192,7 +197,7 @@ impl Connection {
         if index > largest {
             return Err(Error::NoSuchNumber { index, largest });
         }
-        let end = Instant::now() + patience;
+        let start = Instant::now();
         loop {
             let added = !Folder(index).exists();
             let identity = Identity::new(&params.identity, added);
@@ -217,13 +222,15 @@ impl Connection {
                 Err(errno) => errno,
             };
             match errno {
-                Errno::BUSY if Folder(index).is_connected() || Instant::now() >= end => {
+                Errno::BUSY if Folder(index).is_connected() || start.elapsed() >= patience => {
                     return Err(Error::InUse {
                         index,
                         holder: holder(index),
                     });
                 }
                 Errno::BUSY => thread::sleep(SLICE),
+                // The driver is not done yet with the one before that goes when it is disconnected.
+                Errno::INVAL if added && start.elapsed() < LET_GO => thread::sleep(SLICE),
                 Errno::PERM => return Err(Error::NotPermitted),
                 errno => return Err(Error::failed("NBD_CMD_CONNECT")(errno)),
             }
@@ -234,7 +241,7 @@ impl Connection {
         if std::mem::replace(&mut self.ended, true) {
             return Ok(());
         }
-        disconnect(self.index, COMMAND)?;
+        disconnect(self.index, &self.identity, COMMAND)?;
         wait_for_the_end(self.index, &self.identity, LET_GO)
     }
 }
@@ -247,19 +254,41 @@ impl Drop for Connection {
     }
 }
 
-/// Tell the driver, by another process: the driver may wait for whoever sends on one of the sockets,
-/// and who waits in the kernel cannot be killed.
-fn disconnect(index: u32, within: Duration) -> Result<(), Error> {
+/// Disconnect the device with this identity, if its number still has it.
+///
+/// Another process tells the driver: the driver may wait for whoever sends on one of the sockets, and
+/// who waits in the kernel cannot be killed. The command has a number and no identity, and the number
+/// of a device that somebody else has just disconnected may have been given away again. So that
+/// process has the device open when it looks: the driver gives no number away that is open.
+fn disconnect(index: u32, identity: &Identity, within: Duration) -> Result<(), Error> {
     const WHAT: &str = "NBD_CMD_DISCONNECT";
     let command = Family::find()?.command(DISCONNECT, &[Say::Index(index)]);
-    // SAFETY: `send_there` makes system calls only.
-    let told = unsafe { elsewhere(within, || false, || send_there(&command)) };
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).expect("made from a number");
+    let (node, backend) = (text(&path(index)), text(&Folder(index).backend()));
+    let tell = || {
+        if first_line_is_there(&backend, identity.as_str().as_bytes()) {
+            return send_there(&command);
+        }
+        [0, 0, 0]
+    };
+    let held = || {
+        // Without a node it is as good as it was looked at a moment ago.
+        let _device = open_there(&node, libc::O_RDONLY);
+        tell()
+    };
+    // SAFETY: `held` makes system calls only.
+    let mut told = unsafe { elsewhere(OPEN.min(within), || false, held) };
+    if told == Err(Errno::TIMEDOUT) {
+        // Whoever keeps it from being opened has it open, or the driver takes its time.
+        // SAFETY: `tell` makes system calls only.
+        told = unsafe { elsewhere(within, || false, tell) };
+    }
     match told {
         Ok([_, 0, _]) => Ok(()),
         Ok([_, errno, _]) => match i32::try_from(errno).map(Errno::from_raw_os_error) {
             Ok(Errno::PERM) => Err(Error::NotPermitted),
             // The device is gone, or is going.
-            Ok(Errno::INVAL) if !Folder(index).is_connected() => Ok(()),
+            Ok(Errno::INVAL) if Folder(index).identity().as_ref() != Some(identity) => Ok(()),
             errno => Err(Error::failed(WHAT)(errno.unwrap_or(Errno::IO))),
         },
         Err(Errno::TIMEDOUT) => Err(Error::Timeout {

@@ -62,6 +62,11 @@ impl Folder {
         self.text("backend").ok().map(Identity)
     }
 
+    /// The file in which [`Folder::identity`] stands, as one line.
+    pub(super) fn backend(self) -> PathBuf {
+        self.path("backend")
+    }
+
     /// The process that connected it, with its name. The driver knows the thread.
     pub(super) fn holder(self) -> Option<(i32, String)> {
         let thread: i32 = self.text("pid").ok()?.parse().ok()?;
@@ -75,10 +80,10 @@ impl Folder {
 
     /// Whether the device with this identity is gone as far as it ever goes.
     pub(super) fn has_gone(self, identity: &Identity) -> bool {
-        if identity.added() {
-            return !self.exists();
+        match self.identity() {
+            Some(found) => found != *identity,
+            None => !identity.added() || !self.exists(),
         }
-        self.identity().as_ref() != Some(identity)
     }
 
     /// Requests that the kernel has given to the driver and has no answer to.

@@ -186,6 +186,33 @@ fn a_leftover_is_removed_by_its_identity_only_and_fails_what_is_under_way() {
     assert!(!Path::new(&format!("/sys/block/nbd{index}")).exists());
 }
 
+/// A worker that ends late, after somebody else has removed its device.
+#[test]
+fn a_number_that_was_given_away_again_is_its_new_owners() {
+    if !available() {
+        return;
+    }
+    let (disk, index) = (Disk::new(), fresh_index());
+    let connect = |identity: &str| {
+        let params = Params {
+            identity: identity.into(),
+            ..params()
+        };
+        let device = Device::connect(Some(index), &disk.sockets(1), &params).unwrap();
+        device.wait_until_usable(Duration::from_secs(60)).unwrap();
+        device
+    };
+    let first = connect("first");
+    nbd::remove_leftover("first", Duration::from_secs(10)).unwrap();
+    let second = connect("second");
+    first.disconnect().unwrap();
+    nbd::remove_leftover("first", Duration::from_secs(10)).unwrap();
+    let file = File::open(second.path()).unwrap();
+    file.read_exact_at(&mut [0; 4096], 4096).unwrap();
+    drop(file);
+    second.disconnect().unwrap();
+}
+
 /// The last resort, where nobody is left who could disconnect the device.
 #[test]
 fn requests_of_a_device_that_nobody_serves_fail_after_the_timeout() {
