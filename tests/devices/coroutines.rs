@@ -2,12 +2,12 @@
 //! otherwise, and a detach that waits for them.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
 use support::client::{Client, available};
-use support::device::{Attached, Kind, Page};
+use support::device::{Attached, Kind, Page, read_direct};
 use support::home::{self, Home, until};
 use support::on_each;
 
@@ -40,14 +40,6 @@ const TOGETHER: u64 = 2 << 20;
 /// From one read to the next: they do not touch, lest the kernel should make one of two.
 const APART: u64 = 8192;
 
-fn direct(path: &str) -> File {
-    File::options()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
-        .open(path)
-        .unwrap()
-}
-
 /// Read so many pages that wait for each other, each in a thread of its own.
 fn read_together(device: &File, count: u64) {
     std::thread::scope(|scope| {
@@ -64,7 +56,7 @@ fn read_together(device: &File, count: u64) {
 
 fn a_device_has_64_requests_in_flight(kind: Kind) {
     let disk = Attached::with_script(kind, PLUGIN, &[]);
-    let device = direct(disk.device());
+    let device = read_direct(disk.device());
     // Each is answered when all 64 are with the plugin.
     read_together(&device, REQUESTS);
     drop(device);
@@ -75,7 +67,7 @@ on_each!(a_device_has_64_requests_in_flight);
 
 fn the_users_number_of_lanes_counts(kind: Kind) {
     let disk = Attached::with_script(kind, PLUGIN, &["--lanes", "3", "count=3"]);
-    let device = direct(disk.device());
+    let device = read_direct(disk.device());
     read_together(&device, 3);
     drop(device);
     disk.detach();

@@ -3,13 +3,12 @@
 
 use std::fs::File;
 use std::io::BufRead;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pydisk::frontends::nbd::LoadClient;
-use support::device::{Attached, Kind, pydisk};
+use support::device::{Attached, Kind, Page, pydisk, read_direct};
 use support::on_each;
 
 /// Counts the thread states that its reads came in, and answers with the count in every byte.
@@ -31,14 +30,11 @@ def pread(h, buf, offset, flags):
     buf[:] = bytes([min(len(states), 255)]) * len(buf)
 ";
 
-#[repr(align(4096))]
-struct Page([u8; 4096]);
-
 /// What the plugin has counted after many reads, several at a time.
 fn states(kind: Kind, model: &str, lanes: &str) -> u8 {
     let script = COUNTER.replace("@MODEL@", model);
     let disk = Attached::with_script(kind, &script, &["--lanes", lanes]);
-    let device = direct(&disk.path);
+    let device = read_direct(&disk.path);
     let read = |number: u64| {
         let mut page = Page([0; 4096]);
         device.read_exact_at(&mut page.0, number * 4096).unwrap();
@@ -77,22 +73,13 @@ def pread(h, buf, offset, flags):
     if offset >= 512 * 1024: together.wait()
 ";
 
-/// Past the kernel's cache.
-fn direct(path: &Path) -> File {
-    File::options()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
-        .open(path)
-        .unwrap()
-}
-
 fn read(device: &File, at: u64) {
     device.read_exact_at(&mut Page([0; 4096]).0, at).unwrap();
 }
 
 fn as_many_requests_as_there_are_lanes_are_served_at_the_same_time(kind: Kind) {
     let disk = Attached::with_script(kind, TOGETHER, &["--lanes", "4"]);
-    let device = direct(&disk.path);
+    let device = read_direct(&disk.path);
     std::thread::scope(|scope| {
         for reader in 0..4 {
             let device = &device;
@@ -134,7 +121,7 @@ const RELEASE: u64 = 120 * 4096;
 
 fn no_request_waits_for_a_slow_one_while_there_is_a_lane(kind: Kind) {
     let disk = Attached::with_script(kind, SLOW, &["--lanes", "4"]);
-    let device = direct(&disk.path);
+    let device = read_direct(&disk.path);
     std::thread::scope(|scope| {
         let slow = SLOWS.map(|at| {
             let device = &device;
@@ -270,7 +257,7 @@ fn a_system_call_brings_many_requests_to_a_serial_plugin_on_ublk() {
         .read_line(&mut line)
         .unwrap();
     assert_eq!(line.trim_end(), device);
-    let opened = direct(Path::new(&device));
+    let opened = read_direct(&device);
     std::thread::scope(|scope| {
         // From one to the next, lest the block layer should make one of two.
         let ask = |request: u64| {

@@ -1,7 +1,7 @@
 //! Disks attached by the real command, and the programs that use them.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -201,12 +201,19 @@ impl Drop for Attached {
 /// A disk for reading and writing past the page cache.
 #[track_caller]
 pub fn open_direct(path: impl AsRef<Path>) -> File {
-    File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
-        .open(path)
-        .unwrap()
+    past_the_cache().read(true).write(true).open(path).unwrap()
+}
+
+/// A disk for reading past the page cache.
+#[track_caller]
+pub fn read_direct(path: impl AsRef<Path>) -> File {
+    past_the_cache().read(true).open(path).unwrap()
+}
+
+fn past_the_cache() -> OpenOptions {
+    let mut options = File::options();
+    options.custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed());
+    options
 }
 
 /// Memory as reads and writes past the page cache need it.
