@@ -390,8 +390,12 @@ fn sockets_of_systemd_reach_the_worker() {
         );
         assert_eq!(client.eval(&connect), "None");
         assert!(client.read().starts_with("b'"));
-        // The socket is its caller's: it is not removed.
+        // A socket that was passed is served before the agent has noted that.
+        until("it is attached", || {
+            serving.home.field("disk", "state") == "attached"
+        });
         let socket = serving.home.field("disk", "unix_socket");
+        // The socket is its caller's: it is not removed.
         assert!(socket.as_str().is_some(), "{socket}");
         client.leave();
         let detached = serving.home.run(["detach", "disk"]);
