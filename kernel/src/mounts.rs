@@ -95,12 +95,12 @@ pub fn device_at(path: &Path) -> io::Result<Device> {
     Ok(Device::of_filesystem(&status(path)?))
 }
 
-/// The size in bytes of the file at `path`, which this process serves itself. Another process asks:
-/// this one could not be killed while it waited for its own answer.
+/// The size in bytes of the file at `path`. Another process asks: whoever serves the file may never
+/// answer, and may be this process, which could not be killed while it waited for its own answer.
 ///
 /// # Errors
 /// As stat(2); `ETIMEDOUT` when there is no answer `within` that time.
-pub fn size_of_own(path: &Path, within: Duration) -> io::Result<u64> {
+pub fn size_at(path: &Path, within: Duration) -> io::Result<u64> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let work = || size_there(&path).map_or_else(|errno| [0, errno, 0], |size| [0, 0, size]);
     // SAFETY: `size_there` makes one system call.

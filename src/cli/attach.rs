@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::start::Start;
-use super::{AttachArgs, Failure, choice, interpreter, plugin, server, words};
+use super::{AttachArgs, Failure, choice, interpreter, list, plugin, server, words};
 use crate::agent::{self, Conduct, Job, Name, Passing, Root};
 use crate::frontends::Target;
 use crate::frontends::nbd::Place;
@@ -33,6 +33,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     let python = interpreter::choose(args.python.as_deref(), &script)?;
     let root = Root::open()?;
     agent::sweep(&root)?;
+    target.as_ref().map_or(Ok(()), list::refuse_taken)?;
     let choice = if target.is_none() {
         Some(choice::choose(&choice::host())?)
     } else {

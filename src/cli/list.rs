@@ -12,7 +12,7 @@ pub(super) mod fuzzing;
 
 use crate::agent::{self, Connected, Folder, Holder, Phase, Role, Root, State, Way};
 use crate::frontends::Target;
-use crate::frontends::nbd::Address;
+use crate::frontends::nbd::{Address, Place};
 use crate::{Refusal, escape, logging};
 
 /// An attachment as it is shown.
@@ -61,7 +61,7 @@ impl Entry {
             }
             None => Path::new(&target),
         };
-        std::path::absolute(which).is_ok_and(|which| which == device)
+        is_same_path(Path::new(which), device)
     }
 
     fn clients(&self) -> Option<&[Connected]> {
@@ -103,6 +103,45 @@ impl Entry {
             "log": state.and_then(|state| state.log.as_ref()),
         })
     }
+}
+
+/// Refuse a target that an attachment has.
+///
+/// # Errors
+/// One sentence that names the attachment and how to end it.
+pub(super) fn refuse_taken(target: &Target) -> Result<(), Refusal> {
+    if matches!(target, Target::Server(address) if !is_one_place(&address.place)) {
+        return Ok(());
+    }
+    let shown = target.to_string();
+    let Some(taken) = entries()?.into_iter().find(|entry| entry.is(&shown)) else {
+        return Ok(());
+    };
+    let name = taken.name();
+    Err(
+        Refusal::new(format!("target `{shown}`: the attachment `{name}` has it")).hint(format!(
+            "`pydisk detach {name}` ends it, `pydisk show {name}` tells more"
+        )),
+    )
+}
+
+/// Whether only one server can be there at a time.
+fn is_one_place(place: &Place) -> bool {
+    match place {
+        Place::Tcp { port, .. } | Place::Everywhere { port } => *port != 0,
+        Place::Vsock(port) => *port != 0,
+        Place::Unix(path) => path.is_some(),
+        Place::Stdio | Place::Activation => false,
+    }
+}
+
+/// Whether both are one path, also by way of symbolic links to a folder. The file itself is not
+/// looked at: whoever serves it may not answer.
+fn is_same_path(one: &Path, other: &Path) -> bool {
+    let resolved = |path: &Path| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    let absolute = |path: &Path| std::path::absolute(path).ok();
+    absolute(one) == absolute(other)
+        || resolved(one).is_some_and(|one| Some(one) == resolved(other))
 }
 
 /// Whether both are the address of one server, written the same way or not.

@@ -38,18 +38,25 @@ fn refused_file(plugin: &Path, file: &Path, target: Option<&str>, params: &[&str
         .unwrap_or_default();
     assert!(sentence.contains(words), "`{words}` is not in: {stderr}");
     assert!(!file.exists(), "{} was left behind", file.display());
-    assert_eq!(attachments(plugin), 0, "{args:?}");
+    // Other tests may have disks of a shipped plugin, but not there.
+    let left = listed(|entry| entry["target"] == target);
+    assert_eq!(left.len(), 0, "{args:?}: {left:?}");
 }
 
-/// How many disks of this plugin are attached.
-fn attachments(plugin: &Path) -> usize {
+/// The names of those attachments.
+fn listed(which: impl Fn(&serde_json::Value) -> bool) -> Vec<String> {
     let output = pydisk(["list", "--json"]);
     assert!(output.status.success());
-    let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let list = list.as_array().unwrap();
+    let list: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
     list.iter()
-        .filter(|entry| entry["plugin"] == plugin.to_str().unwrap())
-        .count()
+        .filter(|entry| which(entry))
+        .map(|entry| entry["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// The names of this plugin's disks.
+fn disks_of(plugin: &Path) -> Vec<String> {
+    listed(|entry| entry["plugin"] == plugin.to_str().unwrap())
 }
 
 /// What makes no disk of a plugin that loads; `tests/python/host.rs` has what is wrong with a script, and
@@ -76,14 +83,42 @@ fn bad_plugins_are_refused() {
 fn a_target_in_use_is_refused_and_left_alone(kind: Kind) {
     let (_folder, plugin) = support::script(GOOD);
     let disk = Attached::new(kind, &plugin, &[]);
-    let attach = ["attach", plugin.to_str().unwrap(), disk.device()];
+    let link = disk.folder.path().join("link");
+    std::os::unix::fs::symlink(disk.path.parent().unwrap(), &link).unwrap();
+    let by_link = link.join(disk.path.file_name().unwrap());
+    let name = disks_of(&plugin).remove(0);
+    let mut attach = vec!["attach", plugin.to_str().unwrap(), disk.device()];
     for more in [&[][..], &["--run", "true"]] {
         let output = pydisk([&attach, more].concat());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
-        assert!(stderr.contains(disk.device()), "{stderr}");
+        let sentence = format!("`{}`: the attachment `{name}` has it\n", disk.device());
+        assert!(stderr.contains(&sentence), "{stderr}");
+        assert!(
+            stderr.contains(&format!("`pydisk detach {name}`")),
+            "{stderr}"
+        );
     }
-    assert_eq!(attachments(&plugin), 1);
+    if kind == Kind::File {
+        attach[2] = by_link.to_str().unwrap();
+        let output = pydisk(&attach);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains(&format!("attachment `{name}`")), "{stderr}");
+        // Another user's state folder, or a container's: the mount tells whose it is.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let mut command = Command::new(support::program());
+        let output = command
+            .args(&attach)
+            .args(["--name", "another"])
+            .env("PYDISK_STATE_DIR", elsewhere.path());
+        let stderr = String::from_utf8(output.output().unwrap().stderr).unwrap();
+        assert!(
+            stderr.contains(&format!("hint: `pydisk detach {}`", disk.device())),
+            "{stderr}"
+        );
+        assert!(!stderr.contains("fusermount"), "{stderr}");
+    }
+    assert_eq!(disks_of(&plugin), [name]);
     let file = File::open(&disk.path).unwrap();
     file.read_exact_at(&mut [0; 512], 0).unwrap();
     drop(file);

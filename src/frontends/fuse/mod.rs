@@ -159,7 +159,7 @@ impl FuseFile {
             finished,
             down: false,
         };
-        match mounts::size_of_own(path, FIRST_ANSWER) {
+        match mounts::size_at(path, FIRST_ANSWER) {
             Ok(size) if size == limits.size => Ok(this),
             Ok(size) => Err(this.undo(&format!("it has {size} bytes"))),
             Err(error) => Err(this.undo(&error.to_string())),

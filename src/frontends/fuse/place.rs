@@ -4,12 +4,17 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pydisk_kernel::mounts;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
+use super::SOURCE_PREFIX;
 use crate::Refusal;
+
+/// How long whoever has a file mounted may take to answer.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// An empty file to mount on, held by a lock for as long as this lives.
 #[derive(Debug)]
@@ -134,11 +139,20 @@ fn refuse_mounted(path: &Path, real: &Path) -> Result<(), Refusal> {
         path,
         format!("`{}` is mounted there already", mount.source.display()),
     );
-    Err(if mount.kind.starts_with("fuse") {
+    // Only of a filesystem that nobody serves it is certain that unmounting it loses nothing.
+    Err(if is_dead(real) {
         refusal.hint(format!("`fusermount3 -u {}` unmounts it", real.display()))
+    } else if mount.source.to_string_lossy().starts_with(SOURCE_PREFIX) {
+        refusal.hint(format!("`pydisk detach {}` ends it", real.display()))
     } else {
-        refusal
+        refusal.hint("choose another path")
     })
+}
+
+/// Whether nobody serves the file at `real` any more. One that does not answer may live.
+fn is_dead(real: &Path) -> bool {
+    let asked = mounts::size_at(real, ANSWER);
+    asked.is_err_and(|error| error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()))
 }
 
 /// Open the file at `real`, which must be empty, or create it.
