@@ -234,8 +234,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(12345).unwrap();
         let within = Duration::from_secs(60);
-        assert_eq!(size_of_own(file.path(), within).unwrap(), 12345);
-        let error = size_of_own(Path::new("/no/such/file"), within).unwrap_err();
+        assert_eq!(size_at(file.path(), within).unwrap(), 12345);
+        let error = size_at(Path::new("/no/such/file"), within).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
