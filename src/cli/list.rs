@@ -44,6 +44,13 @@ impl Entry {
         self.folder.name()
     }
 
+    /// Whether its disk can be used, or could until now.
+    fn serves(&self) -> bool {
+        self.state
+            .as_ref()
+            .is_some_and(|state| state.disk.is_some())
+    }
+
     /// Whether the user can mean it by `which`.
     fn is(&self, which: &str) -> bool {
         if self.name() == which {
@@ -105,7 +112,8 @@ impl Entry {
     }
 }
 
-/// Refuse a target that an attachment has.
+/// Refuse a target that an attachment has. One that only wants it may not get it; the front end sees
+/// to that.
 ///
 /// # Errors
 /// One sentence that names the attachment and how to end it.
@@ -114,7 +122,8 @@ pub(super) fn refuse_taken(target: &Target) -> Result<(), Refusal> {
         return Ok(());
     }
     let shown = target.to_string();
-    let Some(taken) = entries()?.into_iter().find(|entry| entry.is(&shown)) else {
+    let has_it = |entry: &Entry| entry.serves() && entry.is(&shown);
+    let Some(taken) = entries()?.into_iter().find(has_it) else {
         return Ok(());
     };
     let name = taken.name();
