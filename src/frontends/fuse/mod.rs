@@ -29,11 +29,13 @@ use crate::disk::Disk;
 mod file;
 mod place;
 mod session;
+mod stop;
 
 use file::DiskFile;
 use place::Place;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use session::fuzzing::fuse_calls;
+use stop::Stop;
 
 /// Most threads. Those that wait for the kernel cost little: it wakes one for each call.
 const THREADS_AT_MOST: u16 = 256;
@@ -103,6 +105,7 @@ pub(super) struct FuseFile {
     place: Place,
     mounted: Device,
     file: Arc<DiskFile>,
+    stop: Arc<Stop>,
     ended: Arc<Mutex<Option<Ended>>>,
     finished: mpsc::Receiver<()>,
     down: bool,
@@ -135,6 +138,9 @@ impl FuseFile {
         };
         let only = (config.acl == SessionACL::Owner).then(|| rustix::process::geteuid().as_raw());
 
+        let stop = Stop::new()
+            .map_err(|error| Refusal::new(format!("{}: eventfd: {error}", path.display())))?;
+        let stop = Arc::new(stop);
         let file = Arc::new(DiskFile::new(disk));
         let served = session::Served::new(Arc::clone(&file), released, only);
         let session = Session::new(session::Handshake, place.real(), &config)
@@ -149,12 +155,14 @@ impl FuseFile {
             session,
             served,
             threads,
+            stop: Arc::clone(&stop),
         };
         let finished = run(serving, path.to_path_buf(), &ended, &options.name)?;
         let this = Self {
             place,
             mounted,
             file,
+            stop,
             ended,
             finished,
             down: false,
@@ -201,20 +209,15 @@ impl FuseFile {
             return Ok(());
         }
         self.hush();
-        let failed = |place: &Place, error: &io::Error| {
-            Refusal::new(format!("{}: unmount: {error}", place.shown().display()))
-        };
-        match self.unmount(Unmount::Idle) {
-            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
-                // Requests under way are answered; later ones get EIO.
-                if !self.file.close(PATIENCE) {
-                    self.file.give_up();
-                }
-                self.unmount(Unmount::Force)
-                    .map_err(|error| failed(&self.place, &error))?;
-            }
-            unmounted => unmounted.map_err(|error| failed(&self.place, &error))?,
-        }
+        let unmounted = self.unmount_or_force();
+        // Whatever came of that: what is left to do with the disk may need the thread that serves.
+        self.stop.set();
+        unmounted.map_err(|error| {
+            Refusal::new(format!(
+                "{}: unmount: {error}",
+                self.place.shown().display()
+            ))
+        })?;
         let waited = self.finished.recv_timeout(JOIN_PATIENCE);
         if waited == Err(RecvTimeoutError::Timeout) {
             log::debug!(
@@ -231,6 +234,20 @@ impl FuseFile {
             )));
         }
         Ok(())
+    }
+
+    /// Unmount, and by force where somebody has the file open.
+    fn unmount_or_force(&self) -> io::Result<()> {
+        match self.unmount(Unmount::Idle) {
+            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
+                // Requests under way are answered; later ones get EIO.
+                if !self.file.close(PATIENCE) {
+                    self.file.give_up();
+                }
+                self.unmount(Unmount::Force)
+            }
+            unmounted => unmounted,
+        }
     }
 
     /// Unmount, if what is mounted there still is this file.
@@ -293,6 +310,7 @@ struct Serving {
     session: Session<session::Handshake>,
     served: session::Served,
     threads: u16,
+    stop: Arc<Stop>,
 }
 
 /// Serve the session on threads of its own; the receiver hears when the last one is gone.
@@ -316,8 +334,9 @@ fn run(
             session,
             served,
             threads,
+            stop,
         } = serving;
-        let outcome = served.run(session.as_fd(), threads);
+        let outcome = served.run(session.as_fd(), threads, &stop);
         drop(unforked);
         drop(session);
         let path = path.display();

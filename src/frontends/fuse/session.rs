@@ -30,6 +30,7 @@ pub(super) mod fuzzing;
 
 use super::Released;
 use super::file::{DiskFile, Face, Pass};
+use super::stop::Stop;
 use crate::disk::{Disk, Errno, waited_for};
 use crate::frontends::vigil::Vigil;
 
@@ -95,6 +96,14 @@ pub(super) struct Served {
     only: Option<u32>,
 }
 
+/// Why a thread serves no more.
+enum Left {
+    /// The filesystem is gone.
+    Gone,
+    /// It was told to stop.
+    Stopped,
+}
+
 /// A call that was taken, with the memory for its data.
 #[derive(Default)]
 struct Seat {
@@ -156,12 +165,16 @@ impl Served {
     }
 
     /// Serve until the filesystem is unmounted, on this thread, and on others if there shall be more
-    /// than one.
-    pub(super) fn run(&self, device: BorrowedFd<'_>, threads: u16) -> io::Result<()> {
+    /// than one. A serial disk is let go when `stop` is set, if that comes first.
+    pub(super) fn run(&self, device: BorrowedFd<'_>, threads: u16, stop: &Stop) -> io::Result<()> {
         if threads == 1 && !self.file.limits().parallel {
             let flags = rustix::fs::fcntl_getfl(device)?;
             rustix::fs::fcntl_setfl(device, flags | OFlags::NONBLOCK)?;
-            return self.in_lane(|| self.one_thread(device));
+            return match self.in_lane(|| self.one_thread(device, Some(stop)))? {
+                Left::Gone => Ok(()),
+                // Nobody shall wait for an answer, although there is none to have any more.
+                Left::Stopped => self.one_thread(device, None).map(drop),
+            };
         }
         thread::scope(|scope| {
             let mut others = Vec::new();
@@ -181,17 +194,11 @@ impl Served {
     }
 
     /// Run `work`, all of a thread, inside [`Disk::lane`].
-    fn in_lane(&self, work: impl FnMut() -> io::Result<()> + Send) -> io::Result<()> {
-        let file = Arc::clone(&self.file);
-        let somebody = Rc::new(move || !file.is_given_up());
-        waited_for(somebody, || self.at_disk(work))
-    }
-
-    fn at_disk(&self, mut work: impl FnMut() -> io::Result<()> + Send) -> io::Result<()> {
+    fn in_lane<T: Send>(&self, mut work: impl FnMut() -> io::Result<T> + Send) -> io::Result<T> {
         let mut outcome = None;
         let mut once = || {
             if outcome.is_none() {
-                let worked = catch_unwind(AssertUnwindSafe(&mut work));
+                let worked = catch_unwind(AssertUnwindSafe(|| self.heard(&mut work)));
                 outcome = Some(worked.unwrap_or_else(|_| Err(io::Error::other("a panic"))));
             }
         };
@@ -204,8 +211,15 @@ impl Served {
         outcome.expect("it was set by `once`")
     }
 
+    /// Run `work`, all of a thread, while the disk can find out whether it is still waited for. In the
+    /// lane, whose thread it is.
+    fn heard<T>(&self, work: impl FnOnce() -> T) -> T {
+        let file = Arc::clone(&self.file);
+        waited_for(Rc::new(move || !file.is_given_up()), work)
+    }
+
     /// As many calls at once as there are.
-    fn one_thread(&self, device: BorrowedFd<'_>) -> io::Result<()> {
+    fn one_thread(&self, device: BorrowedFd<'_>, stop: Option<&Stop>) -> io::Result<Left> {
         let mut seats: Vec<Seat> = Vec::new();
         seats.resize_with(AHEAD, Seat::default);
         let mut vigil = Vigil::default();
@@ -213,13 +227,16 @@ impl Served {
         // The kernel's workers, which bring a loop device's requests, would wait for who looks.
         let may_look = !threads::is_real_time();
         loop {
+            if stop.is_some_and(Stop::is_set) {
+                return Ok(Left::Stopped);
+            }
             let (mut taken, mut bytes) = (0, 0);
             while taken < AHEAD && bytes < AHEAD_BYTES {
                 let seat = &mut seats[taken];
                 match seat.receive(device)? {
                     Received::Call => {}
                     Received::Nothing => break,
-                    Received::Gone if taken == 0 => return Ok(()),
+                    Received::Gone if taken == 0 => return Ok(Left::Gone),
                     Received::Gone => break,
                 }
                 bytes += seat.head.transfer();
@@ -228,14 +245,13 @@ impl Served {
             if taken == 0 {
                 // What it costs to be woken is little beside the transfer of much data.
                 if may_look && before < AHEAD_BYTES {
-                    let now = Timespec::default();
-                    let look = |(): &mut ()| match ready(device, Some(&now)) {
+                    let look = |(): &mut ()| match ready(device) {
                         Ok(false) => None,
                         found => Some(found.map(drop)),
                     };
-                    vigil.keep(&mut (), look, |()| wait(device))?;
+                    vigil.keep(&mut (), look, |()| wait(device, stop))?;
                 } else {
-                    wait(device)?;
+                    wait(device, stop)?;
                 }
                 continue;
             }
@@ -287,7 +303,7 @@ impl Served {
             match seat.receive(device)? {
                 Received::Call => {}
                 Received::Nothing => {
-                    wait(device)?;
+                    wait(device, None)?;
                     continue;
                 }
                 Received::Gone => return Ok(()),
@@ -453,14 +469,26 @@ impl Served {
     }
 }
 
-/// Wait for a call; the end of the filesystem is one too.
-fn wait(device: BorrowedFd<'_>) -> io::Result<()> {
-    ready(device, None).map(drop)
+/// Wait for a call or to be stopped; the end of the filesystem is a call too.
+fn wait(device: BorrowedFd<'_>, stop: Option<&Stop>) -> io::Result<()> {
+    let call = PollFd::new(&device, PollFlags::IN);
+    match stop {
+        None => readable(&mut [call], None),
+        Some(stop) => readable(&mut [call, PollFd::new(stop, PollFlags::IN)], None),
+    }
+    .map(drop)
 }
 
-/// Wait for a call, but not for longer than this; whether there is one. A signal ends the wait.
-fn ready(device: BorrowedFd<'_>, within: Option<&Timespec>) -> io::Result<bool> {
-    match poll(&mut [PollFd::new(&device, PollFlags::IN)], within) {
+/// Whether there is a call already.
+fn ready(device: BorrowedFd<'_>) -> io::Result<bool> {
+    let call = PollFd::new(&device, PollFlags::IN);
+    readable(&mut [call], Some(&Timespec::default()))
+}
+
+/// Wait until one of these can be read, but not for longer than this; whether one can. A signal ends
+/// the wait.
+fn readable(descriptors: &mut [PollFd<'_>], within: Option<&Timespec>) -> io::Result<bool> {
+    match poll(descriptors, within) {
         Ok(count) => Ok(count > 0),
         Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),

@@ -1,6 +1,6 @@
 //! How the file comes and goes: refused places, stopping, unmounting, killed processes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use pydisk_kernel::usage::{self, User};
@@ -216,6 +216,54 @@ fn a_file_mounted_a_second_time_is_found() {
     sh(&format!("umount {}", second.display()));
     assert!(!usage::users(&bench.path(), &[]).unwrap().contains(&mounted));
     attached.stop().unwrap();
+}
+
+/// A disk that knows whether a thread is in its lane.
+#[derive(Debug)]
+struct Occupied(Limits, AtomicBool);
+
+impl Disk for Occupied {
+    fn limits(&self) -> &Limits {
+        &self.0
+    }
+    fn serve(&self, _: Request<'_>) -> crate::disk::Result {
+        Ok(())
+    }
+    fn lane(&self, work: &mut (dyn FnMut() + Send)) {
+        self.1.store(true, Ordering::Release);
+        work();
+        self.1.store(false, Ordering::Release);
+    }
+}
+
+/// The thread that served may be the only one that can store and close what it has served.
+#[test]
+fn a_file_that_lives_on_at_another_place_lets_go_of_its_disk() {
+    if !can_mount() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let mut limits = Limits::read_only(MIB);
+    limits.parallel = false;
+    let disk = Arc::new(Occupied(limits, AtomicBool::new(false)));
+    let path = Target::File(bench.path());
+    let below: Arc<dyn Disk> = Arc::clone(&disk) as _;
+    let attached = start(&path, below, &bench.options, bench.teller.clone()).unwrap();
+    soon("it is served", || disk.1.load(Ordering::Acquire));
+    let second = bench.folder.path().join("second");
+    fs::write(&second, "").unwrap();
+    sh(&format!(
+        "mount --bind {} {}",
+        bench.path().display(),
+        second.display()
+    ));
+    attached.stop().unwrap();
+    soon("the lane is left", || !disk.1.load(Ordering::Acquire));
+    soon("the disk is let go", || Arc::strong_count(&disk) == 1);
+    let read = File::open(&second).and_then(|file| file.read_exact_at(&mut [0; 512], 0));
+    sh(&format!("umount {}", second.display()));
+    // It is answered all the same.
+    assert_eq!(code_of(read), Errno::IO);
 }
 
 #[test]
