@@ -13,6 +13,7 @@ pub mod pages;
 pub mod peer;
 pub mod probe;
 pub mod process;
+pub mod single_thread;
 pub mod threads;
 pub mod ublk;
 pub mod unforked;

@@ -214,7 +214,9 @@ pub trait Disk: Debug + Send + Sync {
     }
 
     /// Run `work` once: all that a thread does which will call this disk again and again, with its
-    /// waits in between. A disk with a cost per thread (Python's thread state) pays it once here.
+    /// waits in between. A disk with a cost per thread (Python's thread state) pays it once here, and one
+    /// that only one thread may call runs `work` on that thread. Whatever belongs to the thread is
+    /// therefore made inside `work`. Such a disk serves nobody else until `work` is done.
     ///
     /// A layer passes it on and holds nothing meanwhile, since several threads are in it at a time.
     fn lane(&self, work: &mut (dyn FnMut() + Send)) {

@@ -25,6 +25,7 @@ mod extents;
 mod findings;
 mod forks;
 mod handle;
+mod homed;
 mod interpreter;
 mod lint;
 mod module;
@@ -35,6 +36,7 @@ mod turns;
 pub use errnos::Errnos;
 use exports::{Offered, Visitor};
 pub use findings::Finding;
+use homed::Homed;
 use script::{Api, Script};
 pub use stopwatch::Stopwatch;
 use turns::Turns;
@@ -273,11 +275,17 @@ impl Plugin {
     /// Call `preconnect`, `default_export` and `open`, and ask the handle what it can do: the life of
     /// a client that asks for the default export. The disk closes the handle when dropped.
     ///
+    /// The handle of a serialised plugin has a thread of its own, on which all of this happens, and
+    /// the lane that serves it runs. Neither this nor the disk may be called inside Python then.
+    ///
     /// # Errors
     /// One sentence: an exception, a size that is none, a capability of a wrong type.
     pub fn open(self: &Arc<Self>, read_only: bool) -> Result<Arc<dyn Disk>, Refusal> {
-        let handle = Visitor::welcome(Arc::clone(self), None, read_only)?.open("", false)?;
-        Ok(Arc::new(handle))
+        let open = || Visitor::welcome(Arc::clone(self), None, read_only)?.open("", false);
+        match self.thread_model() {
+            ThreadModel::Parallel => Ok(Arc::new(open()?)),
+            _ => Ok(Arc::new(Homed::open(open)?)),
+        }
     }
 
     /// The plugin as a server offers it: each client gets a handle of its own.

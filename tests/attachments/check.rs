@@ -176,6 +176,29 @@ fn a_right_plugin_has_no_problem() {
     }
 }
 
+/// As a device would: a plugin that needs the main thread is found out.
+#[test]
+fn a_handle_has_a_thread_of_its_own() {
+    let its_own = RIGHT
+        .replace("import nbdkit", "import nbdkit, threading")
+        .replace("return None", "return threading.get_ident()")
+        .replace(
+            "flags): buf[:]",
+            "flags): assert threading.get_ident() == h; buf[:]",
+        )
+        + "def close(h): assert threading.get_ident() == h\n";
+    let right = checked(&its_own, &["--write"]);
+    assert_eq!(right.status, 0, "{}", right.said);
+    let needs_main = "import signal\n    return signal.signal(signal.SIGUSR1, signal.SIG_IGN)";
+    let wrong = checked(
+        &RIGHT.replace("return None", &format!("\n    {needs_main}")),
+        &[],
+    );
+    assert_eq!(wrong.status, 1, "{}", wrong.said);
+    let why = "open: ValueError: signal only works in main thread";
+    assert!(wrong.complaints.contains(why), "{}", wrong.complaints);
+}
+
 #[test]
 fn nothing_is_written_unless_it_is_said() {
     let text = RIGHT

@@ -11,6 +11,7 @@ mod killed;
 mod lanes;
 mod nasty;
 mod native_errno;
+mod one_thread;
 mod semantics;
 mod shutdown;
 mod vectors;

@@ -79,7 +79,9 @@ struct Taken {
 impl Shared<'_> {
     fn lane<'s>(&'s self, scope: &'s Scope<'s, '_>) {
         let lived = catch_unwind(AssertUnwindSafe(|| {
-            waited_for(self.link.listener(), || self.live(scope));
+            let live = || self.live(scope);
+            let mut lane = || waited_for(self.link.listener(), live);
+            self.terms.disk.lane(&mut lane);
         }));
         if lived.is_err() {
             // What it had taken is not answered any more, and the turn may have been its.
@@ -89,20 +91,18 @@ impl Shared<'_> {
     }
 
     fn live<'s>(&'s self, scope: &'s Scope<'s, '_>) {
-        self.terms.disk.lane(&mut || {
-            let mut lane = Lane {
-                slot: Slot::new(),
-                out: Outbox::new(self.terms.shape),
-                slow: false,
-                owes: false,
-            };
-            let served = self.serve(scope, &mut lane);
-            let sent = served.and_then(|()| self.send(&mut lane));
-            if let Err(error) = sent {
-                self.link.close();
-                self.over(error.into());
-            }
-        });
+        let mut lane = Lane {
+            slot: Slot::new(),
+            out: Outbox::new(self.terms.shape),
+            slow: false,
+            owes: false,
+        };
+        let served = self.serve(scope, &mut lane);
+        let sent = served.and_then(|()| self.send(&mut lane));
+        if let Err(error) = sent {
+            self.link.close();
+            self.over(error.into());
+        }
     }
 
     fn serve<'s>(&'s self, scope: &'s Scope<'s, '_>, lane: &mut Lane) -> io::Result<()> {

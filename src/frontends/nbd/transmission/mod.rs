@@ -52,10 +52,9 @@ fn run(terms: &Terms, link: &Link) -> End {
         return lanes::run(terms, link);
     }
     let mut end = None;
-    waited_for(link.listener(), || {
-        terms
-            .disk
-            .lane(&mut || end = Some(batched::run(terms, link)));
+    terms.disk.lane(&mut || {
+        let serve = || batched::run(terms, link);
+        end = Some(waited_for(link.listener(), serve));
     });
     end.expect("a disk runs what it is given to run")
 }
