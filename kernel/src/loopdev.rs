@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,6 +64,9 @@ pub struct Config {
     pub block_size: u32,
     /// Refuse writes.
     pub read_only: bool,
+    /// Bytes of the file that the device has at most; 0 for all of them. One above the size of the file has no
+    /// effect and is kept all the same, so it can say whose the device is, see [`LoopDevice::size_limit`].
+    pub size_limit: u64,
 }
 
 impl Config {
@@ -77,7 +81,7 @@ impl Config {
             lo_inode: 0,
             lo_rdevice: 0,
             lo_offset: 0,
-            lo_sizelimit: 0,
+            lo_sizelimit: self.size_limit,
             lo_number: 0,
             lo_encrypt_type: 0,
             lo_encrypt_key_size: 0,
@@ -226,12 +230,17 @@ impl LoopDevice {
         }
     }
 
-    /// Take the file away; if somebody has the device open, as soon as the last one closes it.
+    /// Take the file away if the device is `ours`; where somebody has it open, the file goes as soon as the last
+    /// one closes it.
     ///
     /// # Errors
-    /// `ENXIO` if it has none.
-    pub fn clear(self) -> io::Result<()> {
+    /// `ENXIO` if it has no file.
+    pub fn clear(self, ours: impl FnOnce() -> bool) -> io::Result<()> {
         let device = File::open(self.path())?;
+        // As long as this one is open it keeps its file, so nobody can put another one there in between.
+        if !ours() {
+            return Ok(());
+        }
         Number::<LOOP_CLR_FD>(0).on(device.as_fd()).map(|_| ())
     }
 
@@ -244,6 +253,27 @@ impl LoopDevice {
             text.pop();
         }
         Some(OsString::from_vec(text).into())
+    }
+
+    /// The limit of the size that the device was given with its file; none without a file. The kernel tells it
+    /// without asking the file, whose server may be gone or hang, and unlike the path of the file it is the same
+    /// for everybody, also once the file is mounted nowhere any more.
+    #[must_use]
+    pub fn size_limit(self) -> Option<u64> {
+        // The file is missing without a backing file.
+        let text = fs::read_to_string(self.sysfs("loop/sizelimit")).ok()?;
+        text.trim().parse().ok()
+    }
+
+    /// What tells the device, with a file or without, from a later one of the same number.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn identity(self) -> io::Result<String> {
+        // sysfs gives each of its folders a number that no other one has on this boot.
+        let folder = fs::metadata(self.sysfs(""))?.ino();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        Ok(format!("{} {folder}", boot.trim_end()))
     }
 
     /// Whether the device reads and writes its file directly, past the page cache.

@@ -13,7 +13,7 @@ use pydisk_kernel::mounts::{self, Device};
 use pydisk_kernel::usage;
 
 use super::clients;
-use super::folder::Folder;
+use super::folder::{Folder, Holder, Role};
 use super::state::{Served, State, Way};
 use crate::Refusal;
 
@@ -52,12 +52,7 @@ pub(super) fn clear(state: &State, folder: &Folder, force: bool) -> Result<(), R
 #[must_use]
 pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
     let at = &state.disk.as_ref()?.at;
-    // This process may have inherited it from whoever uses it, who is found as well.
-    let ours: Vec<u32> = state
-        .worker_pid
-        .into_iter()
-        .chain([state.agent_pid, std::process::id()])
-        .collect();
+    let ours = processes(state, folder);
     let patience = Instant::now() + RETRY_FOR;
     loop {
         let found = match at {
@@ -89,6 +84,20 @@ pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
         }
         thread::sleep(RETRY_EVERY);
     }
+}
+
+/// The processes of the attachment that live, and this one, which may have inherited the device from whoever uses
+/// it, who is found as well. The numbers in the state may be those of other processes by now.
+fn processes(state: &State, folder: &Folder) -> Vec<u32> {
+    let this = std::process::id();
+    // An agent never asks about the role that it holds itself.
+    let agent = (state.agent_pid != this).then_some(Role::Agent);
+    let others = agent.into_iter().chain([Role::Worker]);
+    let others = others.filter_map(|role| match folder.holder(role) {
+        Holder::Process(pid) => Some(pid.as_raw_pid().cast_unsigned()),
+        Holder::Nobody | Holder::Foreign => None,
+    });
+    others.chain([this]).collect()
 }
 
 /// Nobody listens, or it died before it took the connection or after it had begun to answer.
@@ -216,6 +225,33 @@ mod tests {
         for rest in ["1", "p", "p1x", "0p1"] {
             assert!(!is_partition(rest.as_bytes()), "{rest}");
         }
+    }
+
+    /// Both processes are dead, and one that uses the disk has the number that the agent had.
+    #[test]
+    fn a_user_with_the_number_of_a_dead_process_is_a_user() {
+        let place = tempfile::tempdir().unwrap();
+        let disk = place.path().join("disk");
+        fs::write(&disk, "").unwrap();
+        let mut user = std::process::Command::new("sleep")
+            .arg("600")
+            .stdin(File::open(&disk).unwrap())
+            .spawn()
+            .unwrap();
+        let text = format!(
+            r#"{{"name": "x", "phase": "attached", "plugin": "/x.py", "parameters": [],
+                "target": {{"file": {disk:?}}}, "target_is_new": false, "since": 0, "log": null,
+                "disk": {{"at": {{"device": {disk:?}}}, "front_end": "fuse", "size": 0,
+                "read_only": false, "parallel": false}},
+                "agent_pid": {0}, "worker_pid": {0}}}"#,
+            user.id()
+        );
+        let state = State::parse(text.as_bytes()).unwrap();
+        let found = users(&state, &Folder::at(place.path().to_owned()));
+        user.kill().unwrap();
+        user.wait().unwrap();
+        let found = found.unwrap();
+        assert!(found.contains(&format!("(pid {})", user.id())), "{found}");
     }
 
     #[test]

@@ -4,15 +4,12 @@
 //! agent is gone, too. All of it can be repeated, and nothing there is no error.
 
 use std::io;
-use std::path::Path;
-
-use pydisk_kernel::mounts;
 
 use super::folder::{Folder, Held, ended_well, keep_log};
 use super::state::State;
 use crate::Refusal;
 use crate::frontends::nbd::{self, Address, Place};
-use crate::frontends::{self, Target};
+use crate::frontends::{self, Dead, Target};
 
 /// Remove the device or the mount of an attachment whose worker has ended. It may have ended before
 /// it made any; what others made at the same place is left alone.
@@ -20,13 +17,17 @@ use crate::frontends::{self, Target};
 /// # Errors
 /// One sentence; it may succeed later.
 pub(super) fn remove(state: &State, folder: &Folder) -> Result<(), Refusal> {
+    let dead = Dead {
+        name: &state.name,
+        folder: folder.path(),
+        identity: state.identity,
+    };
     match &state.target {
-        Target::Ublk(_) => frontends::remove_leftover_ublk(folder.path()),
-        Target::Loop(_) => frontends::remove_leftover_loop(folder.path()),
-        Target::Nbd(_) => frontends::remove_leftover_nbd(folder.path()),
+        Target::Ublk(_) => frontends::remove_leftover_ublk(&dead),
+        Target::Loop(_) => frontends::remove_leftover_loop(&dead),
+        Target::Nbd(_) => frontends::remove_leftover_nbd(&dead),
         Target::Server(address) => remove_socket(address),
-        Target::File(path) if is_of_another(path, &state.name) => Ok(()),
-        Target::File(path) => frontends::remove_leftover_file(path, state.target_is_new),
+        Target::File(path) => frontends::remove_leftover_file(path, &dead, state.target_is_new),
     }
 }
 
@@ -38,17 +39,6 @@ fn remove_socket(address: &Address) -> Result<(), Refusal> {
         Place::Unix(Some(path)) => nbd::remove_leftover(path),
         _ => Ok(()),
     }
-}
-
-/// Whether something is mounted there that this attachment did not mount.
-fn is_of_another(path: &Path, name: &str) -> bool {
-    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
-    let Some((folder, file)) = folder.zip(path.file_name()) else {
-        return false;
-    };
-    // The name that the front end gives to its mounts.
-    let ours = format!("pydisk:{name}");
-    matches!(mounts::mounted_at(&folder.join(file)), Ok(Some(mount)) if *mount.source != *ours)
 }
 
 /// Remove all of an attachment that nobody looked after before it was claimed, or log why that is not
@@ -90,18 +80,13 @@ mod tests {
             parameters: Vec::new(),
             target: target.parse().unwrap(),
             target_is_new: false,
+            identity: None,
             disk: None,
             agent_pid: 1,
             worker_pid: None,
             since: 0,
             log: None,
         }
-    }
-
-    #[test]
-    fn what_others_mounted_is_not_ours() {
-        assert!(is_of_another(Path::new("/proc"), "x"));
-        assert!(!is_of_another(Path::new("/no/such/file"), "x"));
     }
 
     #[test]

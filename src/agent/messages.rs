@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::conduct::Conduct;
 use super::state::Served;
 use crate::Refusal;
-use crate::frontends::Target;
 use crate::frontends::nbd::{Bounds, Dialect, Family, TlsSetup};
+use crate::frontends::{Identity, Target};
 use crate::logging::Logging;
 use crate::python::Errnos;
 
@@ -27,6 +27,8 @@ pub struct Job {
     pub name: String,
     /// Its folder.
     pub folder: PathBuf,
+    /// What tells its device or mount from those of others.
+    pub identity: Identity,
     /// The plugin's script, as an absolute path.
     pub script: PathBuf,
     /// What to configure it with, in order.

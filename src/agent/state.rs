@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
 use super::messages::parsed;
-use crate::frontends::Target;
+use crate::frontends::{Identity, Target};
 
 /// What becomes of an attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub struct State {
     pub target: Target,
     /// Whether there was nothing at the target before, so that nothing may stay there.
     pub target_is_new: bool,
+    /// What tells its device or mount from those of others; none where an older pydisk wrote this.
+    pub identity: Option<Identity>,
     /// What the front end made of it; absent until then.
     pub disk: Option<Served>,
     /// The agent, as it knows itself.
@@ -209,6 +211,7 @@ mod tests {
             parameters: vec![("size".into(), "1G".into())],
             target: Target::Ublk(None),
             target_is_new: false,
+            identity: Some(Identity::new()),
             disk: Some(Served {
                 at: Way::Device("/dev/ublkb0".into()),
                 front_end: "ublk".into(),
@@ -226,7 +229,20 @@ mod tests {
         let found = State::read(&folder).unwrap();
         assert_eq!(found.disk, state.disk);
         assert_eq!(found.target, state.target);
+        assert_eq!(found.identity, state.identity);
         assert_eq!(found.since, state.since);
+    }
+
+    #[test]
+    fn a_state_of_an_older_pydisk_is_read() {
+        let older = r#"{"name": "x", "phase": "attached", "plugin": "/x.py", "parameters": [],
+            "target": {"ublk": 0}, "target_is_new": false, "disk": null, "agent_pid": 1,
+            "worker_pid": 2, "since": 3, "log": null}"#;
+        let state = State::parse(older.as_bytes()).unwrap();
+        assert_eq!(
+            (state.target, state.identity),
+            (Target::Ublk(Some(0)), None)
+        );
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use super::start::Start;
 use super::{AttachArgs, Failure, choice, interpreter, list, plugin, server, words};
 use crate::agent::{self, Conduct, Job, Name, Passing, Root};
-use crate::frontends::Target;
 use crate::frontends::nbd::Place;
+use crate::frontends::{Identity, Target};
 use crate::logging::{Detail, Logging, Sink};
 use crate::{Refusal, logging};
 
@@ -57,6 +57,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     let job = Job {
         name,
         folder: folder.path().to_owned(),
+        identity: Identity::new(),
         script,
         parameters: words.parameters,
         target,

@@ -147,7 +147,7 @@ enum Command {
         options: CheckOptions,
     },
     #[command(name = worker::GUARD, hide = true)]
-    GuardProcess { folder: PathBuf },
+    GuardProcess { word: String },
     #[command(name = nbdkit::DUMP, hide = true)]
     DumpProcess {
         /// What the plugin is called.
@@ -296,7 +296,7 @@ pub fn main() -> ExitCode {
             words,
             options,
         } => check::process(&script, &words, &options),
-        Command::GuardProcess { folder } => return frontends::guard_nbd(&folder),
+        Command::GuardProcess { word } => return frontends::guard_nbd(&word),
         Command::DumpProcess {
             name,
             script,

@@ -12,6 +12,7 @@ use crate::disk::Disk;
 
 mod answer;
 mod fuse;
+mod identity;
 mod kernel_errnos;
 mod loopback;
 pub mod nbd;
@@ -25,8 +26,11 @@ mod vigil;
 use answer::log_failure;
 pub use answer::{answer, answer_extents, tell_hidden};
 pub use fuse::{remove_leftover as remove_leftover_file, start_file};
+pub use identity::{Dead, Identity};
 pub use loopback::{remove_leftover as remove_leftover_loop, start_loop};
-pub use nbd_kernel::{guard as guard_nbd, remove_leftover as remove_leftover_nbd};
+pub use nbd_kernel::{
+    guard as guard_nbd, remove_leftover as remove_leftover_nbd, word as nbd_word,
+};
 pub use target::Target;
 pub use ublk::remove_leftover as remove_leftover_ublk;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -42,6 +46,8 @@ pub struct Options {
     pub folder: PathBuf,
     /// Threads that serve a parallel disk; at least 1. Others are served by one thread.
     pub lanes: u16,
+    /// What tells the device or the mount from those of others.
+    pub identity: Identity,
 }
 
 /// Told once, with the reason, when a front end ended although nobody stopped it: the device was

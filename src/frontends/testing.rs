@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use pydisk_kernel::loopdev::{self, LoopDevice};
 use pydisk_kernel::mounts;
 
-use super::{Options, Target, start};
+use super::{Dead, Identity, Options, Target, start};
 use crate::Refusal;
 use crate::disk::{
     Cache, Disk, Errno, Error, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind, Request, Result,
@@ -190,12 +190,32 @@ impl Bench {
             name: format!("test{}-{count}", std::process::id()),
             folder: folder.path().to_owned(),
             lanes: 2,
+            identity: Identity::new(),
         };
         Self {
             folder,
             options,
             ended,
             teller,
+        }
+    }
+
+    /// In a process that [`serve_and_kill`] started: as the one there, and its folder is that one's.
+    pub(super) fn of_child() -> Self {
+        let mut this = Self::below(&childs_folder());
+        let given = |variable| std::env::var(variable).expect("run by another test");
+        this.options.folder = childs_folder();
+        this.options.name = given(CHILDS_NAME);
+        this.options.identity = given(CHILDS_IDENTITY).parse().unwrap();
+        this
+    }
+
+    /// The attachment, once its process has ended.
+    pub(super) fn dead(&self) -> Dead<'_> {
+        Dead {
+            name: &self.options.name,
+            folder: &self.options.folder,
+            identity: Some(self.options.identity),
         }
     }
 
@@ -327,9 +347,12 @@ pub(super) fn a_hundred_times(once: impl Fn()) {
 
 /// Names the folder in which a child process of a test shall work.
 const CHILD: &str = "PYDISK_TEST_CHILD";
+/// What it is called, and whose its device or mount is.
+const CHILDS_NAME: &str = "PYDISK_TEST_NAME";
+const CHILDS_IDENTITY: &str = "PYDISK_TEST_IDENTITY";
 
 /// A command that runs the ignored test `name` of this module's crate in a process of its own.
-fn child(name: &str, folder: &Path) -> Command {
+fn child(name: &str, bench: &Bench) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args([
@@ -339,7 +362,9 @@ fn child(name: &str, folder: &Path) -> Command {
             "--nocapture",
             "--test-threads=1",
         ])
-        .env(CHILD, folder);
+        .env(CHILD, bench.folder.path())
+        .env(CHILDS_NAME, &bench.options.name)
+        .env(CHILDS_IDENTITY, bench.options.identity.to_string());
     command
 }
 
@@ -349,8 +374,8 @@ pub(super) fn childs_folder() -> PathBuf {
 }
 
 /// Start the child that serves until it is killed, wait until `there`, and kill it.
-pub(super) fn serve_and_kill(name: &str, folder: &Path, there: impl Fn() -> bool) {
-    let mut child = child(name, folder).stdout(Stdio::null()).spawn().unwrap();
+pub(super) fn serve_and_kill(name: &str, bench: &Bench, there: impl Fn() -> bool) {
+    let mut child = child(name, bench).stdout(Stdio::null()).spawn().unwrap();
     while !there() {
         assert!(
             child.try_wait().unwrap().is_none(),

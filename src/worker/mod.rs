@@ -217,9 +217,10 @@ impl Place<'_> {
             name: self.job.name.clone(),
             folder: self.folder.path().to_owned(),
             lanes: at_once(self.job.lanes, self.plugin),
+            identity: self.job.identity,
         };
         if matches!(self.job.target, Target::Nbd(_)) {
-            guard::start(self.folder)?;
+            guard::start(&options)?;
         }
         let attached = frontends::start(&self.job.target, Arc::clone(&disk), &options, ended)?;
         let limits = disk.limits();

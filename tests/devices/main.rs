@@ -9,6 +9,7 @@ mod errors;
 mod filesystems;
 mod killed;
 mod lanes;
+mod leftovers;
 mod nasty;
 mod native_errno;
 mod one_thread;

@@ -114,7 +114,7 @@ impl Control {
     }
 
     pub(crate) fn info(&self, id: u32) -> Result<abi::ublksrv_ctrl_dev_info, Error> {
-        let command = Command::new("GET_DEV_INFO", abi::UBLK_U_CMD_GET_DEV_INFO, id);
+        let command = Command::new(GET_DEV_INFO, abi::UBLK_U_CMD_GET_DEV_INFO, id);
         let info = abi::ublksrv_ctrl_dev_info::default();
         self.exchange(&command, info, SHORT).map(|(_, info)| info)
     }
@@ -150,37 +150,67 @@ impl Control {
         Err(command.error(errno))
     }
 
-    /// Stop the device: the disk goes, what is under way is answered first by whoever serves it.
-    pub(crate) fn stop(&self, id: u32, within: Option<Duration>) -> Result<(), Error> {
-        let command = Command::new("STOP_DEV", abi::UBLK_U_CMD_STOP_DEV, id);
-        self.send(&command, within.unwrap_or(FOR_EVER), || false)
-            .map(drop)
+    /// Whether device `id` is the one that was made with this `identity`. A number is another device's as soon
+    /// as the first one is removed, so this is asked before each command that ends a device.
+    pub(crate) fn is(&self, id: u32, identity: u64) -> Result<bool, Error> {
+        match self.info(id) {
+            Ok(info) => Ok(info.ublksrv_flags == identity),
+            Err(Error::NoSuchDevice(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Remove the device; returns when its number is free again. It is marked for removal at once,
-    /// and what remains goes with its last user: [`Error::StillOpen`] when that takes longer.
-    pub(crate) fn delete(&self, id: u32, within: Duration) -> Result<(), Error> {
-        let command = Command::new("DEL_DEV", abi::UBLK_U_CMD_DEL_DEV, id);
-        let deadline = Instant::now() + within;
-        match self.send(&command, within, || false) {
-            Err(Error::Timeout { .. }) => Err(Error::StillOpen(id)),
-            // Interrupted while it waited for the number: the device is going all the same.
-            Err(Error::Failed {
-                errno: Errno::INTR, ..
-            }) => self.wait_until_gone(id, deadline),
+    /// Stop device `id`, if it is the one with this `identity`: the disk goes, what is under way is answered
+    /// first by whoever serves it.
+    pub(crate) fn stop(
+        &self,
+        id: u32,
+        identity: u64,
+        within: Option<Duration>,
+    ) -> Result<(), Error> {
+        if !self.is(id, identity)? {
+            return Ok(());
+        }
+        self.stop_any(id, within)
+    }
+
+    /// As [`Control::stop`] for a device that cannot be another one by now, because its server holds it.
+    pub(crate) fn stop_any(&self, id: u32, within: Option<Duration>) -> Result<(), Error> {
+        let command = Command::new("STOP_DEV", abi::UBLK_U_CMD_STOP_DEV, id);
+        match self.send(&command, within.unwrap_or(FOR_EVER), || false) {
+            Err(Error::NoSuchDevice(_)) => Ok(()),
             other => other.map(drop),
         }
     }
 
-    fn wait_until_gone(&self, id: u32, deadline: Instant) -> Result<(), Error> {
-        loop {
-            match self.info(id) {
-                Err(Error::NoSuchDevice(_)) => return Ok(()),
-                Err(error) => return Err(error),
-                Ok(_) if Instant::now() >= deadline => return Err(Error::StillOpen(id)),
-                Ok(_) => std::thread::sleep(Duration::from_millis(10)),
-            }
+    /// Remove device `id`, if it is the one with this `identity`; returns when its number is free again. It is
+    /// marked for removal at once, and what remains goes with its last user: [`Error::StillOpen`] when that
+    /// takes longer.
+    pub(crate) fn delete(&self, id: u32, identity: u64, within: Duration) -> Result<(), Error> {
+        if !self.is(id, identity)? {
+            return Ok(());
         }
+        let command = Command::new("DEL_DEV", abi::UBLK_U_CMD_DEL_DEV, id);
+        let deadline = Instant::now() + within;
+        match self.send(&command, within, || false) {
+            Err(Error::NoSuchDevice(_)) => Ok(()),
+            Err(Error::Timeout { .. }) => Err(Error::StillOpen(id)),
+            // Interrupted while it waited for the number: the device is going all the same.
+            Err(Error::Failed {
+                errno: Errno::INTR, ..
+            }) => self.wait_until_gone(id, identity, deadline),
+            other => other.map(drop),
+        }
+    }
+
+    fn wait_until_gone(&self, id: u32, identity: u64, deadline: Instant) -> Result<(), Error> {
+        while self.is(id, identity)? {
+            if Instant::now() >= deadline {
+                return Err(Error::StillOpen(id));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Send a command that carries no structure.
@@ -278,6 +308,8 @@ fn send_there(command: &Command) -> Word {
     }
 }
 
+/// How the command is called in errors.
+pub(crate) const GET_DEV_INFO: &str = "GET_DEV_INFO";
 /// Commands that wait for nobody.
 const SHORT: Duration = Duration::from_secs(20);
 /// Starting may read the partition table from a slow disk.

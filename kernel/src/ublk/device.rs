@@ -61,6 +61,7 @@ impl Device {
             max_io_buf_bytes: params.max_io_bytes,
             dev_id: id.unwrap_or(u32::MAX),
             ublksrv_pid: std::process::id().cast_signed(),
+            ublksrv_flags: params.identity,
             ..Default::default()
         };
         let granted = control.add(asked).map_err(leftover::name_the_holder)?;
@@ -98,6 +99,9 @@ impl Device {
                 "the ublk driver gave buffers of {} bytes for {}",
                 granted.max_io_buf_bytes, asked.max_io_buf_bytes
             ));
+        }
+        if granted.ublksrv_flags != asked.ublksrv_flags {
+            return refuse("the ublk driver does not keep whose device it is".into());
         }
         let foreign = granted.flags & (abi::ZERO_COPY | abi::NEED_GET_DATA | abi::USER_COPY);
         if foreign != 0 {
@@ -160,7 +164,7 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         if let Some(control) = &self.control
-            && let Err(error) = control.delete(self.id, LET_GO)
+            && let Err(error) = control.delete(self.id, self.params.identity, LET_GO)
         {
             log::error!("ublk: removing device {}: {error}", self.id);
         }

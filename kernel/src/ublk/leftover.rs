@@ -1,10 +1,18 @@
 //! Devices of other processes: who serves them, and removing those that nobody serves any more.
+//!
+//! A device is never known by its number alone: numbers are given out again, by the next process that makes a
+//! device, and after a boot. What tells a device from all others is the number that it was made with as
+//! [`super::Params::identity`]: the driver keeps it from `ADD_DEV` on, before there is a disk, and as long as
+//! anything of the device is left.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::abi;
-use super::control::Control;
+use super::control::{Control, GET_DEV_INFO};
 use super::error::Error;
 
 /// What the driver says of a device.
@@ -18,6 +26,8 @@ pub struct Info {
     pub pid: Option<i32>,
     /// Requests that it takes at a time.
     pub depth: u16,
+    /// What it was made with as [`super::Params::identity`], if this program made it.
+    pub identity: u64,
 }
 
 /// Whether a device can be used.
@@ -52,26 +62,65 @@ pub fn info(id: u32) -> Result<Info, Error> {
         },
         pid: Some(info.ublksrv_pid).filter(|&pid| pid > 0),
         depth: info.queue_depth,
+        identity: info.ublksrv_flags,
     })
 }
 
-/// Remove device `id` from another process than the one that served it, which should be dead: while
-/// it lives and does not answer, the device cannot be stopped. Whoever has the disk open gets
-/// errors. It is no error when the device is gone already.
+/// Remove the devices that were made with this `identity`, from another process than the one that served
+/// them, which should be dead: while it lives and does not answer, a device cannot be stopped. Whoever has
+/// the disk open gets errors. It is no error when there are none any more; 0 is no device's identity.
 ///
 /// # Errors
-/// [`Error::Timeout`] when it could not be stopped `within` that time, and [`Error::StillOpen`] when
+/// [`Error::Timeout`] when one could not be stopped `within` that time, and [`Error::StillOpen`] when
 /// it was stopped and somebody keeps it open for longer than that.
-pub fn remove_leftover(id: u32, within: Duration) -> Result<(), Error> {
-    let control = Control::open()?;
-    let removed = control
-        .stop(id, Some(within))
-        .and_then(|()| control.delete(id, within));
-    match removed {
-        Err(Error::NoSuchDevice(_)) => Ok(()),
-        other => other,
+pub fn remove_leftover(identity: u64, within: Duration) -> Result<(), Error> {
+    if identity == 0 {
+        // Those of all programs that say nothing of themselves.
+        return Ok(());
     }
+    let control = match Control::open() {
+        // Without the driver there is no device either.
+        Err(Error::NoDriver) => return Ok(()),
+        other => other?,
+    };
+    let mut outcome = Ok(());
+    for id in all()? {
+        let removed = control
+            .stop(id, identity, Some(within))
+            .and_then(|()| control.delete(id, identity, within));
+        match removed {
+            // One of a user without rights, which only answers who names its node; ours is none.
+            Err(Error::Failed {
+                what: GET_DEV_INFO,
+                errno: Errno::INVAL,
+            }) => {}
+            Err(error) => outcome = outcome.and(Err(error)),
+            Ok(()) => {}
+        }
+    }
+    outcome
 }
+
+/// The numbers of all devices, with a disk or without, ascending.
+fn all() -> Result<Vec<u32>, Error> {
+    let entries = match fs::read_dir(CLASS) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| Error::Node(format!("{CLASS}: {error}")))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry
+            .map_err(|error| Error::Node(format!("{CLASS}: {error}")))?
+            .file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("ublkc"));
+        found.extend(number.and_then(|number| number.parse::<u32>().ok()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Has an entry for each device from `ADD_DEV` on.
+const CLASS: &str = "/sys/class/ublk-char";
 
 /// Stop device `id`, which another process serves: the disk goes once that process has answered what
 /// is under way, or has ended. It is no error when the device is gone already.
@@ -83,10 +132,7 @@ pub fn remove_leftover(id: u32, within: Duration) -> Result<(), Error> {
 /// # Errors
 /// What stands in the way of asking.
 pub fn stop(id: u32) -> Result<(), Error> {
-    match Control::open()?.stop(id, None) {
-        Err(Error::NoSuchDevice(_)) => Ok(()),
-        other => other,
-    }
+    Control::open()?.stop_any(id, None)
 }
 
 /// Say who has the device that is in use.

@@ -33,6 +33,9 @@ pub struct Params {
     pub max_discard_bytes: u64,
     /// No zeroing is longer; 0 for a device where the kernel zeroes by writing.
     pub max_write_zeroes_bytes: u64,
+    /// Who made the device, for [`super::remove_leftover`]: any number that nobody else uses; 0 for a device
+    /// that nobody will look for. The driver keeps it, as `ublksrv_flags`, as long as there is the device.
+    pub identity: u64,
 }
 
 /// The driver keeps block sizes as shifts up to this one.
@@ -58,6 +61,7 @@ impl Params {
             discard_granularity: 0,
             max_discard_bytes: 0,
             max_write_zeroes_bytes: 0,
+            identity: 0,
         }
     }
 

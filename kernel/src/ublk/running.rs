@@ -42,6 +42,7 @@ pub struct Running {
     end: Arc<End>,
     size_bytes: u64,
     logical_block: u32,
+    identity: u64,
     removed: bool,
 }
 
@@ -103,6 +104,7 @@ impl Running {
             }),
             size_bytes: params.size_bytes,
             logical_block: params.logical_block,
+            identity: params.identity,
             removed: false,
         };
         let started = this.bring_up(params, plan, handler);
@@ -231,10 +233,7 @@ impl Running {
         self.removed = true;
         self.end.stopping.store(true, Ordering::Release);
         // Also ends threads of a device that was not started.
-        match self.control.stop(self.id, within) {
-            Ok(()) | Err(Error::NoSuchDevice(_)) => {}
-            Err(error) => return Err(error),
-        }
+        self.control.stop(self.id, self.identity, within)?;
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 log::error!("ublk: a thread of device {} panicked", self.id);
@@ -246,10 +245,7 @@ impl Running {
             drop(file);
             node
         });
-        let deleted = match self.control.delete(self.id, LET_GO) {
-            Err(Error::NoSuchDevice(_)) => Ok(()),
-            other => other,
-        };
+        let deleted = self.control.delete(self.id, self.identity, LET_GO);
         drop(node);
         deleted
     }

@@ -73,6 +73,7 @@ impl Looped {
         let config = loopdev::Config {
             block_size: 512,
             read_only: false,
+            size_limit: 0,
         };
         for _ in 0..50 {
             let device = loopdev::free().unwrap();
@@ -86,7 +87,7 @@ impl Looped {
 
 impl Drop for Looped {
     fn drop(&mut self) {
-        self.0.clear().unwrap();
+        self.0.clear(|| true).unwrap();
     }
 }
 

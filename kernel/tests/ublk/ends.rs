@@ -6,10 +6,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pydisk_kernel::ublk::{Error, Op, State, info, remove_leftover};
+use pydisk_kernel::ublk::{Error, Op, Params, State, info, remove_leftover};
 
 use crate::support::{
-    Memory, WAYS, Way, available, everything, fresh_id, open_direct, read_page, run,
+    Memory, WAYS, Way, available, everything, fresh_id, identity, open_direct, read_page, run,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -103,13 +103,13 @@ fn what_a_killed_process_leaves_can_be_removed() {
         thread::sleep(Duration::from_millis(300));
         child.kill().unwrap();
         child.wait().unwrap();
-        remove_leftover(id, LONG).unwrap();
+        remove_leftover(identity(id), LONG).unwrap();
         assert_eq!(info(id), Err(Error::NoSuchDevice(id)));
         let outcome = stuck.join().unwrap();
         assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EIO));
         assert!(!busy.unwrap().wait().unwrap().success());
         // A second time there is nothing to do.
-        remove_leftover(id, LONG).unwrap();
+        remove_leftover(identity(id), LONG).unwrap();
     }
 }
 
@@ -146,7 +146,7 @@ fn a_process_that_waits_for_its_own_device_can_be_killed() {
             assert!(Instant::now() < deadline, "{way:?}: is stuck");
             thread::sleep(Duration::from_millis(10));
         }
-        remove_leftover(id, LONG).unwrap();
+        remove_leftover(identity(id), LONG).unwrap();
         assert_eq!(info(id), Err(Error::NoSuchDevice(id)));
     }
 }
@@ -159,8 +159,38 @@ fn a_device_that_was_never_started_can_be_removed_from_outside() {
     let device = Way::Serial
         .add(Some(fresh_id()), &everything(1 << 20))
         .unwrap();
-    remove_leftover(device.id(), LONG).unwrap();
+    remove_leftover(identity(device.id()), LONG).unwrap();
     assert_eq!(info(device.id()), Err(Error::NoSuchDevice(device.id())));
+}
+
+/// The number of a device that is gone is the next one's, and a state folder may outlive the boot.
+#[test]
+fn a_device_is_not_removed_for_another_one_that_had_its_number() {
+    if !available() {
+        return;
+    }
+    let id = fresh_id();
+    let gone = Way::Serial.add(Some(id), &everything(1 << 20)).unwrap();
+    assert_eq!(info(id).unwrap().identity, identity(id));
+    drop(gone);
+    for whose in [0, 1, u64::MAX] {
+        let params = Params {
+            identity: whose,
+            ..everything(1 << 20)
+        };
+        let device = Way::Serial.add_as(Some(id), &params).unwrap();
+        remove_leftover(identity(id), LONG).unwrap();
+        remove_leftover(0, LONG).unwrap();
+        // Neither before it is started nor while it is served.
+        assert_eq!(info(id).unwrap().state, State::Dead);
+        let running = device.start(Memory::new(1 << 20), |_| {}).unwrap();
+        remove_leftover(identity(id), LONG).unwrap();
+        remove_leftover(0, LONG).unwrap();
+        let found = info(id).unwrap();
+        assert_eq!((found.state, found.identity), (State::Live, whose));
+        running.wait_until_usable(LONG).unwrap();
+        running.stop().unwrap();
+    }
 }
 
 #[test]
@@ -176,7 +206,7 @@ fn an_end_from_outside_is_told_once() {
             .unwrap();
         let id = running.id();
         // It waits for us to let go of the device's files.
-        let outside = thread::spawn(move || remove_leftover(id, LONG));
+        let outside = thread::spawn(move || remove_leftover(identity(id), LONG));
         let why = told.recv_timeout(LONG).unwrap();
         assert!(why.contains("outside"), "{why}");
         running.stop().unwrap();

@@ -10,7 +10,8 @@ use pydisk_kernel::ublk::{Error, Handler, Io, State, info, remove_leftover};
 use rustix::io::Errno;
 
 use crate::support::{
-    Memory, WAYS, Way, available, everything, fresh_id, open_direct, read_page, scaled, write_page,
+    Memory, WAYS, Way, available, everything, fresh_id, identity, open_direct, read_page, scaled,
+    write_page,
 };
 
 fn open_files() -> usize {
@@ -147,7 +148,7 @@ fn dirty_pages_are_written_before_the_device_goes() {
         assert_eq!(written.load(Ordering::SeqCst), 4 << 20, "{way:?}");
         // The number is free once the last one lets go.
         drop(file);
-        remove_leftover(id, Duration::from_secs(60)).unwrap();
+        remove_leftover(identity(id), Duration::from_secs(60)).unwrap();
         assert_eq!(info(id), Err(Error::NoSuchDevice(id)));
     }
 }

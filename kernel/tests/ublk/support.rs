@@ -52,8 +52,22 @@ pub(crate) enum Way {
 
 pub(crate) const WAYS: [Way; 3] = [Way::Serial, Way::Lanes, Way::Pool];
 
+/// Whose the device with this number is, among those of the tests.
+pub(crate) fn identity(id: u32) -> u64 {
+    u64::from(id) | 0x7465_7374 << 32
+}
+
 impl Way {
     pub(crate) fn add(self, id: Option<u32>, params: &Params) -> Result<Device, ublk::Error> {
+        let params = &Params {
+            identity: id.map_or(0, identity),
+            ..params.clone()
+        };
+        self.add_as(id, params)
+    }
+
+    /// A device with the identity that stands in `params`.
+    pub(crate) fn add_as(self, id: Option<u32>, params: &Params) -> Result<Device, ublk::Error> {
         match self {
             Way::Serial => Device::add(id, Shape::Serial { depth: 64 }, params),
             Way::Lanes => Device::add(id, Shape::Parallel { lanes: 4 }, params),

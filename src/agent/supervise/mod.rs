@@ -152,6 +152,7 @@ impl Agent {
             plugin: job.script.clone(),
             parameters: masked(&job.parameters),
             target: job.target.clone(),
+            identity: Some(job.identity),
             target_is_new: matches!(&job.target, Target::File(path) if !path.exists()),
             disk: None,
             agent_pid: std::process::id(),

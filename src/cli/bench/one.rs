@@ -10,7 +10,7 @@ use crate::Refusal;
 use crate::agent::{self, Conduct, Folder, Job, Loan, Name, Root, ServerOptions, Way as At};
 use crate::bench::{self, Cost, FrontEnd, Place, Row, Workload};
 use crate::cli::complain;
-use crate::frontends::Target;
+use crate::frontends::{Identity, Target};
 use crate::logging::{self, Detail, Logging, Sink};
 
 /// How long each load goes on before it is measured, at most: what is only slow at first is not what
@@ -85,6 +85,7 @@ impl Bench {
         Ok(Job {
             name: folder.name(),
             folder: folder.path().to_owned(),
+            identity: Identity::new(),
             script: self.script.clone(),
             parameters: self.parameters.clone(),
             target: match kind {

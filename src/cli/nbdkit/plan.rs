@@ -15,8 +15,8 @@ use super::warn;
 use crate::agent::{self, Conduct, Job, Name, Passing, Root, ServerOptions};
 use crate::cli::interpreter;
 use crate::cli::start::Start;
-use crate::frontends::Target;
 use crate::frontends::nbd::{Bounds, Dialect, Place, TlsMode};
+use crate::frontends::{Identity, Target};
 use crate::logging::{Detail, Logging, Sink};
 use crate::{Refusal, params};
 
@@ -162,6 +162,7 @@ impl Plan {
         let job = Job {
             name: folder.name(),
             folder: folder.path().to_owned(),
+            identity: Identity::new(),
             script,
             parameters,
             // Errors are those of nbdkit unless the script says otherwise.

@@ -22,7 +22,7 @@ use pydisk_kernel::threads;
 use pydisk_kernel::unforked::Unforked;
 use rustix::io::Errno;
 
-use super::{Attached, Ended, Options};
+use super::{Attached, Dead, Ended, Options};
 use crate::Refusal;
 use crate::disk::Disk;
 
@@ -49,9 +49,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long `stop` waits for the threads, which have nothing to do any more.
 const JOIN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the kernel's mount table shows as the source, before the name of the attachment.
-const SOURCE_PREFIX: &str = "pydisk:";
-
 /// Make `disk` a file at `path`, which is free or an empty file.
 ///
 /// # Errors
@@ -65,34 +62,63 @@ pub fn start_file(
     Ok(Box::new(FuseFile::start(path, disk, options, ended, None)?))
 }
 
-/// Unmount and remove what a process left at `path` when it was killed. `created` tells whether
-/// pydisk made the file that was mounted on; another one is left. It is no error if there is nothing.
+/// Unmount and remove what a dead attachment left at `path`: its mount, and the file that it was mounted on if
+/// pydisk made that. `new` tells, for attachments of an older pydisk, whether there was no file before. What is
+/// others' is left, and it is no error if there is nothing.
 ///
 /// # Errors
-/// One sentence: something else is mounted there, or unmounting failed.
-pub fn remove_leftover(path: &Path, created: bool) -> Result<(), Refusal> {
-    if path.parent().is_none_or(|folder| !folder.exists()) {
+/// One sentence: something is mounted over it, or unmounting failed.
+pub fn remove_leftover(path: &Path, dead: &Dead<'_>, new: bool) -> Result<(), Refusal> {
+    let Some(real) = unmount_leftover(path, dead)? else {
         return Ok(());
+    };
+    match dead.identity {
+        Some(_) => place::remove_made(&real, dead.folder),
+        None if new => place::remove_empty(&real),
+        None => Ok(()),
+    }
+}
+
+/// As [`remove_leftover`] for the file at `path` in the attachment's own folder.
+pub(super) fn remove_hidden(path: &Path, dead: &Dead<'_>) -> Result<(), Refusal> {
+    match unmount_leftover(path, dead)? {
+        Some(real) => place::remove_empty(&real),
+        None => Ok(()),
+    }
+}
+
+/// Whether what is visible at `real` is what this attachment mounted there.
+pub(super) fn is_mounted(real: &Path, dead: &Dead<'_>) -> bool {
+    let ours = source(&dead.word());
+    matches!(mounts::mounted_at(real), Ok(Some(mount)) if *mount.source == *ours)
+}
+
+/// Unmount what a dead attachment mounted at `path`; gives where that is if nothing is mounted there now.
+fn unmount_leftover(path: &Path, dead: &Dead<'_>) -> Result<Option<PathBuf>, Refusal> {
+    if path.parent().is_none_or(|folder| !folder.exists()) {
+        return Ok(None);
     }
     let real = place::real_path(path)?;
     let failed = |error: io::Error| Refusal::new(format!("{}: {error}", path.display()));
-    while let Some(mount) = mounts::mounted_at(&real).map_err(failed)? {
-        let ours = mount.kind.starts_with("fuse")
-            && mount.source.to_string_lossy().starts_with(SOURCE_PREFIX);
-        if !ours {
+    let ours = source(&dead.word());
+    loop {
+        let mut there = mounts::mounts().map_err(failed)?;
+        there.retain(|mount| mount.at == real);
+        let Some(top) = there.last() else {
+            return Ok(Some(real));
+        };
+        if !there.iter().any(|mount| *mount.source == *ours) {
+            return Ok(None);
+        }
+        if *top.source != *ours {
             return Err(Refusal::new(format!(
-                "{}: `{}` is mounted there, which is not pydisk's",
+                "{}: `{}` is mounted over what is left there",
                 path.display(),
-                mount.source.display()
+                top.source.display()
             )));
         }
         mounts::unmount_fuse(&real, Unmount::Force)
             .map_err(|error| Refusal::new(format!("{}: unmount: {error}", path.display())))?;
-    }
-    if created {
-        place::remove_empty(&real)
-    } else {
-        Ok(())
     }
 }
 
@@ -120,10 +146,10 @@ impl FuseFile {
         ended: Ended,
         released: Option<Released>,
     ) -> Result<Self, Refusal> {
-        let place = Place::take(path)?;
+        let place = Place::take(path, &options.folder)?;
         let limits = disk.limits().clone();
         let mut config = Config::default();
-        config.mount_options = mount_options(&options.name, limits.read_only);
+        config.mount_options = mount_options(options, limits.read_only);
         // The kernel checks permissions by the mode of the file, so that root may let others in.
         // Without root, `allow_other` is the administrator's to give, in /etc/fuse.conf.
         config.acl = if rustix::process::geteuid().is_root() {
@@ -285,11 +311,15 @@ impl Attached for FuseFile {
     }
 }
 
-fn mount_options(name: &str, read_only: bool) -> Vec<MountOption> {
+/// What the kernel's mount table shows as the source, where the attachment's word is `word`.
+fn source(word: &str) -> String {
     // fusermount3 splits its options at commas.
-    let name = name.replace([',', '\\'], "_");
+    word.replace([',', '\\'], "_")
+}
+
+fn mount_options(options: &Options, read_only: bool) -> Vec<MountOption> {
     vec![
-        MountOption::FSName(format!("{SOURCE_PREFIX}{name}")),
+        MountOption::FSName(source(&options.identity.word(&options.name))),
         MountOption::Subtype("pydisk".into()),
         MountOption::DefaultPermissions,
         MountOption::NoDev,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pydisk_kernel::mounts;
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, StatxFlags, flock, statx};
 use rustix::io::Errno;
 
 use super::SOURCE_PREFIX;
@@ -25,11 +25,16 @@ pub(super) struct Place {
     file: File,
     /// To be removed in the end.
     created: bool,
+    /// Where it is noted that the file was created.
+    note: PathBuf,
 }
 
+/// In the attachment's folder, what tells the file that was created for it from a later one at its path.
+const CREATED: &str = "file-created";
+
 impl Place {
-    /// Take `path`, and create the file if there is none.
-    pub(super) fn take(path: &Path) -> Result<Self, Refusal> {
+    /// Take `path`, and create the file if there is none, which is noted in the attachment's `folder`.
+    pub(super) fn take(path: &Path, folder: &Path) -> Result<Self, Refusal> {
         let real = real_path(path)?;
         refuse_mounted(path, &real)?;
         let (file, created) = open_empty(path, &real)?;
@@ -38,7 +43,12 @@ impl Place {
             real,
             file,
             created,
+            note: folder.join(CREATED),
         };
+        if created {
+            let noted = mark(&place.real).and_then(|mark| fs::write(&place.note, mark));
+            noted.map_err(|error| refused(path, format!("{}: {error}", place.note.display())))?;
+        }
         match flock(&place.file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => {
                 return Err(refused(path, "another program has locked this file"));
@@ -74,11 +84,12 @@ impl Place {
         let ours = self.file.metadata()?;
         match fs::symlink_metadata(&self.real) {
             Ok(now) if (now.dev(), now.ino(), now.len()) == (ours.dev(), ours.ino(), 0) => {
-                fs::remove_file(&self.real)
+                fs::remove_file(&self.real)?;
             }
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
+        missing_is_fine(fs::remove_file(&self.note))
     }
 }
 
@@ -116,6 +127,49 @@ pub(super) fn real_path(path: &Path) -> Result<PathBuf, Refusal> {
             .canonicalize()
             .map_err(|error| refused(path, format!("symbolic link: {error}"))),
         _ => Ok(real),
+    }
+}
+
+/// Remove the file at `real` if it is the one whose creation is noted in the attachment's `folder`, and is empty.
+/// Nothing is mounted on it.
+pub(super) fn remove_made(real: &Path, folder: &Path) -> Result<(), Refusal> {
+    let note = folder.join(CREATED);
+    let made = match fs::read_to_string(&note) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        made => made.map_err(|error| Refusal::new(format!("{}: {error}", note.display())))?,
+    };
+    match mark(real) {
+        Ok(found) if found == made => remove_empty(real),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Refusal::new(format!("{}: {error}", real.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What tells a file from a later one at its path: the file system, the number there, and when the file was made,
+/// where the file system keeps that.
+fn mark(path: &Path) -> io::Result<String> {
+    let wanted = StatxFlags::INO | StatxFlags::BTIME;
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
+    let born = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME);
+    let born = born.then_some(found.stx_btime);
+    Ok(format!(
+        "{}:{} {} {}",
+        found.stx_dev_major,
+        found.stx_dev_minor,
+        found.stx_ino,
+        born.map_or("-".to_owned(), |born| format!(
+            "{}.{}",
+            born.tv_sec, born.tv_nsec
+        )),
+    ))
+}
+
+fn missing_is_fine(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

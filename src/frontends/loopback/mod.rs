@@ -15,14 +15,15 @@ use pydisk_kernel::loopdev::{self, Config, LoopDevice, NotRead};
 use rustix::io::Errno;
 
 use super::fuse::{self, FuseFile};
-use super::{Attached, Ended, Options};
+use super::{Attached, Dead, Ended, Identity, Options};
 use crate::Refusal;
 use crate::disk::{Disk, Limits};
 
 /// The hidden file in the attachment's folder.
 const FILE: &str = "file";
 
-/// Beside it, the number of a device that the kernel had to make for this attachment.
+/// Beside it, the number of a device that the kernel had to make for this attachment, and what tells that device
+/// from a later one of the same number.
 const ADDED: &str = "loop-added";
 
 /// How often another free device is tried when somebody else was faster.
@@ -63,14 +64,16 @@ pub fn start_loop(
     };
     let path = options.folder.join(FILE);
     let file = FuseFile::start(&path, disk, options, ended, Some(released))?;
-    let device = match configure(index, &file, &limits, &options.folder) {
+    let mark = Mark::new(options.identity, limits.size, file.real_path());
+    let device = match configure(index, &file, &mark, &limits, &options.folder) {
         Ok(device) => device,
         Err(refusal) => return Err(after(file.end(), refusal)),
     };
-    watch.watch(device, &file);
+    watch.watch(device, mark.clone(), &file);
     let mut attached = LoopFile {
         path: device.path(),
         device,
+        mark,
         file: Some(file),
         folder: options.folder.clone(),
     };
@@ -82,29 +85,75 @@ pub fn start_loop(
     Ok(Box::new(attached))
 }
 
-/// Take away what a process left when it was killed whose attachment's folder was `folder`: its loop
-/// device and the hidden file. It is no error if there is nothing.
+/// Take away what a dead attachment left: its loop device and the hidden file. It is no error if there is nothing,
+/// and what others made is never touched.
 ///
 /// # Errors
 /// One sentence. A device that is still open stays until it is closed, and every request fails.
-pub fn remove_leftover(folder: &Path) -> Result<(), Refusal> {
-    let failed = |error: io::Error| Refusal::new(format!("{}: {error}", folder.display()));
+pub fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
+    let failed = |error: io::Error| Refusal::new(format!("{}: {error}", dead.folder.display()));
     // The kernel names the file without symbolic links.
-    let folder = &match folder.canonicalize() {
+    let folder = &match dead.folder.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         folder => folder.map_err(failed)?,
     };
     let file = folder.join(FILE);
+    let marks = Mark::of_dead(dead, &file);
     let mut outcome = Ok(());
     for index in loopdev::all().map_err(failed)? {
-        let device = LoopDevice::at(index);
-        if device.backing_file().is_some_and(|backing| backing == file) {
-            outcome = clear(device, &file);
+        for mark in marks
+            .iter()
+            .filter(|mark| mark.is_on(LoopDevice::at(index)))
+        {
+            outcome = outcome.and(clear(LoopDevice::at(index), mark));
         }
     }
-    fuse::remove_leftover(&file, true)?;
+    fuse::remove_hidden(&file, dead)?;
     outcome?;
     remove_added(folder)
+}
+
+/// What tells a loop device from those of others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Mark {
+    /// The limit of its size.
+    Limit(u64),
+    /// The path of its file, where the disk is larger than such a limit could be, and where an older pydisk made
+    /// the device. In another mount namespace the same path may be another file.
+    File(PathBuf),
+}
+
+impl Mark {
+    fn new(identity: Identity, size: u64, file: &Path) -> Self {
+        if size < identity.bytes() {
+            Self::Limit(identity.bytes())
+        } else {
+            Self::File(file.to_owned())
+        }
+    }
+
+    /// Those that a device of a dead attachment may have. The path of its file counts as long as that is mounted
+    /// here.
+    fn of_dead(dead: &Dead<'_>, file: &Path) -> Vec<Self> {
+        let limit = dead.identity.map(|identity| Self::Limit(identity.bytes()));
+        let path = fuse::is_mounted(file, dead).then(|| Self::File(file.to_owned()));
+        limit.into_iter().chain(path).collect()
+    }
+
+    fn limit(&self) -> u64 {
+        match self {
+            Self::Limit(bytes) => *bytes,
+            Self::File(_) => 0,
+        }
+    }
+
+    fn is_on(&self, device: LoopDevice) -> bool {
+        device.size_limit() == Some(self.limit())
+            && match self {
+                Self::Limit(_) => true,
+                Self::File(file) => device.backing_file().as_ref() == Some(file),
+            }
+    }
 }
 
 /// A loop device on a FUSE file.
@@ -112,6 +161,7 @@ pub fn remove_leftover(folder: &Path) -> Result<(), Refusal> {
 struct LoopFile {
     path: PathBuf,
     device: LoopDevice,
+    mark: Mark,
     /// None once it was taken down.
     file: Option<FuseFile>,
     folder: PathBuf,
@@ -142,7 +192,7 @@ impl LoopFile {
             return Ok(());
         };
         file.hush();
-        let cleared = clear(self.device, file.real_path());
+        let cleared = clear(self.device, &self.mark);
         // Without its file a device that is still open fails every request.
         let ended = file.end();
         if let Err(refusal) = cleared {
@@ -180,15 +230,15 @@ struct Watch {
 
 struct Armed {
     device: LoopDevice,
-    file: PathBuf,
+    mark: Mark,
     tell: Box<dyn Fn(String) + Send + Sync>,
 }
 
 impl Watch {
-    fn watch(&self, device: LoopDevice, file: &FuseFile) {
+    fn watch(&self, device: LoopDevice, mark: Mark, file: &FuseFile) {
         *self.armed.lock() = Some(Armed {
             device,
-            file: file.real_path().to_owned(),
+            mark,
             tell: Box::new(file.teller()),
         });
     }
@@ -197,7 +247,7 @@ impl Watch {
     fn look(&self) {
         let armed = self.armed.lock();
         let Some(armed) = &*armed else { return };
-        if armed.device.backing_file().as_ref() != Some(&armed.file) {
+        if !armed.mark.is_on(armed.device) {
             (armed.tell)(format!(
                 "{}: detached from outside",
                 armed.device.path().display()
@@ -210,12 +260,14 @@ impl Watch {
 fn configure(
     index: Option<u32>,
     file: &FuseFile,
+    mark: &Mark,
     limits: &Limits,
     folder: &Path,
 ) -> Result<LoopDevice, Refusal> {
     let config = Config {
         block_size: limits.block.minimum.clamp(512, 4096),
         read_only: limits.read_only,
+        size_limit: mark.limit(),
     };
     for _ in 0..RACES {
         let device = match index {
@@ -227,7 +279,7 @@ fn configure(
         let Err(error) = made else {
             return Ok(device);
         };
-        if let Some(refusal) = unusable(device, file, first, &error) {
+        if let Some(refusal) = unusable(device, mark, first, &error) {
             return Err(after(remove_added(folder), refusal));
         }
         let refusal = match index {
@@ -246,12 +298,7 @@ fn configure(
 }
 
 /// Why a device is of no use that has, or may have, its file by now; it is taken away again.
-fn unusable(
-    device: LoopDevice,
-    file: &FuseFile,
-    first: usize,
-    error: &io::Error,
-) -> Option<Refusal> {
+fn unusable(device: LoopDevice, mark: &Mark, first: usize, error: &io::Error) -> Option<Refusal> {
     let path = device.path().display().to_string();
     if is_errno(error, Errno::TIMEDOUT) {
         // To touch it now could hang; it goes with the file and with this process.
@@ -265,7 +312,7 @@ fn unusable(
         "{path}: reading the first {first} bytes: {}",
         not_read.0
     ));
-    Some(after(clear(device, file.real_path()), refusal))
+    Some(after(clear(device, mark), refusal))
 }
 
 /// `/dev/loopN`, made if the kernel has none of that number.
@@ -333,13 +380,13 @@ fn control_failed(what: &str, error: &io::Error) -> Refusal {
     }
 }
 
-/// Take `file` away from `device`, if it has it, and wait until it is gone.
-fn clear(device: LoopDevice, file: &Path) -> Result<(), Refusal> {
-    let ours = || device.backing_file().is_some_and(|backing| backing == file);
+/// Take the file away from `device`, if it has this mark, and wait until it is gone.
+fn clear(device: LoopDevice, mark: &Mark) -> Result<(), Refusal> {
+    let ours = || mark.is_on(device);
     if !ours() {
         return Ok(());
     }
-    match device.clear() {
+    match device.clear(ours) {
         Err(error) if !is_errno(&error, Errno::NXIO) => return Err(device_failed(device, &error)),
         _ => {}
     }
@@ -354,22 +401,27 @@ fn clear(device: LoopDevice, file: &Path) -> Result<(), Refusal> {
 
 fn remember_added(device: LoopDevice, folder: &Path) -> Result<(), Refusal> {
     let note = folder.join(ADDED);
-    fs::write(&note, device.index().to_string())
+    device
+        .identity()
+        .and_then(|identity| fs::write(&note, format!("{} {identity}", device.index())))
         .map_err(|error| Refusal::new(format!("{}: {error}", note.display())))
 }
 
-/// Remove the device that was made for this attachment, unless somebody uses it by now.
+/// Remove the device that was made for this attachment, unless somebody uses it by now. An older pydisk noted the
+/// number only; that device stays, as it may be another one.
 fn remove_added(folder: &Path) -> Result<(), Refusal> {
     let note = folder.join(ADDED);
     let failed = |error: io::Error| Refusal::new(format!("{}: {error}", note.display()));
-    let index = match fs::read_to_string(&note) {
-        Ok(text) => text.parse().map_err(io::Error::other).map_err(failed)?,
+    let text = match fs::read_to_string(&note) {
+        Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
     };
+    let (index, identity) = text.split_once(' ').unwrap_or((&text, ""));
+    let index = index.parse().map_err(io::Error::other).map_err(failed)?;
     let device = LoopDevice::at(index);
-    let gone =
-        until(|| device.backing_file().is_some() || !device.exists() || device.remove().is_ok());
+    let is_another = || device.identity().map_or(true, |found| found != identity);
+    let gone = until(|| is_another() || device.backing_file().is_some() || device.remove().is_ok());
     if !gone {
         log::warn!(
             "{}: this device was not removed: it is open",

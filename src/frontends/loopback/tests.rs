@@ -194,7 +194,7 @@ fn a_device_that_is_open_fails_its_requests_after_the_stop() {
     soon("the device lets go of its file", || {
         device.backing_file().is_none()
     });
-    remove_leftover(bench.folder.path()).unwrap();
+    remove_leftover(&bench.dead()).unwrap();
     assert!(!device.exists());
 }
 
@@ -220,8 +220,7 @@ fn a_disk_that_cannot_be_read_is_refused_and_leaves_nothing() {
 #[test]
 #[ignore = "serves until another test kills its process"]
 fn serves_until_killed() {
-    let mut bench = Bench::below(&childs_folder());
-    bench.options.folder = childs_folder();
+    let bench = Bench::of_child();
     let disk = Recorder::new(MIB, |_| {});
     let number = fs::read_to_string(childs_folder().join("number")).unwrap();
     let target = Target::Loop(Some(number.parse().unwrap()));
@@ -242,7 +241,7 @@ fn what_a_killed_process_left_is_removed() {
     let device = LoopDevice::at(unused());
     fs::write(folder.join("number"), device.index().to_string()).unwrap();
     let helper = "frontends::loopback::tests::serves_until_killed";
-    serve_and_kill(helper, folder, || folder.join("ready").exists());
+    serve_and_kill(helper, &bench, || folder.join("ready").exists());
     assert_eq!(device.backing_file(), Some(folder.join(FILE)));
     let mut read = Command::new("dd");
     read.arg(format!("if={}", device.path().display()))
@@ -251,12 +250,95 @@ fn what_a_killed_process_left_is_removed() {
     assert!(!read.output().unwrap().status.success());
     let link = folder.join("link");
     std::os::unix::fs::symlink(folder, &link).unwrap();
-    remove_leftover(&link).unwrap();
+    let none = folder.join("none");
+    let dead_in = |folder| Dead {
+        folder,
+        ..bench.dead()
+    };
+    remove_leftover(&dead_in(&link)).unwrap();
     assert!(!device.exists());
-    remove_leftover(folder).unwrap();
-    remove_leftover(&folder.join("none")).unwrap();
+    remove_leftover(&bench.dead()).unwrap();
+    remove_leftover(&dead_in(&none)).unwrap();
     assert!(!folder.join(FILE).exists());
     assert!(!folder.join(ADDED).exists());
+}
+
+/// As where a mount namespace has ended: the kernel then shows `/` as the path of the file.
+#[test]
+fn a_device_whose_file_is_mounted_nowhere_is_taken_away() {
+    if !can_loop() {
+        return;
+    }
+    let bench = Bench::new();
+    let file = bench.folder.path().join(FILE).display().to_string();
+    let target = Target::Loop(Some(unused()));
+    let attached = bench.start(&target, &Recorder::new(MIB, |_| {})).unwrap();
+    let device = device_of(attached.path());
+    sh(&format!("umount -l {file}"));
+    assert_eq!(device.backing_file(), Some("/".into()));
+    attached.stop().unwrap();
+    assert!(!device.exists());
+
+    let bench = Bench::new();
+    let folder = bench.folder.path();
+    let device = LoopDevice::at(unused());
+    fs::write(folder.join("number"), device.index().to_string()).unwrap();
+    let helper = "frontends::loopback::tests::serves_until_killed";
+    serve_and_kill(helper, &bench, || folder.join("ready").exists());
+    sh(&format!("umount -l {}/{FILE}", folder.display()));
+    remove_leftover(&bench.dead()).unwrap();
+    assert!(!device.exists());
+}
+
+#[test]
+fn a_device_of_another_one_is_left_alone() {
+    if !can_loop() {
+        return;
+    }
+    let bench = Bench::new();
+    let attached = bench.start(&ANY, &Recorder::new(MIB, |_| {})).unwrap();
+    let device = device_of(attached.path());
+    let other = Bench::new();
+    for identity in [None, Some(other.options.identity)] {
+        let dead = Dead {
+            identity,
+            ..bench.dead()
+        };
+        remove_leftover(&dead).unwrap();
+        let file = bench.folder.path().join(FILE);
+        assert_eq!(device.backing_file(), Some(file));
+    }
+    attached.stop().unwrap();
+
+    // One that was removed, and made again by somebody else.
+    let device = LoopDevice::at(unused());
+    device.add().unwrap();
+    remember_added(device, other.folder.path()).unwrap();
+    let note = fs::read_to_string(other.folder.path().join(ADDED)).unwrap();
+    device.remove().unwrap();
+    device.add().unwrap();
+    for note in [note, device.index().to_string()] {
+        fs::write(other.folder.path().join(ADDED), note).unwrap();
+        remove_leftover(&other.dead()).unwrap();
+        assert!(device.exists());
+        assert!(!other.folder.path().join(ADDED).exists());
+    }
+    remember_added(device, other.folder.path()).unwrap();
+    remove_leftover(&other.dead()).unwrap();
+    assert!(!device.exists());
+}
+
+#[test]
+fn a_device_says_whose_it_is_unless_it_is_too_large() {
+    let bench = Bench::new();
+    let (identity, file) = (bench.options.identity, Path::new("/file"));
+    for size in [512, 1 << 61, (1 << 62) - 1] {
+        let mark = Mark::new(identity, size, file);
+        assert_eq!(mark, Mark::Limit(identity.bytes()));
+        assert!(mark.limit() > size);
+    }
+    let largest = Mark::new(identity, i64::MAX.cast_unsigned(), file);
+    assert_eq!((largest.limit(), largest), (0, Mark::File(file.to_owned())));
 }
 
 /// Counts what its process has, which is its own.

@@ -5,14 +5,13 @@
 //! descriptor that stands for the process, and ends with it.
 
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::remove_leftover;
+use super::remove;
 use crate::logging;
 
 /// How often a removal is tried again.
@@ -20,9 +19,9 @@ const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Wait for the end of the process that standard input stands for, see pidfd_open(2), and remove the
-/// device that it left behind, if its attachment's `folder` still tells of one.
+/// device that it left behind, which the kernel knows by this word, if there is one.
 #[must_use]
-pub fn guard(folder: &Path) -> ExitCode {
+pub fn guard(word: &str) -> ExitCode {
     let worker = std::io::stdin();
     let mut ready = [PollFd::from_borrowed_fd(worker.as_fd(), PollFlags::IN)];
     loop {
@@ -33,7 +32,7 @@ pub fn guard(folder: &Path) -> ExitCode {
         }
     }
     for _ in 0..TRIES {
-        match remove_leftover(folder) {
+        match remove(word) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(refusal) => logging::say(&format!("pydisk: {refusal}\n")),
         }

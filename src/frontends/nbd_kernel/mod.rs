@@ -19,14 +19,14 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use pydisk_kernel::nbd::{self as kernel, Device, Error, Params};
 use pydisk_kernel::threads;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::nbd::Unnegotiated;
-use super::{Attached, Ended, Options};
+use super::{Attached, Dead, Ended, Options};
 use crate::Refusal;
 use crate::disk::{Disk, Fua, Limits};
 
@@ -34,8 +34,8 @@ mod guard;
 
 pub use guard::guard;
 
-/// In the attachment's folder, the word by which the kernel knows whose the device is.
-const IDENTITY: &str = "nbd-identity";
+/// In the folder of an attachment of an older pydisk, the word by which the kernel knows whose the device is.
+const WORD: &str = "nbd-identity";
 /// Reads and writes are not longer than this, unless the disk prefers longer ones.
 const MAX_IO: u32 = 1 << 20;
 /// The driver's own limit.
@@ -53,20 +53,37 @@ const BUSY: Duration = Duration::from_secs(2);
 /// How long the kernel may take to let go of a device whose process is dead.
 const LEFTOVER: Duration = Duration::from_millis(800);
 
-/// Remove the device that a process left when it was killed whose attachment's folder was `folder`.
-/// It is no error if it made none; a device that somebody else made is never touched.
+/// Remove the device that a dead attachment left. It is no error if it made none; a device that somebody else
+/// made is never touched.
 ///
 /// # Errors
 /// One sentence, if it could not be removed yet.
-pub fn remove_leftover(folder: &Path) -> Result<(), Refusal> {
-    let note = folder.join(IDENTITY);
-    let identity = match fs::read_to_string(&note) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        identity => identity,
-    };
-    let identity =
-        identity.map_err(|error| Refusal::new(format!("{}: {error}", note.display())))?;
-    match kernel::remove_leftover(&identity, LEFTOVER) {
+pub fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
+    match dead.identity {
+        Some(_) => remove(&dead.word()),
+        None => noted(dead.folder)?.as_deref().map_or(Ok(()), remove),
+    }
+}
+
+/// The word by which the kernel shall know whose the device is.
+#[must_use]
+pub fn word(options: &Options) -> String {
+    options.identity.word(&options.name)
+}
+
+/// The word that an older pydisk noted, if it came so far.
+fn noted(folder: &Path) -> Result<Option<String>, Refusal> {
+    let note = folder.join(WORD);
+    match fs::read_to_string(&note) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Refusal::new(format!("{}: {error}", note.display()))),
+        Ok(word) => Ok(Some(word)),
+    }
+}
+
+/// Remove the device that the kernel knows by this word.
+fn remove(word: &str) -> Result<(), Refusal> {
+    match kernel::remove_leftover(word, LEFTOVER) {
         // It is gone with its last user, and fails every request until then.
         Err(Error::StillOpen(_)) => Ok(()),
         other => other.map_err(|error| Refusal::new(error.to_string())),
@@ -87,11 +104,7 @@ pub(super) fn start(
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         Refusal::new(format!("{}: {what}: {error}", options.name))
     };
-    let identity = new_identity(&options.name);
-    let params = params(disk.limits(), &identity);
-    // Before there is a device, so that whoever looks for it finds it at any time.
-    fs::write(options.folder.join(IDENTITY), &identity)
-        .map_err(|error| failed("the attachment's folder", &error))?;
+    let params = params(disk.limits(), &word(options));
     let (ours, theirs) = pair().map_err(|errno| failed("a socket", &errno))?;
     let lanes = lanes(disk.limits(), options);
     let serving = Serving::start(disk, ours, lanes, ended);
@@ -240,13 +253,6 @@ fn pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
         SocketFlags::CLOEXEC,
         None,
     )
-}
-
-/// A word that no other device has had since this machine was started.
-fn new_identity(name: &str) -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let nanoseconds = since.map_or(0, |since| since.as_nanos());
-    format!("pydisk:{name}:{}:{nanoseconds}", std::process::id())
 }
 
 /// Requests that are served at the same time.

@@ -183,7 +183,7 @@ fn an_end_from_outside_is_told() {
     let disk = Recorder::new(SIZE, |_| ());
     let bench = Bench::new();
     let attached = bench.start(&ANY, &disk).unwrap();
-    remove_leftover(bench.folder.path()).unwrap();
+    remove_leftover(&bench.dead()).unwrap();
     let why = bench.ended.recv().unwrap();
     assert_eq!(why, "the kernel let go of the device: disconnected");
     attached.stop().unwrap();

@@ -3,7 +3,6 @@
 //! The block layer's words become [`Request`]s here, and a disk's [`Limits`] become the parameters of
 //! the device. Threads, memory and commands are the kernel crate's business.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +10,11 @@ use std::time::Duration;
 use pydisk_kernel::ublk::{Device, Error, Handler, Io, Op as Asked, Params, Running, Shape};
 
 use super::kernel_errnos::for_kernel;
-use super::{Attached, Ended, Options, answer};
+use super::{Attached, Dead, Ended, Options, answer};
 use crate::Refusal;
 use crate::disk::{Disk, Errno, Flags, Fua, Limits, Op, Request};
+
+mod numbered;
 
 /// Requests that a serial disk's device takes at a time: enough for the block layer to sort and merge.
 const DEPTH: u16 = 64;
@@ -29,30 +30,22 @@ const MAX_ZERO: u64 = 64 << 20;
 /// How long the first read of the device may take.
 const FIRST_READ: Duration = Duration::from_secs(60);
 
-/// In the attachment's folder, the number of the device that was made for it.
-const NUMBER: &str = "ublk-number";
 /// How long the kernel may take to let go of a device whose process is dead.
 const LEFTOVER: Duration = Duration::from_secs(1);
 
-/// Remove the device that a process left when it was killed whose attachment's folder was `folder`.
-/// It is no error if it made none; a device that somebody else made is never touched.
+/// Remove the device that a dead attachment left. It is no error if it made none; a device that somebody else
+/// made is never touched.
 ///
 /// # Errors
 /// One sentence, if it could not be removed yet.
-pub fn remove_leftover(folder: &Path) -> Result<(), Refusal> {
-    let Ok(number) = fs::read_to_string(folder.join(NUMBER)) else {
-        return Ok(());
+pub fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
+    let Some(identity) = dead.identity else {
+        return numbered::is_gone(dead.folder);
     };
-    let number = number.trim().parse::<u32>().map_err(|error| {
-        Refusal::new(format!(
-            "{}: `{number}`: {error}",
-            folder.join(NUMBER).display()
-        ))
-    })?;
-    match pydisk_kernel::ublk::remove_leftover(number, LEFTOVER) {
+    match pydisk_kernel::ublk::remove_leftover(identity.number(), LEFTOVER) {
         // It is gone with its last user, and fails every request until then.
         Err(Error::StillOpen(_)) => Ok(()),
-        other => other.map_err(|error| Refusal::new(format!("/dev/ublkb{number}: {error}"))),
+        other => other.map_err(|error| Refusal::new(format!("ublk: {error}"))),
     }
 }
 
@@ -68,11 +61,13 @@ pub(super) fn start(
     ended: Ended,
 ) -> Result<Box<dyn Attached>, Refusal> {
     let limits = disk.limits();
-    let (params, shape) = (params(limits), shape(limits, options));
+    let shape = shape(limits, options);
+    let params = Params {
+        identity: options.identity.number(),
+        ..params(limits)
+    };
     let device = Device::add(index, shape, &params).map_err(|error| refusal(index, &error))?;
     let index = Some(device.id());
-    fs::write(options.folder.join(NUMBER), device.id().to_string())
-        .map_err(|error| Refusal::new(format!("{}: {error}", options.folder.display())))?;
     let name = options.name.clone();
     let tell = move |why: String| {
         if ended.send(why).is_err() {
@@ -203,6 +198,7 @@ fn params(limits: &Limits) -> Params {
         discard_granularity: physical,
         max_discard_bytes: if writable && limits.trim { MAX_TRIM } else { 0 },
         max_write_zeroes_bytes: if writable && limits.zero { MAX_ZERO } else { 0 },
+        identity: 0,
     }
 }
 

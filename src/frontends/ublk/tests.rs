@@ -11,6 +11,7 @@ use pydisk_kernel::ublk as kernel;
 
 use super::*;
 use crate::disk::{BlockSizes, Error as DiskError, Result};
+use crate::frontends::Identity;
 
 const SIZE: u64 = 16 << 20;
 
@@ -160,6 +161,7 @@ fn attach(disk: &Arc<Recorder>, index: Option<u32>) -> Result<Box<dyn Attached>,
         name: "test".into(),
         folder: std::env::temp_dir(),
         lanes: 4,
+        identity: Identity::new(),
     };
     let (ended, _) = mpsc::channel();
     start(index, Arc::clone(disk) as Arc<dyn Disk>, &options, ended)
@@ -290,6 +292,7 @@ fn a_disk_whose_first_read_fails_is_refused_and_leaves_no_device() {
         name: "test".into(),
         folder: std::env::temp_dir(),
         lanes: 1,
+        identity: Identity::new(),
     };
     let (ended, told) = mpsc::channel();
     let refused = start(Some(index), Arc::new(Broken(limits())), &options, ended);
@@ -310,11 +313,47 @@ fn an_end_from_outside_is_told() {
         name: "test".into(),
         folder: std::env::temp_dir(),
         lanes: 1,
+        identity: Identity::new(),
     };
     let (ended, told) = mpsc::channel();
     let attached = start(Some(index), disk, &options, ended).unwrap();
-    let outside = std::thread::spawn(move || kernel::remove_leftover(index, FIRST_READ));
+    let identity = options.identity.number();
+    let outside = std::thread::spawn(move || kernel::remove_leftover(identity, FIRST_READ));
     assert_eq!(told.recv().unwrap(), "the device was removed from outside");
     attached.stop().unwrap();
     outside.join().unwrap().unwrap();
+}
+
+/// A number says nothing: it may be another device's by now.
+#[test]
+fn a_device_of_which_only_the_number_is_known_is_left_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let dead = Dead {
+        name: "test",
+        folder: place.path(),
+        identity: None,
+    };
+    remove_leftover(&dead).unwrap();
+    let note = place.path().join("ublk-number");
+    std::fs::write(&note, "x").unwrap();
+    remove_leftover(&dead).unwrap_err();
+    if !available() {
+        return;
+    }
+    let index = 960_000 + std::process::id() % 10_000;
+    std::fs::write(&note, index.to_string()).unwrap();
+    remove_leftover(&dead).unwrap();
+    let attached = attach(&Recorder::new(limits()), Some(index)).unwrap();
+    remove_leftover(&dead).unwrap();
+    run("cat", &[], attached.path());
+    attached.stop().unwrap();
+    let params = Params::new(1 << 20);
+    let unserved = Device::add(Some(index), Shape::Serial { depth: 1 }, &params).unwrap();
+    let why = remove_leftover(&dead).unwrap_err().to_string();
+    assert!(
+        why.contains("an older pydisk noted the number only"),
+        "{why}"
+    );
+    assert!(kernel::info(index).is_ok());
+    drop(unserved);
 }

@@ -64,8 +64,19 @@ impl Kind {
         skip(self.word(), reason)
     }
 
+    /// Whether there is a disk at a path of this kind.
+    pub fn is_at(self, path: &Path) -> bool {
+        match self {
+            Self::Ublk | Self::Nbd | Self::File => path.exists(),
+            Self::Loop => {
+                let name = path.file_name().unwrap().to_str().unwrap();
+                Path::new(&format!("/sys/block/{name}/loop/backing_file")).exists()
+            }
+        }
+    }
+
     /// A target of this kind that no other test uses.
-    fn fresh_target(self, folder: &Path) -> String {
+    pub fn fresh_target(self, folder: &Path) -> String {
         // The numbers of NBD devices end at 32768.
         let index = 1000 + fresh_number(30_000);
         match self {
@@ -175,17 +186,8 @@ impl Attached {
             String::from_utf8_lossy(&output.stderr)
         );
         self.detached = true;
-        assert!(!self.is_there(), "{} is still there", self.device());
-    }
-
-    fn is_there(&self) -> bool {
-        match self.kind {
-            Kind::Ublk | Kind::Nbd | Kind::File => self.path.exists(),
-            Kind::Loop => {
-                let name = self.path.file_name().unwrap().to_str().unwrap();
-                Path::new(&format!("/sys/block/{name}/loop/backing_file")).exists()
-            }
-        }
+        let there = self.kind.is_at(&self.path);
+        assert!(!there, "{} is still there", self.device());
     }
 }
 

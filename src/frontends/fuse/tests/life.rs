@@ -269,8 +269,7 @@ fn a_file_that_lives_on_at_another_place_lets_go_of_its_disk() {
 #[test]
 #[ignore = "serves until another test kills its process"]
 fn serves_until_killed() {
-    let mut bench = Bench::below(&childs_folder());
-    bench.options.folder = childs_folder();
+    let bench = Bench::of_child();
     let disk = Recorder::new(MIB, |_| {});
     let path = childs_folder().join("disk");
     let _attached = bench.start(&Target::File(path), &disk).unwrap();
@@ -288,7 +287,7 @@ fn what_a_killed_process_left_is_removed() {
     let path = bench.path();
     let helper = "frontends::fuse::tests::life::serves_until_killed";
     let there = || fs::metadata(&path).is_ok_and(|found| found.len() == MIB);
-    serve_and_kill(helper, bench.folder.path(), there);
+    serve_and_kill(helper, &bench, there);
     assert_eq!(code_of(File::open(&path)), Errno::NOTCONN);
     let disk = Recorder::new(MIB, |_| {});
     let refusal = bench
@@ -299,20 +298,61 @@ fn what_a_killed_process_left_is_removed() {
         refusal.to_string().contains("is mounted there already"),
         "{refusal}"
     );
-    remove_leftover(&path, true).unwrap();
+    let remove = |path: &Path| remove_leftover(path, &bench.dead(), false).unwrap();
+    remove(&path);
     assert!(!path.exists());
-    remove_leftover(&path, true).unwrap();
-    remove_leftover(Path::new("/no/such/folder/disk"), true).unwrap();
+    remove(&path);
+    remove(Path::new("/no/such/folder/disk"));
 
     fs::write(&path, "").unwrap();
-    serve_and_kill(helper, bench.folder.path(), there);
-    remove_leftover(&path, false).unwrap();
+    serve_and_kill(helper, &bench, there);
+    remove(&path);
     assert_eq!(fs::metadata(&path).unwrap().len(), 0);
     bench.file(&disk).stop().unwrap();
 
     fs::write(&path, "data").unwrap();
-    remove_leftover(&path, true).unwrap();
+    remove(&path);
     assert_eq!(fs::read(&path).unwrap(), b"data");
+}
+
+#[test]
+fn what_others_put_at_the_place_of_a_killed_process_stays() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let path = bench.path();
+    let helper = "frontends::fuse::tests::life::serves_until_killed";
+    let there = || fs::metadata(&path).is_ok_and(|found| found.len() == MIB);
+    let remove = || remove_leftover(&path, &bench.dead(), true);
+    serve_and_kill(helper, &bench, there);
+    if rustix::process::geteuid().is_root() {
+        let over = bench.folder.path().join("over");
+        fs::write(&over, "data").unwrap();
+        sh(&format!(
+            "mount --bind {} {}",
+            over.display(),
+            path.display()
+        ));
+        let why = remove().unwrap_err().to_string();
+        assert!(why.contains("is mounted over what is left there"), "{why}");
+        assert_eq!(fs::read(&path).unwrap(), b"data");
+        sh(&format!("umount {}", path.display()));
+    }
+    mounts::unmount_fuse(&path, Unmount::Force).unwrap();
+    // The file that was made for the dead one lives on elsewhere, so its number stays its own.
+    fs::rename(&path, bench.folder.path().join("elsewhere")).unwrap();
+    fs::write(&path, "").unwrap();
+    remove().unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    // A living disk at the same place, of the same name.
+    let mut other = Bench::new();
+    other.options.name.clone_from(&bench.options.name);
+    let disk = Recorder::new(MIB, |_| {});
+    let attached = other.start(&Target::File(path.clone()), &disk).unwrap();
+    remove().unwrap();
+    assert_eq!(fs::read(&path).unwrap().len(), 1 << 20);
+    attached.stop().unwrap();
 }
 
 /// Counts what its process has, which is its own.
