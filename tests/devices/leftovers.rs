@@ -126,6 +126,31 @@ fn alone(states: &States, script: &str) -> String {
     )
 }
 
+/// The kernel shows another path of its file, or none, once the namespace has ended.
+fn a_disk_of_a_mount_namespace_that_has_ended_is_removed(kind: Kind) {
+    let place = tempfile::tempdir().unwrap();
+    let target = kind.fresh_target(place.path());
+    let states = States::new(place.path().join("states"));
+    let attach = format!("{} attach memory {target} size=16M --name x", program());
+    let mount = format!(
+        "mkfs.ext4 -q {target}; mkdir {0}; mount {target} {0}",
+        place.path().join("at").display()
+    );
+    alone(&states, &format!("{attach}; {mount}"));
+    for whose in ["agent_pid", "worker_pid"] {
+        kill_process(states.pid(whose), Signal::KILL).unwrap();
+    }
+    until("something is left", || {
+        states.succeeds(&["list"]);
+        !states.folder().exists() && !kind.is_at(Path::new(&target))
+    });
+}
+
+on!(
+    a_disk_of_a_mount_namespace_that_has_ended_is_removed,
+    [ublk, nbd, loop_device]
+);
+
 /// Two containers have their own state at the same path.
 fn a_disk_of_another_mount_namespace_is_left_alone(kind: Kind) {
     let place = tempfile::tempdir().unwrap();
