@@ -304,13 +304,40 @@ fn wait_for_the_end(index: u32, identity: &Identity, within: Duration) -> Result
     if !until(|| Folder(index).has_gone(identity), within) {
         return Err(Error::StillOpen(index));
     }
-    if identity.added() && !until(|| !path(index).exists(), NODE_GOES) {
+    if !identity.added() {
+        forget_partitions(index, within);
+    } else if !until(|| !path(index).exists(), NODE_GOES) {
         log::debug!(
             "{}: the node is there without a device",
             path(index).display()
         );
     }
     Ok(())
+}
+
+/// Have the kernel forget the partitions of a disk that is gone from a device that stays: the driver looks for them
+/// when somebody opens the device, and keeps the old ones until then. Another process opens it: somebody may have
+/// connected it by now, and not answer.
+fn forget_partitions(index: u32, within: Duration) {
+    let folder = Folder(index);
+    if folder.is_connected() || !folder.has_partitions() {
+        return;
+    }
+    let node = path(index);
+    let Ok(name) = CString::new(node.as_os_str().as_bytes()) else {
+        return;
+    };
+    let open = || open_there(&name, libc::O_RDONLY).map_or_else(|errno| [0, errno, 0], |_| [0; 3]);
+    // SAFETY: `open_there` makes one system call.
+    let why = match unsafe { elsewhere(within, || false, open) } {
+        Ok([_, 0, _]) => return,
+        Ok([_, errno, _]) => i32::try_from(errno).map_or(Errno::IO, Errno::from_raw_os_error),
+        Err(errno) => errno,
+    };
+    log::warn!(
+        "{}: the partitions of the disk that is gone stay until somebody opens it: {why}",
+        node.display()
+    );
 }
 
 /// Who has a device that cannot be connected: who connected it, or else who has it open.

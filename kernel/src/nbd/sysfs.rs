@@ -86,6 +86,13 @@ impl Folder {
         }
     }
 
+    /// Whether the kernel has partitions of it, be it of a disk that it had.
+    pub(super) fn has_partitions(self) -> bool {
+        let entries = fs::read_dir(self.path("")).into_iter().flatten().flatten();
+        let mut entries = entries.map(|entry| entry.path().join("partition"));
+        entries.any(|partition| partition.exists())
+    }
+
     /// Requests that the kernel has given to the driver and has no answer to.
     pub(super) fn under_way(self) -> u64 {
         let text = self.text("inflight").unwrap_or_default();

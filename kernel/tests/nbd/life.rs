@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pydisk_kernel::nbd::{self, Device, Error, Params};
 
-use super::support::{DISC, Disk, SIZE, available, fresh_index, params};
+use super::support::{DISC, Disk, SIZE, available, fresh_index, params, skip};
 
 #[test]
 fn what_is_written_is_read_on_one_socket_and_on_several() {
@@ -211,6 +211,40 @@ fn a_number_that_was_given_away_again_is_its_new_owners() {
     file.read_exact_at(&mut [0; 4096], 4096).unwrap();
     drop(file);
     second.disconnect().unwrap();
+}
+
+/// They would stay with a device that the module made when it was loaded, until somebody opens that.
+#[test]
+fn the_partitions_of_a_disk_go_with_it() {
+    if !available() {
+        return;
+    }
+    let disk = Disk::new();
+    disk.partition();
+    let unused = |index: &u32| {
+        let folder = format!("/sys/block/nbd{index}");
+        Path::new(&folder).exists() && !Path::new(&format!("{folder}/pid")).exists()
+    };
+    for removed_by_another in [false, true] {
+        let Some(index) = (0..1000).rev().find(unused) else {
+            skip("the module has no device that stays");
+            return;
+        };
+        let partition = format!("/sys/block/nbd{index}/nbd{index}p1");
+        let params = Params {
+            identity: format!("partitioned-{}", std::process::id()),
+            ..params()
+        };
+        let device = Device::connect(Some(index), &disk.sockets(1), &params).unwrap();
+        device.wait_until_usable(Duration::from_secs(60)).unwrap();
+        assert!(Path::new(&partition).exists());
+        if removed_by_another {
+            nbd::remove_leftover(&params.identity, Duration::from_secs(60)).unwrap();
+        }
+        device.disconnect().unwrap();
+        assert!(Path::new(&format!("/sys/block/nbd{index}")).exists());
+        assert!(!Path::new(&partition).exists(), "{removed_by_another}");
+    }
 }
 
 /// The last resort, where nobody is left who could disconnect the device.

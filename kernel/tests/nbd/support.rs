@@ -13,14 +13,21 @@ use pydisk_kernel::nbd::{self, Device, Params};
 pub(crate) const SIZE: u64 = 8 << 20;
 
 /// Whether NBD devices can be made here; says why not, or fails where `PYDISK_REQUIRE` names nbd.
-#[expect(clippy::explicit_write, reason = "see below")]
 pub(crate) fn available() -> bool {
     let Err(why) = nbd::available() else {
         return true;
     };
     let required = std::env::var("PYDISK_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|word| word == "nbd"), "{why}");
-    // Not by a print macro: what those write in a test that passes is captured.
+    skip(&why.to_string())
+}
+
+/// Say why a test does not run; false, for it to return on.
+#[expect(
+    clippy::explicit_write,
+    reason = "what the print macros write in a test that passes is captured"
+)]
+pub(crate) fn skip(why: &str) -> bool {
     writeln!(io::stderr(), "skipped: {why}").unwrap();
     false
 }
@@ -70,6 +77,15 @@ impl Disk {
             bytes: Mutex::new(vec![0; usize::try_from(SIZE).unwrap()]),
             ..Self::default()
         })
+    }
+
+    /// Give the disk a partition of 1 MiB, in the table of the PC's BIOS.
+    pub(crate) fn partition(&self) {
+        let mut bytes = self.bytes.lock().unwrap();
+        bytes[446 + 4] = 0x83;
+        bytes[446 + 8..446 + 12].copy_from_slice(&2048_u32.to_le_bytes());
+        bytes[446 + 12..446 + 16].copy_from_slice(&2048_u32.to_le_bytes());
+        bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
     }
 
     /// What the kernel said since the last call, without reads.
