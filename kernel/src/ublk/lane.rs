@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::buffer::Slot;
 use super::error::Error;
-use super::handler::{Handler, answer};
+use super::handler::{Answer, Handler, answer};
 use super::queue::{Descriptors, Event, Queue};
 use super::tags::Tags;
 
@@ -77,6 +77,7 @@ pub(crate) fn serve_inline(seat: &Seat, ready: &Sender<Result<(), Error>>) -> Re
         tags,
         queue,
         handed_over: Instant::now(),
+        starved: Vec::new(),
         broken: None,
     }
     .serve()
@@ -88,6 +89,8 @@ struct Lane<'a> {
     queue: Queue,
     tags: Tags,
     handed_over: Instant,
+    /// Requests that were served and whose tags have no memory to go back to the driver with.
+    starved: Vec<(u16, Slot, Answer)>,
     /// Why the lane cannot go on.
     broken: Option<String>,
 }
@@ -110,6 +113,7 @@ impl Lane<'_> {
             }
             if !waiting.is_empty() {
                 self.batch(&mut waiting);
+                self.feed();
             }
             if let Some(why) = self.broken.take() {
                 return Err(why);
@@ -144,11 +148,26 @@ impl Lane<'_> {
             self.seat.descriptors.read(tag),
             &mut slot,
         );
-        if let Err(errno) = renew(&mut slot, answer.carry) {
-            self.broken = Some(format!("no memory for a buffer: {errno}"));
-            return;
+        match slot.renew(answer.carry) {
+            Ok(()) => self.commit(tag, slot, answer.result),
+            // The hook around the batch may hold what others need, as Python's lock, perhaps to give memory back:
+            // this waits for memory after it.
+            Err(_errno) => self.starved.push((tag, slot, answer)),
         }
-        self.queue.commit(tag, slot.address(), answer.result);
+    }
+
+    /// Wait for memory for the tags that have none.
+    fn feed(&mut self) {
+        for (tag, mut slot, answer) in std::mem::take(&mut self.starved) {
+            match renew(&mut slot, answer.carry) {
+                Ok(()) => self.commit(tag, slot, answer.result),
+                Err(errno) => self.broken = Some(format!("no memory for a buffer: {errno}")),
+            }
+        }
+    }
+
+    fn commit(&mut self, tag: u16, slot: Slot, result: i32) {
+        self.queue.commit(tag, slot.address(), result);
         self.tags.put(tag, slot);
         if self.handed_over.elapsed() >= HAND_OVER {
             self.handed_over = Instant::now();

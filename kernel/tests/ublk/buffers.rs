@@ -3,8 +3,9 @@
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use pydisk_kernel::ublk::{Handler, Io, Op, Owner};
+use pydisk_kernel::ublk::{Handler, Io, Op, Owner, Params};
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::support::{
     Memory, WAYS, available, everything, open_direct, read_page, run, write_page,
@@ -92,6 +93,67 @@ fn kept_memory_never_shows_another_request() {
         let kept = std::mem::take(&mut *keeper.kept.lock().unwrap());
         assert_eq!(kept.len(), MOST);
         kept.into_iter().for_each(Kept::check);
+    }
+}
+
+/// Keeps the memory of one read, and lets the process have no more until the hook around it is left.
+struct Greedy {
+    disk: Arc<Memory>,
+    kept: Mutex<Option<Owner>>,
+    more: Mutex<Option<Rlimit>>,
+}
+
+impl Handler for Greedy {
+    fn serve(&self, io: Io<'_>) -> Result<(), Errno> {
+        if io.at == 5 * 4096 {
+            *self.kept.lock().unwrap() = Some(Arc::clone(io.owner));
+            let before = getrlimit(Resource::As);
+            *self.more.lock().unwrap() = Some(before);
+            let used = std::fs::read_to_string("/proc/self/statm").unwrap();
+            let pages: u64 = used.split(' ').next().unwrap().parse().unwrap();
+            // Room for whatever else happens, and for no buffer.
+            let current = Some(pages * 4096 + (16 << 20));
+            setrlimit(Resource::As, Rlimit { current, ..before }).unwrap();
+        }
+        self.disk.serve(io)
+    }
+
+    fn batch(&self, work: &mut dyn FnMut()) {
+        work();
+        if let Some(before) = self.more.lock().unwrap().take() {
+            setrlimit(Resource::As, before).unwrap();
+        }
+    }
+}
+
+/// The hook may hold a lock without which nobody can give memory back: Python's.
+#[test]
+fn memory_is_not_waited_for_inside_the_hook_around_a_batch() {
+    if !available() {
+        return;
+    }
+    for way in WAYS {
+        let greedy = Arc::new(Greedy {
+            disk: Memory::new(SIZE),
+            kept: Mutex::default(),
+            more: Mutex::default(),
+        });
+        let params = Params {
+            max_io_bytes: 32 << 20,
+            ..everything(SIZE as u64)
+        };
+        let running = way.start(&params, Arc::clone(&greedy) as Arc<dyn Handler>);
+        let mut device = open_direct(running.device_path());
+        for page in [5, 6] {
+            assert_eq!(
+                read_page(&mut device, page).unwrap().0,
+                [0; 4096],
+                "{way:?}"
+            );
+        }
+        assert!(greedy.kept.lock().unwrap().take().is_some());
+        drop(device);
+        running.stop().unwrap();
     }
 }
 
