@@ -50,7 +50,7 @@ impl Identity {
 }
 
 /// Before the name of an attachment.
-const PREFIX: &str = "pydisk:";
+pub(super) const PREFIX: &str = "pydisk:";
 /// 4 EiB.
 const LARGE: u64 = 1 << 62;
 

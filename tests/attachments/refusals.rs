@@ -104,12 +104,12 @@ fn a_target_in_use_is_refused_and_left_alone(kind: Kind) {
         let output = pydisk(&attach);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(stderr.contains(&format!("attachment `{name}`")), "{stderr}");
-        // Another user's state folder, or a container's: the mount tells whose it is.
+        // Another state folder, as a container may have, and the same name there: the mount tells whose it is.
         let elsewhere = tempfile::tempdir().unwrap();
         let mut command = Command::new(support::program());
         let output = command
             .args(&attach)
-            .args(["--name", "another"])
+            .args(["--name", &name])
             .env("PYDISK_STATE_DIR", elsewhere.path());
         let stderr = String::from_utf8(output.output().unwrap().stderr).unwrap();
         assert!(

@@ -10,8 +10,8 @@ use pydisk_kernel::mounts;
 use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, StatxFlags, flock, statx};
 use rustix::io::Errno;
 
-use super::SOURCE_PREFIX;
 use crate::Refusal;
+use crate::frontends::identity::PREFIX;
 
 /// How long whoever has a file mounted may take to answer.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -196,7 +196,7 @@ fn refuse_mounted(path: &Path, real: &Path) -> Result<(), Refusal> {
     // Only of a filesystem that nobody serves it is certain that unmounting it loses nothing.
     Err(if is_dead(real) {
         refusal.hint(format!("`fusermount3 -u {}` unmounts it", real.display()))
-    } else if mount.source.to_string_lossy().starts_with(SOURCE_PREFIX) {
+    } else if mount.source.to_string_lossy().starts_with(PREFIX) {
         refusal.hint(format!("`pydisk detach {}` ends it", real.display()))
     } else {
         refusal.hint("choose another path")
