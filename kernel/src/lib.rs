@@ -4,6 +4,7 @@ pub mod activation;
 pub mod aio;
 mod elsewhere;
 mod first_read;
+pub mod fork_signals;
 pub mod fuse;
 pub mod loopdev;
 pub mod mounts;

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pydisk_kernel::fork_signals::handle_here_only;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 mod door;
@@ -378,11 +379,13 @@ enum Event {
 /// Turn what the agent says and the signals into events. The handlers only note a signal, and no
 /// signal is blocked or ignored: what the plugin starts would inherit that.
 fn listen(mut receiver: agent::Receiver, events: &Sender<Event>) -> io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM])?;
-    // An interrupt from the terminal is for the agent to act on.
-    for signal in [SIGINT, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
-    }
+    let mut signals = handle_here_only(&[SIGTERM, SIGINT, SIGHUP], || {
+        // An interrupt from the terminal is for the agent to act on.
+        for signal in [SIGINT, SIGHUP] {
+            signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+        }
+        signal_hook::iterator::Signals::new([SIGTERM])
+    })?;
     let sender = events.clone();
     thread::Builder::new()
         .name("signals".into())
