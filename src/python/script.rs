@@ -199,7 +199,15 @@ fn execute<'py>(
     }
     let done = builtins.getattr("exec")?.call1((code, main.dict()));
     forks::end_child(py);
-    done.map(|_none| main)
+    done?;
+    // As under nbdkit, `__main__` has no file from now on: multiprocessing would run that file again in each
+    // process that it starts anew, where there is no nbdkit. Callbacks find the name where they look next.
+    let file = intern!(py, "__file__");
+    if let Some(path) = main.getattr_opt(file)? {
+        main.delattr(file)?;
+        builtins.setattr(file, path)?;
+    }
+    Ok(main)
 }
 
 /// Let tracebacks show the script as it was when it ran, without looking at the file: that may have

@@ -10,5 +10,6 @@ mod examples;
 mod log;
 mod module;
 mod nasty;
+mod processes;
 mod refusals;
 mod steady;
