@@ -1,7 +1,9 @@
 //! The one CPython of this process: how it is started and how it ends.
 
+use std::ffi::CString;
+
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyModule};
 
 use super::exceptions;
 use super::forks;
@@ -47,16 +49,22 @@ fn settle(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Run what plugins registered with `atexit` and write out what they printed.
+/// What of the end is written in Python.
+const EXIT: &str = include_str!("exit.py");
+
+/// Run what plugins registered with `atexit`, end their processes that only work for this one, and write
+/// out what they printed.
 ///
 /// The interpreter itself is left as it is: finalising it would wait for every thread of the plugin,
 /// and the process ends anyway.
 pub(super) fn run_exit_functions(py: Python<'_>) {
-    let outcome = py
-        .import("atexit")
-        .and_then(|atexit| atexit.call_method0("_run_exitfuncs"));
-    if let Err(error) = outcome {
-        log::warn!("atexit: {}", exceptions::describe(py, error));
+    match exit(py) {
+        Ok(left) => {
+            for (name, pid) in left {
+                log::warn!("process {pid} (`{name}`), which the plugin started, goes on");
+            }
+        }
+        Err(error) => log::warn!("atexit: {}", exceptions::describe(py, error)),
     }
     for stream in ["stdout", "stderr"] {
         let outcome = py
@@ -67,4 +75,11 @@ pub(super) fn run_exit_functions(py: Python<'_>) {
             log::debug!("{stream}: {}", exceptions::describe(py, error));
         }
     }
+}
+
+/// Names and numbers of the processes that are left.
+fn exit(py: Python<'_>) -> PyResult<Vec<(String, i32)>> {
+    let code = CString::new(EXIT)?;
+    let module = PyModule::from_code(py, &code, c"pydisk/exit.py", c"_pydisk_exit")?;
+    module.getattr("run")?.call0()?.extract()
 }

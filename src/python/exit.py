@@ -1,0 +1,75 @@
+"""The end of a plugin in Python: its exit functions, and then its processes.
+
+pydisk runs this after `cleanup`, in a namespace of its own. Python's own exit
+waits for each process of `multiprocessing` that is no daemon, for as long as
+that runs: a disk could not be detached. Here nothing is waited for that is
+not told to end. Some names begin with `_`, for want of others. If one is
+missing from a later Python, what follows is left out, and the log says so.
+"""
+
+import atexit
+import sys
+import threading
+import time
+
+# Seconds for each step, and for processes that are told to end.
+PATIENCE = 2
+
+
+def run():
+    """Run the exit functions; name and number of each process that goes on."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is None:
+        atexit._run_exitfuncs()
+        return []
+    atexit.unregister(util._exit_function)
+    try:
+        atexit._run_exitfuncs()
+    finally:
+        left = end_processes(util)
+    return left
+
+
+def end_processes(util):
+    """End what only works for this process, and tell what does not."""
+    workers = executors_workers()
+    # Pools and managers.
+    for_a_while(util._run_finalizers, 0)
+    children = sys.modules["multiprocessing.process"].active_children()
+    theirs = [child for child in children if child.daemon or child in workers]
+    for child in theirs:
+        child.terminate()
+    until = time.monotonic() + PATIENCE
+    for child in theirs:
+        child.join(max(0, until - time.monotonic()))
+        if child.is_alive():
+            child.kill()
+            child.join(PATIENCE)
+    # Queues: what was put there is sent.
+    for_a_while(util._run_finalizers)
+    return [
+        (child.name, child.pid)
+        for child in children
+        if child not in theirs and child.is_alive()
+    ]
+
+
+def executors_workers():
+    """Shut each `ProcessPoolExecutor` down. Its workers are no daemons."""
+    futures = sys.modules.get("concurrent.futures.process")
+    if futures is None:
+        return []
+    workers = [
+        worker
+        for manager in list(futures._threads_wakeups)
+        for worker in list((manager.processes or {}).values())
+    ]
+    for_a_while(futures._python_exit)
+    return workers
+
+
+def for_a_while(work, *args):
+    """Run `work`, and leave it behind if it takes too long."""
+    thread = threading.Thread(target=work, args=args, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
