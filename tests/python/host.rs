@@ -831,6 +831,30 @@ fn a_script_may_have_a_switch_interval_of_its_own() {
     assert_eq!(switch_interval_us("sys.setswitchinterval(3)"), 3_000_000);
 }
 
+/// To Python it is one thread, too, whoever asks.
+#[test]
+fn the_thread_of_a_serialised_handle_keeps_what_open_left_in_it() {
+    let disk = open(&format!(
+        "{BASE}{PREAD2}
+import threading
+local = threading.local()
+def open(readonly): local.own = 7
+def pread(h, buf, offset, flags): buf[:] = bytes([local.own]) * len(buf)
+"
+    ));
+    let read = || {
+        let mut data = [0; 16];
+        serve(&*disk, Op::Read(&mut data), 0, Flags::empty()).unwrap();
+        assert_eq!(data, [7; 16]);
+    };
+    read();
+    std::thread::scope(|scope| {
+        scope.spawn(|| disk.lane(&mut || read()));
+        scope.spawn(read);
+    });
+    read();
+}
+
 /// A million at full scale.
 #[test]
 fn memory_stays_flat_over_requests() {
