@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,34 +33,77 @@ pub(crate) unsafe fn elsewhere(
     give_up: impl Fn() -> bool,
     work: impl FnOnce() -> Word,
 ) -> Result<Word, Errno> {
-    let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
-    // SAFETY: the child makes system calls and calls `work`, which is the caller's promise.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        // SAFETY: system calls, on memory of this function.
-        unsafe {
-            libc::dup2(tell.as_raw_fd(), 0);
-            libc::close_range(1, libc::c_uint::MAX, 0);
-            for word in work().map(u64::to_ne_bytes) {
-                libc::write(0, word.as_ptr().cast(), word.len());
-            }
-            libc::_exit(0)
+    // SAFETY: the caller's promise.
+    let child = unsafe { Child::start(work, |_unheard| ()) }?;
+    child.hear(within, give_up).inspect_err(|errno| {
+        if *errno == Errno::TIMEDOUT {
+            // SAFETY: a child of ours that was not waited for.
+            unsafe { libc::kill(child.pid, libc::SIGKILL) };
         }
+    })
+}
+
+/// As [`elsewhere`], for work that leaves something in the kernel. A child that is late is left to itself, for as
+/// long as the kernel keeps it; when it has its word at last and nobody hears it any more, it calls `undo` with it.
+///
+/// # Errors
+/// As [`elsewhere`].
+///
+/// # Safety
+/// As [`elsewhere`], also for `undo`.
+pub(crate) unsafe fn elsewhere_or_undone(
+    within: Duration,
+    work: impl FnOnce() -> Word,
+    undo: impl FnOnce(Word),
+) -> Result<Word, Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { Child::start(work, undo) }?.hear(within, || false)
+}
+
+/// A child process, and the pipe on which it tells its word.
+struct Child {
+    pid: libc::pid_t,
+    told: File,
+}
+
+impl Child {
+    /// # Safety
+    /// As [`elsewhere_or_undone`].
+    unsafe fn start(work: impl FnOnce() -> Word, undo: impl FnOnce(Word)) -> Result<Self, Errno> {
+        let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
+        // SAFETY: the child makes system calls and calls `work` and `undo`, which is the caller's promise.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: system calls, on memory of this function.
+            unsafe {
+                libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+                libc::dup2(tell.as_raw_fd(), 0);
+                libc::close_range(1, libc::c_uint::MAX, 0);
+                let word = work();
+                let bytes = word.map(u64::to_ne_bytes);
+                if libc::write(0, bytes.as_ptr().cast(), size_of::<Word>()) < 0 {
+                    undo(word);
+                }
+                libc::_exit(0)
+            }
+        }
+        if pid < 0 {
+            return Err(last_errno());
+        }
+        let told = told.into();
+        Ok(Self { pid, told })
     }
-    if child < 0 {
-        return Err(last_errno());
+
+    /// What it says. It is not waited for where it says nothing in time.
+    fn hear(&self, within: Duration, give_up: impl Fn() -> bool) -> Result<Word, Errno> {
+        let word = hear(&self.told, within, give_up);
+        if word != Err(Errno::TIMEDOUT) {
+            // It has nothing left to do. Somebody else may have waited for it, which is all the same.
+            // SAFETY: the status is not asked for.
+            unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
+        }
+        word
     }
-    drop(tell);
-    let word = hear(told, within, give_up);
-    if word == Err(Errno::TIMEDOUT) {
-        // SAFETY: a child of ours that was not waited for.
-        unsafe { libc::kill(child, libc::SIGKILL) };
-        return word;
-    }
-    // It has nothing left to do. Somebody else may have waited for it, which is all the same.
-    // SAFETY: the status is not asked for.
-    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
-    word
 }
 
 /// Open for [`elsewhere`].
@@ -136,10 +179,10 @@ fn last_errno() -> Errno {
 const SLICE: Duration = Duration::from_millis(100);
 
 /// What the child says.
-fn hear(told: OwnedFd, within: Duration, give_up: impl Fn() -> bool) -> Result<Word, Errno> {
+fn hear(mut told: &File, within: Duration, give_up: impl Fn() -> bool) -> Result<Word, Errno> {
     let deadline = Instant::now() + within;
     let slice = Timespec::try_from(SLICE).unwrap_or_default();
-    let mut ready = [PollFd::new(&told, PollFlags::IN)];
+    let mut ready = [PollFd::new(told, PollFlags::IN)];
     loop {
         match poll(&mut ready, Some(&slice)) {
             Ok(0) if give_up() || Instant::now() >= deadline => return Err(Errno::TIMEDOUT),
@@ -149,8 +192,65 @@ fn hear(told: OwnedFd, within: Duration, give_up: impl Fn() -> bool) -> Result<W
         }
     }
     let mut bytes = [0; size_of::<Word>()];
-    let heard = File::from(told).read_exact(&mut bytes);
+    let heard = told.read_exact(&mut bytes);
     heard.map_err(|_died| Errno::IO)?;
     let (words, _) = bytes.as_chunks();
     Ok([0, 1, 2].map(|index| u64::from_ne_bytes(words[index])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// The kernel keeps the child until the test has given it up.
+    #[test]
+    fn what_is_done_too_late_is_undone_and_nobody_waits_for_it() {
+        let (held, hold) = pipe_with(PipeFlags::empty()).unwrap();
+        let (done, undone) = (tempfile::tempdir().unwrap(), c"undone");
+        let folder = std::ffi::CString::new(done.path().to_str().unwrap()).unwrap();
+        let held = held.as_raw_fd();
+        // Kept open beyond what closes all others, by a number that the child asks for again.
+        let fifo =
+            std::ffi::CString::new(format!("/proc/{}/fd/{held}", std::process::id())).unwrap();
+        let work = || {
+            let mut byte = 0_u8;
+            let Ok(held) = open_there(&fifo, libc::O_RDONLY) else {
+                return [0, 1, 0];
+            };
+            // SAFETY: one byte of this function.
+            unsafe { libc::read(held, (&raw mut byte).cast(), 1) };
+            [0, 0, 7]
+        };
+        let undo = |word: Word| {
+            // SAFETY: paths that end with a zero byte.
+            unsafe {
+                if word == [0, 0, 7] && libc::chdir(folder.as_ptr()) == 0 {
+                    libc::mkdir(undone.as_ptr(), 0o700);
+                }
+            }
+        };
+        // SAFETY: both make system calls only.
+        let told = unsafe { elsewhere_or_undone(Duration::ZERO, work, undo) };
+        assert_eq!(told, Err(Errno::TIMEDOUT));
+        assert!(!done.path().join("undone").exists());
+        rustix::io::write(&hold, b"x").unwrap();
+        let deadline = Instant::now() + LONG;
+        while !done.path().join("undone").exists() {
+            assert!(Instant::now() < deadline, "it is not undone");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn what_is_done_in_time_stays() {
+        let undo = |_| {
+            // SAFETY: no memory is involved.
+            unsafe { libc::kill(libc::getppid(), libc::SIGKILL) };
+        };
+        // SAFETY: both make system calls only.
+        let told = unsafe { elsewhere_or_undone(LONG, || [1, 2, 3], undo) };
+        assert_eq!(told, Ok([1, 2, 3]));
+    }
 }

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::abi;
 use super::error::{Error, errno_of};
-use crate::elsewhere::{Word, elsewhere, open_there};
+use crate::elsewhere::{Word, elsewhere, elsewhere_or_undone, open_there};
 use crate::probe;
 
 /// The node that takes the commands.
@@ -98,13 +98,30 @@ impl Control {
     }
 
     /// Make the device that `info` describes; gives what the driver made of it.
+    ///
+    /// There are kernels that crash here, and a process that has a command in a driver that crashed or hangs can
+    /// neither be killed nor end by itself. So another one sends it, which is left behind then.
     pub(crate) fn add(
         &self,
         info: abi::ublksrv_ctrl_dev_info,
     ) -> Result<abi::ublksrv_ctrl_dev_info, Error> {
-        let command = Command::new("ADD_DEV", abi::UBLK_U_CMD_ADD_DEV, info.dev_id);
-        let (_, info) = self.exchange(&command, info, SHORT)?;
-        Ok(info)
+        let command = Command::new(ADD_DEV, abi::UBLK_U_CMD_ADD_DEV, info.dev_id);
+        let work = || {
+            let mut info = info;
+            let addr = (&raw mut info).addr() as u64;
+            let [_, errno, _] =
+                send_there(&command, addr, wire_len::<abi::ublksrv_ctrl_dev_info>());
+            [0, errno, info.dev_id.into()]
+        };
+        let undo = |[_, errno, id]: Word| {
+            if let (0, Ok(id)) = (errno, u32::try_from(id)) {
+                send_there(&Command::new("DEL_DEV", abi::UBLK_U_CMD_DEL_DEV, id), 0, 0);
+            }
+        };
+        // SAFETY: `send_there` makes system calls only; a ring is made of mappings.
+        let told = unsafe { elsewhere_or_undone(ADD, work, undo) };
+        let [_, _, id] = command.outcome(told, ADD)?;
+        self.info(u32::try_from(id).expect("it was a u32"))
     }
 
     pub(crate) fn set_params(&self, id: u32, mut params: abi::ublk_params) -> Result<(), Error> {
@@ -130,24 +147,13 @@ impl Control {
             ..Command::new("START_DEV", abi::UBLK_U_CMD_START_DEV, id)
         };
         // SAFETY: `send_there` makes system calls only; a ring is made of mappings.
-        let told = unsafe { elsewhere(START, &no_lane, || send_there(&command)) };
-        let errno = match told {
-            Ok([_, 0, _]) => return Ok(()),
-            Ok([_, errno, _]) => i32::try_from(errno).map_or(Errno::IO, Errno::from_raw_os_error),
-            Err(Errno::TIMEDOUT) if no_lane() => {
-                return Err(Error::Lane(
-                    "a serving thread ended before the device was started".into(),
-                ));
-            }
-            Err(Errno::TIMEDOUT) => {
-                return Err(Error::Timeout {
-                    what: command.what,
-                    after: START,
-                });
-            }
-            Err(errno) => errno,
-        };
-        Err(command.error(errno))
+        let told = unsafe { elsewhere(START, &no_lane, || send_there(&command, 0, 0)) };
+        if told == Err(Errno::TIMEDOUT) && no_lane() {
+            return Err(Error::Lane(
+                "a serving thread ended before the device was started".into(),
+            ));
+        }
+        command.outcome(told, START).map(drop)
     }
 
     /// Whether device `id` is the one that was made with this `identity`. A number is another device's as soon
@@ -177,9 +183,13 @@ impl Control {
     /// As [`Control::stop`] for a device that cannot be another one by now, because its server holds it.
     pub(crate) fn stop_any(&self, id: u32, within: Option<Duration>) -> Result<(), Error> {
         let command = Command::new("STOP_DEV", abi::UBLK_U_CMD_STOP_DEV, id);
-        match self.send(&command, within.unwrap_or(FOR_EVER), || false) {
+        let sent = match within {
+            Some(within) => self.send_apart(&command, within),
+            None => self.send(&command, FOR_EVER),
+        };
+        match sent {
             Err(Error::NoSuchDevice(_)) => Ok(()),
-            other => other.map(drop),
+            other => other,
         }
     }
 
@@ -192,14 +202,14 @@ impl Control {
         }
         let command = Command::new("DEL_DEV", abi::UBLK_U_CMD_DEL_DEV, id);
         let deadline = Instant::now() + within;
-        match self.send(&command, within, || false) {
+        match self.send_apart(&command, within) {
             Err(Error::NoSuchDevice(_)) => Ok(()),
             Err(Error::Timeout { .. }) => Err(Error::StillOpen(id)),
             // Interrupted while it waited for the number: the device is going all the same.
             Err(Error::Failed {
                 errno: Errno::INTR, ..
             }) => self.wait_until_gone(id, identity, deadline),
-            other => other.map(drop),
+            other => other,
         }
     }
 
@@ -214,13 +224,18 @@ impl Control {
     }
 
     /// Send a command that carries no structure.
-    fn send(
-        &self,
-        command: &Command,
-        within: Duration,
-        give_up: impl Fn() -> bool,
-    ) -> Result<i32, Error> {
-        self.run(command, 0, 0, within, give_up)
+    fn send(&self, command: &Command, within: Duration) -> Result<(), Error> {
+        self.run(command, 0, 0, within).map(drop)
+    }
+
+    /// The same by another process, which is left behind where the driver does not answer. Where this one may open
+    /// nothing more, it has to do it itself.
+    fn send_apart(&self, command: &Command, within: Duration) -> Result<(), Error> {
+        // SAFETY: `send_there` makes system calls only; a ring is made of mappings.
+        match unsafe { elsewhere(within, || false, || send_there(command, 0, 0)) } {
+            Err(Errno::MFILE | Errno::NFILE) => self.send(command, within),
+            told => command.outcome(told, within).map(drop),
+        }
     }
 
     /// Send a command with a structure and give back what the driver left in it.
@@ -232,7 +247,7 @@ impl Control {
     ) -> Result<(i32, T), Error> {
         let mut value = Box::new(value);
         let addr = std::ptr::from_mut(&mut *value).addr() as u64;
-        match self.run(command, addr, wire_len::<T>(), within, || false) {
+        match self.run(command, addr, wire_len::<T>(), within) {
             Ok(result) => Ok((result, *value)),
             Err(error @ Error::Timeout { .. }) => {
                 // The driver may still write to it.
@@ -243,14 +258,7 @@ impl Control {
         }
     }
 
-    fn run(
-        &self,
-        command: &Command,
-        addr: u64,
-        len: u16,
-        within: Duration,
-        give_up: impl Fn() -> bool,
-    ) -> Result<i32, Error> {
+    fn run(&self, command: &Command, addr: u64, len: u16, within: Duration) -> Result<i32, Error> {
         let mut held = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ring = match held.take() {
             Some(ring) => ring,
@@ -260,7 +268,7 @@ impl Control {
         // SAFETY: the structure at `addr`, if any, outlives the command: `exchange` keeps it until
         // the completion, and for ever when there was none. The file is open as long as `self`.
         unsafe { ring.submission().push(&entry) }.expect("no other command is in the ring");
-        let result = wait_for_one(&mut ring, command.what, within, give_up)?;
+        let result = wait_for_one(&mut ring, command.what, within)?;
         *held = Some(ring);
         drop(held);
         let Ok(errno) = u32::try_from(-result) else {
@@ -273,8 +281,9 @@ impl Control {
     }
 }
 
-/// Send a command without a structure and tell the errno of its completion, for [`elsewhere`].
-fn send_there(command: &Command) -> Word {
+/// Send a command, with the structure at `addr` of this process if it has one, and tell the errno of its completion,
+/// for [`elsewhere`].
+fn send_there(command: &Command, addr: u64, len: u16) -> Word {
     let failed = |error: &std::io::Error| {
         [
             0,
@@ -290,8 +299,8 @@ fn send_there(command: &Command) -> Word {
         Ok(ring) => ring,
         Err(error) => return failed(&error),
     };
-    let entry = command.entry(control, 0, 0);
-    // SAFETY: the command has no structure, and the file stays open until this process ends.
+    let entry = command.entry(control, addr, len);
+    // SAFETY: the structure is the caller's and lives until this returns, and the file stays open until this process ends.
     if unsafe { ring.submission().push(&entry) }.is_err() {
         return failed(&std::io::Error::from_raw_os_error(libc::EBUSY));
     }
@@ -310,6 +319,10 @@ fn send_there(command: &Command) -> Word {
 
 /// How the command is called in errors.
 pub(crate) const GET_DEV_INFO: &str = "GET_DEV_INFO";
+/// How the command that makes a device is called in errors.
+pub const ADD_DEV: &str = "ADD_DEV";
+/// Making a device waits for nobody but others that make or remove one.
+const ADD: Duration = Duration::from_secs(30);
 /// Commands that wait for nobody.
 const SHORT: Duration = Duration::from_secs(20);
 /// Starting may read the partition table from a slow disk.
@@ -344,6 +357,25 @@ impl Command {
         opcode::UringCmd80::new(Fd(control), self.code)
             .cmd(cmd)
             .build()
+    }
+
+    /// What another process tells of the command.
+    fn outcome(&self, told: Result<Word, Errno>, after: Duration) -> Result<Word, Error> {
+        match told {
+            Ok(word @ [_, 0, _]) => Ok(word),
+            Ok([_, errno, _]) => {
+                let errno = i32::try_from(errno).map_or(Errno::IO, Errno::from_raw_os_error);
+                Err(self.error(errno))
+            }
+            Err(Errno::TIMEDOUT) => Err(Error::Timeout {
+                what: self.what,
+                after,
+            }),
+            Err(errno) => Err(Error::Failed {
+                what: self.what,
+                errno,
+            }),
+        }
     }
 
     fn error(&self, errno: Errno) -> Error {
@@ -386,12 +418,7 @@ pub(crate) fn no_ring(error: &std::io::Error) -> Error {
 }
 
 /// Submit what is in `ring` and wait for its one completion.
-fn wait_for_one(
-    ring: &mut Ring,
-    what: &'static str,
-    within: Duration,
-    give_up: impl Fn() -> bool,
-) -> Result<i32, Error> {
+fn wait_for_one(ring: &mut Ring, what: &'static str, within: Duration) -> Result<i32, Error> {
     let deadline = Instant::now() + within;
     loop {
         let slice = Timespec::from(SLICE);
@@ -405,7 +432,7 @@ fn wait_for_one(
             Ok(_) | Err(Errno::TIME | Errno::INTR | Errno::AGAIN | Errno::BUSY) => {}
             Err(errno) => return Err(Error::Failed { what, errno }),
         }
-        if give_up() || Instant::now() >= deadline {
+        if Instant::now() >= deadline {
             return Err(Error::Timeout {
                 what,
                 after: within,

@@ -32,6 +32,7 @@ mod running;
 mod tags;
 mod uapi;
 
+pub use control::ADD_DEV;
 pub use device::{Device, Shape};
 pub use error::Error;
 pub use handler::{Handler, Io, Op, Owner};

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pydisk_kernel::ublk::{Device, Error, Handler, Io, Op as Asked, Params, Running, Shape};
+use pydisk_kernel::ublk::{self, Device, Error, Handler, Io, Op as Asked, Params, Running, Shape};
 
 use super::kernel_errnos::for_kernel;
 use super::{Attached, Dead, Ended, Options, answer};
@@ -218,6 +218,13 @@ fn refusal(index: Option<u32>, error: &Error) -> Refusal {
         }
         Error::KernelCrashes { .. } => "use a newer kernel, or /dev/loopN or a file path",
         Error::InUse { .. } => "choose another number",
+        Error::Timeout {
+            what: ublk::ADD_DEV,
+            ..
+        } => {
+            "the ublk driver of this kernel hangs or has crashed, see `dmesg`: use /dev/loopN or a file path, and \
+             start the machine again before you use ublk"
+        }
         _ => return Refusal::new(text),
     };
     Refusal::new(text).hint(hint)
