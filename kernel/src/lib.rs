@@ -15,6 +15,9 @@ pub mod peer;
 pub mod probe;
 pub mod process;
 pub mod single_thread;
+pub mod stack;
+#[cfg(test)]
+mod testing;
 pub mod threads;
 pub mod ublk;
 pub mod unforked;

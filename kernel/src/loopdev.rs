@@ -15,9 +15,11 @@ use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Setter, ioctl};
 
 use crate::elsewhere::{Word, elsewhere, errno_there, open_there, read_there};
+use crate::mounts::Device;
 
 // https://git.kernel.org/torvalds/c/v6.12:include/uapi/linux/loop.h
 const LOOP_CLR_FD: Opcode = 0x4C01;
+const LOOP_GET_STATUS64: Opcode = 0x4C05;
 const LOOP_CONFIGURE: Opcode = 0x4C0A;
 const LOOP_CTL_ADD: Opcode = 0x4C80;
 const LOOP_CTL_REMOVE: Opcode = 0x4C81;
@@ -133,6 +135,33 @@ fn configure_there(backing: &CStr, device: &CStr, config: Config, len: usize) ->
         return [0, errno_there(), 0];
     }
     [READ, read_there(device, len).err().unwrap_or(0), 0]
+}
+
+/// What a loop device stands on, by numbers: a path may mean another file in another mount namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backing {
+    /// A block device.
+    Block(Device),
+    /// A file: the number of its filesystem, and its inode there.
+    File(Device, u64),
+}
+
+/// For `elsewhere`: 0 and the errno, 1 and a file's numbers, or 2 and a block device's.
+fn backing_there(device: &CStr) -> Word {
+    let device = match open_there(device, libc::O_RDONLY | libc::O_NONBLOCK) {
+        Ok(device) => device,
+        Err(errno) => return [0, errno, 0],
+    };
+    // SAFETY: all zeroes is a `loop_info64`.
+    let mut info: loop_info64 = unsafe { std::mem::zeroed() };
+    // SAFETY: LOOP_GET_STATUS64 writes one `loop_info64`.
+    if unsafe { libc::ioctl(device, LOOP_GET_STATUS64.into(), &raw mut info) } != 0 {
+        return [0, errno_there(), 0];
+    }
+    if info.lo_rdevice != 0 {
+        return [2, info.lo_rdevice, 0];
+    }
+    [1, info.lo_device, info.lo_inode]
 }
 
 /// A loop device by its number. Several values may stand for one device; nothing happens on drop.
@@ -274,6 +303,30 @@ impl LoopDevice {
         let folder = fs::metadata(self.sysfs(""))?.ino();
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         Ok(format!("{} {folder}", boot.trim_end()))
+    }
+
+    /// What is behind the device. Another process asks: the filesystem of the file may ask its server.
+    ///
+    /// # Errors
+    /// `ENXIO` without a file, what opening the node says, and `ETIMEDOUT` when there is no answer
+    /// `within` that time.
+    pub(crate) fn backing(self, within: Duration) -> io::Result<Backing> {
+        let device = CString::new(self.path().as_os_str().as_bytes())?;
+        // SAFETY: `backing_there` makes system calls only.
+        let word = unsafe { elsewhere(within, || false, || backing_there(&device)) }?;
+        match word {
+            [1, filesystem, inode] => Ok(Backing::File(Device::of_number(filesystem), inode)),
+            [2, device, _] => Ok(Backing::Block(Device::of_number(device))),
+            [_, errno, _] => {
+                let errno = i32::try_from(errno).unwrap_or(libc::EIO);
+                Err(io::Error::from_raw_os_error(errno))
+            }
+        }
+    }
+
+    /// The device's number, as filesystems on it show it.
+    pub(crate) fn number(self) -> Option<Device> {
+        Device::parse(&fs::read_to_string(self.sysfs("dev")).ok()?)
     }
 
     /// Whether the device reads and writes its file directly, past the page cache.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -37,6 +37,14 @@ impl Device {
         })
     }
 
+    /// What the kernel writes as one number to programs.
+    pub(crate) fn of_number(number: u64) -> Self {
+        Self {
+            major: rustix::fs::major(number),
+            minor: rustix::fs::minor(number),
+        }
+    }
+
     /// The filesystem that a file lies on.
     pub(crate) fn of_filesystem(status: &Statx) -> Self {
         Self {
@@ -57,6 +65,8 @@ impl Device {
 /// One line of mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// The mount's own number, which statx(2) shows as well.
+    pub id: u64,
     /// The filesystem's device number.
     pub device: Device,
     /// Where it is mounted.
@@ -72,7 +82,15 @@ pub struct Mount {
 /// # Errors
 /// `/proc` cannot be read.
 pub fn mounts() -> io::Result<Vec<Mount>> {
-    let text = fs::read("/proc/self/mountinfo")?;
+    mounts_of(Path::new("/proc/self"))
+}
+
+/// Everything mounted as the process sees it that this folder of `/proc` stands for.
+///
+/// # Errors
+/// It is gone, or belongs to somebody else.
+pub(crate) fn mounts_of(process: &Path) -> io::Result<Vec<Mount>> {
+    let text = fs::read(process.join("mountinfo"))?;
     Ok(text
         .split(|byte| *byte == b'\n')
         .filter_map(parse_line)
@@ -111,11 +129,16 @@ pub fn size_at(path: &Path, within: Duration) -> io::Result<u64> {
     }
 }
 
-/// Type and numbers of what is at `path`, from what the kernel already knows.
+/// Type, numbers and mount of what is at `path`, from what the kernel already knows.
 pub(crate) fn status(path: &Path) -> io::Result<Statx> {
     // statx(2): with AT_STATX_DONT_SYNC a network or FUSE filesystem answers without its server.
     let how = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-    Ok(statx(CWD, path, how, StatxFlags::TYPE | StatxFlags::INO)?)
+    let what = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MNT_ID;
+    Ok(statx(CWD, path, how, what)?)
+}
+
+pub(crate) fn is_block_device(status: &Statx) -> bool {
+    FileType::from_raw_mode(u32::from(status.stx_mode)) == FileType::BlockDevice
 }
 
 /// How to unmount.
@@ -175,12 +198,14 @@ fn fusermount(path: &Path, how: Unmount) -> io::Result<()> {
 /// `36 35 98:0 / /mnt rw,noatime master:1 - ext4 /dev/root rw`, see proc_pid_mountinfo(5).
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let device = Device::parse(std::str::from_utf8(fields.nth(2)?).ok()?)?;
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = Device::parse(std::str::from_utf8(fields.nth(1)?).ok()?)?;
     let at = PathBuf::from(unescape(fields.nth(1)?));
     let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
     let kind = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?);
     Some(Mount {
+        id,
         device,
         at,
         kind,
@@ -216,6 +241,7 @@ mod tests {
         assert_eq!(
             parse_line(line),
             Some(Mount {
+                id: 36,
                 device: Device {
                     major: 98,
                     minor: 0

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
+use crate::mounts::{self, Device};
+
 /// How long devtmpfs and udev have to make a node and to set its owner.
 const APPEAR: Duration = Duration::from_secs(5);
 
@@ -33,6 +35,23 @@ impl Node {
     pub(crate) fn block(name: &str) -> Result<Self, String> {
         let numbers = format!("/sys/block/{name}/dev");
         Self::wait(name, FileType::BlockDevice, &numbers)
+    }
+
+    /// `/dev/NAME` as it is, or made where no node of that name is: a container has those that it was given.
+    ///
+    /// # Errors
+    /// One sentence: another device has that name, or none can be made.
+    pub(crate) fn at_hand(name: &str, device: Device) -> Result<Self, String> {
+        let path = Path::new("/dev").join(name);
+        match mounts::status(&path) {
+            Ok(status) if Device::of_node(&status) == device => Ok(Self { path, made: false }),
+            Ok(_) => Err(format!("{}: this is another device", path.display())),
+            Err(_) => {
+                let (major, minor) = (device.major, device.minor);
+                let numbers = format!("/sys/dev/block/{major}:{minor}/dev");
+                Self::make(path, FileType::BlockDevice, &numbers)
+            }
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, OFlags, Statx};
+use rustix::fs::{OFlags, Statx};
 use rustix::io::Errno;
 
 use crate::loopdev::{self, LoopDevice};
@@ -99,7 +99,7 @@ impl Used {
     fn at(path: &Path) -> io::Result<Self> {
         let real = real_path(path)?;
         let status = mounts::status(&real)?;
-        if is_block_device(&status) {
+        if mounts::is_block_device(&status) {
             return Ok(Self {
                 real,
                 is_device: true,
@@ -116,7 +116,7 @@ impl Used {
     }
 
     fn is(&self, status: &Statx) -> bool {
-        if is_block_device(status) {
+        if mounts::is_block_device(status) {
             return self.devices.contains(&Device::of_node(status));
         }
         self.file == Some((Device::of_filesystem(status), status.stx_ino))
@@ -138,10 +138,6 @@ fn real_path(path: &Path) -> io::Result<PathBuf> {
         return real.canonicalize();
     }
     Ok(real)
-}
-
-fn is_block_device(status: &Statx) -> bool {
-    FileType::from_raw_mode(u32::from(status.stx_mode)) == FileType::BlockDevice
 }
 
 fn sysfs(device: Device) -> PathBuf {

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::testing::{Looped, can_loop, fresh, possible, run, soon};
 
 fn own() -> User {
     let command = fs::read_to_string("/proc/self/comm")
@@ -14,28 +15,6 @@ fn own() -> User {
         pid: std::process::id(),
         command,
     }
-}
-
-/// A file of this test alone.
-fn fresh(name: &str) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("pydisk-{}-{name}", std::process::id()));
-    fs::write(&path, vec![0; 1 << 20]).unwrap();
-    path
-}
-
-/// Say why a test is skipped. Not by a print macro: what those write in a test that passes is captured.
-fn skipped(why: &str) {
-    use std::io::Write;
-
-    writeln!(std::io::stderr(), "skipped: {why}").unwrap();
-}
-
-fn can_loop() -> bool {
-    let can = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
-    if !can {
-        skipped("loop devices take root and the loop driver");
-    }
-    can
 }
 
 #[test]
@@ -60,42 +39,6 @@ fn a_missing_path_is_an_error() {
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
 }
 
-/// A loop device on `path`, detached when dropped.
-struct Looped(LoopDevice);
-
-impl Looped {
-    fn on(path: &Path) -> Self {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .unwrap();
-        let config = loopdev::Config {
-            block_size: 512,
-            read_only: false,
-            size_limit: 0,
-        };
-        for _ in 0..50 {
-            let device = loopdev::free().unwrap();
-            if device.configure(&file, config).is_ok() {
-                return Self(device);
-            }
-        }
-        panic!("no loop device could be had");
-    }
-}
-
-impl Drop for Looped {
-    fn drop(&mut self) {
-        self.0.clear(|| true).unwrap();
-    }
-}
-
-fn run(program: &str, arguments: &[&Path]) {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{program}: {output:?}");
-}
-
 /// The users of a device that matter: a child of another test has this test's files until it executes
 /// its program, and udev may look at a new device.
 fn stable(path: &Path) -> Vec<User> {
@@ -103,19 +46,6 @@ fn stable(path: &Path) -> Vec<User> {
     found
         .filter(|user| !matches!(user, User::Open { .. }))
         .collect()
-}
-
-/// Whether a command succeeds; why the rest of a test is skipped if not.
-fn possible(program: &str, arguments: &[&Path]) -> bool {
-    match Command::new(program).args(arguments).output() {
-        Ok(output) if output.status.success() => return true,
-        Ok(output) => skipped(&format!(
-            "{program}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        )),
-        Err(error) => skipped(&format!("{program}: {error}")),
-    }
-    false
 }
 
 #[test]
@@ -139,18 +69,6 @@ fn a_loop_device_on_a_file_and_on_a_device_is_found() {
     drop(above);
     drop(looped);
     fs::remove_file(&path).unwrap();
-}
-
-/// Wait until something is so, for a minute.
-#[track_caller]
-fn soon(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..3000 {
-        if holds() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    panic!("still not so: {what}");
 }
 
 /// Mount the filesystem that `make` makes, and see that the mount is found.
