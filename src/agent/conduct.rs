@@ -22,7 +22,8 @@ pub struct Conduct {
     pub leaves_folder: bool,
     /// A terminal that is closed is no reason to end.
     pub ignores_hangup: bool,
-    /// How long a worker may take to stop before it is killed, counted from the first signal.
+    /// How long a worker may take to stop before it is killed, counted from the first signal. What lies on a
+    /// device may take half as long to be stored before.
     pub patience: Duration,
     /// The group and the user that the worker becomes once it listens.
     pub group: Option<u32>,
@@ -33,7 +34,8 @@ pub struct Conduct {
 }
 
 /// Counted from a signal, the end of an attachment. With the time for a killed worker to be dead and
-/// for what it left to be removed, a signalled agent is gone within 5 s.
+/// for what it left to be removed, a signalled agent is gone within 5 s; that of a device within 7 s, as
+/// what lies on that is stored before, for half as long.
 pub(super) const SIGNAL_PATIENCE: Duration = Duration::from_millis(3000);
 
 impl Conduct {

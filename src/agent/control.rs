@@ -97,22 +97,28 @@ fn converse(stream: UnixStream, folder: &Folder, events: &Sender<Event>) -> io::
     let Some(Ask::Detach { force }) = Receiver::of(&stream)?.receive()? else {
         return Ok(());
     };
-    if let Err(refusal) = may_detach(folder, force) {
-        return send(&stream, &Answer::Refused(refusal.into()));
-    }
+    let unstored = match may_detach(folder, force) {
+        Ok(unstored) => unstored,
+        Err(refusal) => return send(&stream, &Answer::Refused(refusal.into())),
+    };
     // If the agent has ended meanwhile, the client sees the stream end.
     events
-        .send(Event::Detach { stream, force })
+        .send(Event::Detach {
+            stream,
+            force,
+            unstored,
+        })
         .unwrap_or_default();
     Ok(())
 }
 
-/// Refuse what would take a disk away from its users; with `force`, save what can be saved.
-fn may_detach(folder: &Folder, force: bool) -> Result<(), Refusal> {
+/// Refuse what would take a disk away from its users; with `force`, store what can be stored, and give
+/// what cannot.
+fn may_detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let state = match State::read(folder) {
         Ok(state) => state,
         // The agent has removed it just now: it is about to end.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
             let place = folder.state();
             return Err(Refusal::new(format!("{}: {error}", place.display())));
@@ -125,6 +131,6 @@ fn may_detach(folder: &Folder, force: bool) -> Result<(), Refusal> {
             state.name
         ))
         .hint("wait for it, or use --force")),
-        Phase::Starting | Phase::Stopping => Ok(()),
+        Phase::Starting | Phase::Stopping => Ok(Vec::new()),
     }
 }

@@ -39,6 +39,7 @@ pub fn messages(input: &[u8]) {
         5 => hear::<Ask>(said, |_| None),
         6 => hear::<Answer>(said, |message| match message {
             Answer::Refused(told) | Answer::Done(Some(told)) => Some(told),
+            Answer::Unstored(all) => all.into_iter().next(),
             Answer::Done(None) => None,
         }),
         _ => hear::<Vec<Connected>>(said, |_| None),

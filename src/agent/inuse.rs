@@ -1,40 +1,32 @@
-//! Who uses a device or a server that is to be removed, and saving what the users of a device have
-//! not stored yet.
+//! Who uses a device or a server that is to be removed.
 
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pydisk_kernel::mounts::{self, Device};
 use pydisk_kernel::usage;
 
 use super::clients;
 use super::folder::{Folder, Holder, Role};
-use super::state::{Served, State, Way};
+use super::state::{State, Way};
+use super::storing::{self, STORE_PATIENCE};
 use crate::Refusal;
 
 /// How long a user may take to go away: udev and friends open every device for a moment.
 const RETRY_FOR: Duration = Duration::from_millis(1500);
 const RETRY_EVERY: Duration = Duration::from_millis(50);
-/// How long syncing may take, all in all.
-const SYNC_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Make sure that the device or the server of an attachment can be removed. With `force` it can, and what its users
-/// wrote is synced as far as that is possible in a short time.
+/// wrote is stored as far as that is possible in a short time; gives what could not be, a sentence for each thing.
 ///
 /// # Errors
 /// One sentence that names who uses it.
-pub(super) fn clear(state: &State, folder: &Folder, force: bool) -> Result<(), Refusal> {
+pub(super) fn clear(state: &State, folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let Some(disk) = &state.disk else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     if force {
-        sync(disk);
-        return Ok(());
+        return Ok(storing::store(disk, folder, STORE_PATIENCE));
     }
     let name = &state.name;
     let what = match &disk.at {
@@ -42,7 +34,7 @@ pub(super) fn clear(state: &State, folder: &Folder, force: bool) -> Result<(), R
         Way::Server { .. } => "disconnect them",
     };
     match users(state, folder) {
-        None => Ok(()),
+        None => Ok(Vec::new()),
         Some(users) => Err(Refusal::new(format!("{name}: {users}"))
             .hint(format!("{what}, or use `pydisk detach --force {name}`"))),
     }
@@ -118,114 +110,11 @@ fn clients(folder: &Folder) -> io::Result<Vec<clients::Connected>> {
     Ok(found)
 }
 
-/// Write back what the file systems on the device and its own cache hold, as far as that succeeds
-/// within [`SYNC_PATIENCE`]: the plugin below may hang.
-pub(super) fn sync(disk: &Served) {
-    let Way::Device(device) = &disk.at else {
-        // What a server's clients have not sent is not here.
-        return;
-    };
-    let (done, finished) = channel();
-    let mut under_way = 0_usize;
-    for path in cached_by(device) {
-        let done = done.clone();
-        let started = thread::Builder::new().name("sync".into()).spawn(move || {
-            if let Err(error) = sync_one(&path) {
-                log::warn!("{}: sync: {error}", path.display());
-            }
-            done.send(()).unwrap_or_default();
-        });
-        under_way += usize::from(started.is_ok());
-    }
-    let patience = Instant::now() + SYNC_PATIENCE;
-    while under_way > 0 {
-        let left = patience.saturating_duration_since(Instant::now());
-        if finished.recv_timeout(left).is_err() {
-            log::warn!(
-                "{}: not everything could be synced in time",
-                device.display()
-            );
-            return;
-        }
-        under_way -= 1;
-    }
-}
-
-/// The device and where it, or a partition of it, is mounted.
-fn cached_by(device: &Path) -> Vec<PathBuf> {
-    let numbers = numbers(device);
-    if numbers.is_empty() {
-        // A file: its users' writes go straight to the plugin.
-        return Vec::new();
-    }
-    let name = device.as_os_str().as_encoded_bytes();
-    let mut paths: Vec<_> = mounts::mounts()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|mount| {
-            // btrfs shows numbers of its own, but the device as its source.
-            numbers.contains(&mount.device)
-                || mount
-                    .source
-                    .as_encoded_bytes()
-                    .strip_prefix(name)
-                    .is_some_and(is_partition)
-        })
-        .map(|mount| mount.at)
-        .collect();
-    paths.push(device.to_owned());
-    paths
-}
-
-/// Whether this, behind the name of a device, names the device itself or one of its partitions.
-fn is_partition(rest: &[u8]) -> bool {
-    match rest {
-        [] => true,
-        [b'p', digits @ ..] => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
-        _ => false,
-    }
-}
-
-/// The numbers of a block device and of its partitions; none for anything else.
-fn numbers(device: &Path) -> Vec<Device> {
-    let Some(name) = device.file_name().filter(|_| device.starts_with("/dev")) else {
-        return Vec::new();
-    };
-    let folder = Path::new("/sys/block").join(name);
-    let mut numbers: Vec<_> = read_number(&folder).into_iter().collect();
-    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-        if entry.path().join("partition").exists() {
-            numbers.extend(read_number(&entry.path()));
-        }
-    }
-    numbers
-}
-
-fn read_number(folder: &Path) -> Option<Device> {
-    Device::parse(&fs::read_to_string(folder.join("dev")).ok()?)
-}
-
-fn sync_one(path: &Path) -> io::Result<()> {
-    let file = File::open(path)?;
-    if file.metadata()?.rdev() != 0 {
-        return file.sync_all();
-    }
-    Ok(rustix::fs::syncfs(&file)?)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs::{self, File};
 
-    #[test]
-    fn partitions_are_told_from_other_devices() {
-        for rest in ["", "p1", "p12"] {
-            assert!(is_partition(rest.as_bytes()), "{rest}");
-        }
-        for rest in ["1", "p", "p1x", "0p1"] {
-            assert!(!is_partition(rest.as_bytes()), "{rest}");
-        }
-    }
+    use super::*;
 
     /// Both processes are dead, and one that uses the disk has the number that the agent had.
     #[test]
@@ -252,10 +141,5 @@ mod tests {
         user.wait().unwrap();
         let found = found.unwrap();
         assert!(found.contains(&format!("(pid {})", user.id())), "{found}");
-    }
-
-    #[test]
-    fn a_file_has_nothing_to_sync() {
-        assert_eq!(cached_by(Path::new("/tmp/disk.img")), Vec::<PathBuf>::new());
     }
 }

@@ -5,11 +5,20 @@
 
 use std::io;
 
+use parking_lot::{Mutex, MutexGuard};
+
 use super::folder::{Folder, Held, ended_well, keep_log};
 use super::state::State;
 use crate::Refusal;
 use crate::frontends::nbd::{self, Address, Place};
 use crate::frontends::{self, Dead, Target};
+
+/// Held by the thread of this process that takes over abandoned folders or asks who holds one: the
+/// locks are the process's, and closing a file drops them for all its threads.
+pub(super) fn tidying() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock()
+}
 
 /// Remove the device or the mount of an attachment whose worker has ended. It may have ended before
 /// it made any; what others made at the same place is left alone.

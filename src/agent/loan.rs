@@ -128,6 +128,12 @@ impl Loan {
             match ask(&self.folder, Ask::Detach { force }, DETACH_PATIENCE * 2) {
                 Ok(Answer::Done(None)) => return Ok(()),
                 Ok(Answer::Done(Some(told))) => return Err(told.into()),
+                Ok(Answer::Unstored(all)) => {
+                    return all
+                        .into_iter()
+                        .next()
+                        .map_or(Ok(()), |told| Err(told.into()));
+                }
                 Ok(Answer::Refused(told)) => {
                     thread::sleep(Duration::from_millis(50));
                     let gone = self.agent.process.try_wait().is_ok_and(|end| end.is_some());

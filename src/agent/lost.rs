@@ -7,8 +7,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::folder::{Folder, Holder, Role};
+use super::folder::{Folder, Holder, Role, ended_well, kept_log};
 use super::inuse;
+use super::leftovers::tidying;
 use super::state::State;
 use super::supervise::DETACH_PATIENCE;
 use crate::Refusal;
@@ -17,39 +18,55 @@ use crate::Refusal;
 const FORCE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// End the processes of an attachment: cleanly, or with `force` whatever it takes. What they leave
-/// behind is for [`super::sweep`].
+/// behind is for [`super::sweep`]. Gives what could not be stored, a sentence for each thing.
 ///
 /// # Errors
 /// One sentence: the device is in use, or the plugin does not stop.
-pub fn detach(folder: &Folder, force: bool) -> Result<(), Refusal> {
+pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let name = folder.name();
-    if let Ok(state) = State::read(folder) {
-        inuse::clear(&state, folder, force)?;
-    }
+    let state = State::read(folder).ok();
+    let mut unstored = match &state {
+        Some(state) => inuse::clear(state, folder, force)?,
+        None => Vec::new(),
+    };
+    let served = holder(folder, Role::Worker)?.is_some();
     if force {
         // An agent that hangs would take the worker's end for a crash; it is out of the way first.
         end(folder, Role::Agent, Signal::KILL, FORCE_PATIENCE)?;
         end(folder, Role::Launch, Signal::KILL, FORCE_PATIENCE)?;
-        if end(folder, Role::Worker, Signal::TERM, FORCE_PATIENCE)? {
-            return Ok(());
+        if !end(folder, Role::Worker, Signal::TERM, FORCE_PATIENCE)?
+            && !end(folder, Role::Worker, Signal::KILL, FORCE_PATIENCE)?
+        {
+            return Err(Refusal::new(format!(
+                "{name}: the worker was killed and does not end"
+            )));
         }
-        if end(folder, Role::Worker, Signal::KILL, FORCE_PATIENCE)? {
-            return Ok(());
-        }
+    } else if !end(folder, Role::Worker, Signal::TERM, DETACH_PATIENCE)? {
         return Err(Refusal::new(format!(
-            "{name}: the worker was killed and does not end"
+            "{name}: the plugin has not finished after {} s; it goes on stopping",
+            DETACH_PATIENCE.as_secs()
+        ))
+        .hint(format!(
+            "`pydisk detach --force {name}` ends it, whatever it has not stored yet"
         )));
     }
-    if end(folder, Role::Worker, Signal::TERM, DETACH_PATIENCE)? {
-        return Ok(());
+    if served && ended_badly(folder, state.as_ref()) {
+        unstored.push(
+            Refusal::new(format!(
+                "{name}: its worker did not stop as it should; what it had not stored is lost"
+            ))
+            .hint(format!("its log is {}", kept_log(folder).display())),
+        );
     }
-    Err(Refusal::new(format!(
-        "{name}: the plugin has not finished after {} s; it goes on stopping",
-        DETACH_PATIENCE.as_secs()
-    ))
-    .hint(format!(
-        "`pydisk detach --force {name}` ends it, whatever it has not stored yet"
-    )))
+    Ok(unstored)
+}
+
+/// Whether a worker that has ended just now may have left something unstored. Somebody else may have
+/// removed its folder by now, but keeps the log then.
+fn ended_badly(folder: &Folder, state: Option<&State>) -> bool {
+    let disk = state.and_then(|state| state.disk.as_ref());
+    let writable = disk.is_some_and(|disk| disk.read_only != Some(true));
+    writable && folder.path().exists() && !ended_well(folder)
 }
 
 /// Send `signal` to whoever holds `role` and wait for its end; whether nobody holds it any more.
@@ -81,6 +98,8 @@ fn end(folder: &Folder, role: Role, signal: Signal, patience: Duration) -> Resul
 /// The process that holds `role`, by a descriptor that no other process can come to stand for.
 fn holder(folder: &Folder, role: Role) -> Result<Option<(Pid, OwnedFd)>, Refusal> {
     let name = folder.name();
+    // Whoever is asked here may be held by another thread, which removes what is left of it.
+    let _tidying = tidying();
     let pid = match folder.holder(role) {
         Holder::Nobody => return Ok(None),
         Holder::Process(pid) => pid,

@@ -88,6 +88,8 @@ pub enum FromWorker {
     Ready(Served),
     /// The plugin wants the end, as a signal would.
     Shutdown,
+    /// The worker was told to end by a signal, of which others may know nothing.
+    Signalled,
     /// Nothing was attached, and nothing is left behind. The worker ends.
     Refused(Told),
     /// The device is gone, the plugin closed; what went wrong on the way, if anything. The worker
@@ -137,8 +139,10 @@ pub enum Ask {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// It is done; what went wrong on the way, if anything.
+    /// It is done; what went wrong on the way, if anything, without a loss for the disk's users.
     Done(Option<Told>),
+    /// It is done, and this could not be stored.
+    Unstored(Vec<Told>),
     /// It is not done, or not wholly.
     Refused(Told),
 }

@@ -28,6 +28,7 @@ mod messages;
 mod passing;
 mod root;
 mod state;
+mod storing;
 mod supervise;
 mod telling;
 mod worker_process;
@@ -43,6 +44,7 @@ pub use messages::{Answer, Ask, FromWorker, Job, Receiver, ServerOptions, ToWork
 pub use passing::Passing;
 pub use root::{Name, ROOT_VARIABLE, Root, check_name};
 pub use state::{Phase, Served, State, Way, seconds};
+pub use storing::lying_on_each;
 pub use supervise::{DETACH_PATIENCE, Outcome};
 pub use telling::Telling;
 pub use worker_process::{WORKER, ending};
@@ -60,6 +62,7 @@ pub const AGENT: &str = "agent-process";
 /// # Errors
 /// One sentence, if the state folder cannot be read.
 pub fn sweep(root: &Root) -> Result<(), Refusal> {
+    let _tidying = leftovers::tidying();
     for (folder, held) in root.abandoned()? {
         leftovers::sweep(&folder, &held);
     }

@@ -1,5 +1,7 @@
-//! `pydisk detach`: remove a device, by its agent or without.
+//! `pydisk detach`: remove devices, by their agents or without, in the order in which they lie on each
+//! other.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -13,7 +15,7 @@ use crate::{Refusal, logging};
 
 /// How long an agent may take to answer, beyond what it gives the plugin: looking for users, syncing,
 /// and removing what is left.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(12);
 
 /// How long the folder of an attachment whose agent ended meanwhile may take to go.
 const GONE_PATIENCE: Duration = Duration::from_secs(6);
@@ -28,20 +30,79 @@ pub(super) fn detach(which: &[String], all: bool, force: bool) -> Result<ExitCod
             .collect()
     };
     let mut code = ExitCode::SUCCESS;
+    let mut folders: Vec<Folder> = Vec::new();
     for entry in found {
-        let done = entry.and_then(|entry| one(&entry.folder, force));
-        if let Err(refusal) = done {
-            complain(&refusal);
-            code = ExitCode::FAILURE;
+        match entry {
+            // A disk may be named by its name and by its device.
+            Ok(entry) if folders.contains(&entry.folder) => {}
+            Ok(entry) => folders.push(entry.folder),
+            Err(refusal) => {
+                complain(&refusal);
+                code = ExitCode::FAILURE;
+            }
         }
     }
+    if !each(&folders, force) {
+        code = ExitCode::FAILURE;
+    }
     Ok(code)
+}
+
+/// Detach all of these at the same time, but a disk that lies on another one before that; whether all
+/// are gone, and everything was stored.
+fn each(folders: &[Folder], force: bool) -> bool {
+    let mut lying = match folders {
+        [] | [_] => vec![BTreeSet::new(); folders.len()],
+        _ => agent::lying_on_each(folders),
+    };
+    let mut waiting: BTreeSet<usize> = (0..folders.len()).collect();
+    let (tell, told) = mpsc::channel();
+    let mut under_way = 0_usize;
+    let mut well = true;
+    thread::scope(|scope| {
+        while !waiting.is_empty() || under_way > 0 {
+            for number in next(&waiting, &lying, under_way) {
+                waiting.remove(&number);
+                under_way += 1;
+                let (tell, folder) = (tell.clone(), &folders[number]);
+                scope.spawn(move || {
+                    let gone = said(one(folder, force));
+                    tell.send((number, gone)).unwrap_or_default();
+                });
+            }
+            let (number, gone) = told.recv().expect("this thread holds a sender");
+            under_way -= 1;
+            well &= gone;
+            lying.iter_mut().for_each(|above| {
+                above.remove(&number);
+            });
+        }
+    });
+    well
+}
+
+/// Those on which nothing lies any more. Disks that lie on each other have no order: then it is all.
+fn next(waiting: &BTreeSet<usize>, lying: &[BTreeSet<usize>], under_way: usize) -> Vec<usize> {
+    let free = |number: &&usize| lying[**number].is_empty();
+    let found: Vec<usize> = waiting.iter().filter(free).copied().collect();
+    if found.is_empty() && under_way == 0 {
+        return waiting.iter().copied().collect();
+    }
+    found
+}
+
+/// Tell the user what went wrong with one of them; whether nothing did.
+fn said(done: Result<Vec<Refusal>, Refusal>) -> bool {
+    let refusals = done.unwrap_or_else(|refusal| vec![refusal]);
+    refusals.iter().for_each(complain);
+    refusals.is_empty()
 }
 
 /// How long the user waits without a word.
 const SILENCE: Duration = Duration::from_secs(3);
 
-fn one(folder: &Folder, force: bool) -> Result<(), Refusal> {
+/// Detach one of them, and give what could not be stored.
+fn one(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let name = folder.name();
     let patience = if force {
         ANSWER_PATIENCE
@@ -64,14 +125,17 @@ fn one(folder: &Folder, force: bool) -> Result<(), Refusal> {
     let answer = agent::ask(folder, Ask::Detach { force }, patience);
     drop(done);
     match answer {
-        Ok(Answer::Done(None)) => Ok(()),
+        Ok(Answer::Done(None)) => Ok(Vec::new()),
         Ok(Answer::Done(Some(told))) => {
-            logging::say(&format!("pydisk: {}\n", Refusal::from(told)));
-            Ok(())
+            complain(&told.into());
+            Ok(Vec::new())
         }
+        Ok(Answer::Unstored(all)) => Ok(all.into_iter().map(Refusal::from).collect()),
         Ok(Answer::Refused(told)) => Err(told.into()),
         // It ended while it was asked: by a signal, or because somebody else detached.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => gone(folder, force),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            gone(folder, force).map(|()| Vec::new())
+        }
         Err(error) if error.kind() == io::ErrorKind::TimedOut && !force => {
             Err(Refusal::new(format!("{name}: its agent does not answer"))
                 .hint(format!("`pydisk detach --force {name}` ends it")))
@@ -84,9 +148,10 @@ fn one(folder: &Folder, force: bool) -> Result<(), Refusal> {
     }
 }
 
-fn without_agent(folder: &Folder, force: bool) -> Result<(), Refusal> {
-    agent::detach_without_agent(folder, force)?;
-    gone(folder, force)
+fn without_agent(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
+    let unstored = agent::detach_without_agent(folder, force)?;
+    gone(folder, force)?;
+    Ok(unstored)
 }
 
 /// Wait until the folder is gone, and help where nobody else is left to.
@@ -109,4 +174,28 @@ fn gone(folder: &Folder, force: bool) -> Result<(), Refusal> {
     } else {
         refusal.hint("try again, or use --force")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_on_a_disk_goes_before_it_and_the_rest_at_once() {
+        let mut lying = vec![BTreeSet::from([1, 2]), BTreeSet::from([2]), BTreeSet::new()];
+        lying.push(BTreeSet::new());
+        let waiting = BTreeSet::from([0, 1, 2, 3]);
+        assert_eq!(next(&waiting, &lying, 0), [2, 3]);
+        assert_eq!(next(&BTreeSet::from([0, 1]), &lying, 1), [0_usize; 0]);
+        lying[1].clear();
+        assert_eq!(next(&BTreeSet::from([0, 1]), &lying, 1), [1]);
+    }
+
+    #[test]
+    fn disks_that_lie_on_each_other_go_all_the_same() {
+        let lying = [BTreeSet::from([1]), BTreeSet::from([0])];
+        let both = BTreeSet::from([0, 1]);
+        assert_eq!(next(&both, &lying, 1), [0_usize; 0]);
+        assert_eq!(next(&both, &lying, 0), [0, 1]);
+    }
 }

@@ -1,6 +1,6 @@
 //! The command line: what the user says, and what is said back.
 //!
-//! Exit statuses: 0 done, 1 refused (one sentence on standard error), 2 wrong usage, or the status
+//! Exit statuses: 0 done, 1 refused or not all stored (a sentence on standard error), 2 wrong usage, or the status
 //! of the command of `--run`.
 
 use std::path::PathBuf;
@@ -102,7 +102,8 @@ enum Command {
         /// Everything that is attached
         #[arg(long)]
         all: bool,
-        /// Also while it is in use, and without waiting long for the plugin
+        /// Also while it is in use, and without waiting long for the plugin: what lies on the disk is stored
+        /// first; exit status 1 if something could not be
         #[arg(long)]
         force: bool,
     },

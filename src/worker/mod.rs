@@ -310,10 +310,12 @@ impl Place<'_> {
                         "the agent is gone: this worker goes on until a signal or `pydisk detach`"
                     );
                 }
-                // The agent has more to do than to stop this process, such as to sync the device.
+                // The agent has more to do than to stop this process, such as to store what lies on
+                // the device. Who ends all processes of a service does not tell it apart from this one.
                 Ok(Event::Shutdown) if send(self.stream, &FromWorker::Shutdown).is_ok() => {}
+                Ok(Event::Signalled) if send(self.stream, &FromWorker::Signalled).is_ok() => {}
                 Ok(Event::Gone(why)) => break Some(why),
-                Ok(Event::Stop | Event::Shutdown) | Err(_) => break None,
+                Ok(Event::Stop | Event::Signalled | Event::Shutdown) | Err(_) => break None,
             }
         };
         self.plugin.interrupt();
@@ -366,8 +368,10 @@ fn front_end(target: &Target) -> &'static str {
 /// What can happen to a worker that serves.
 #[derive(Debug)]
 enum Event {
-    /// The agent or a signal wants it to stop.
+    /// The agent wants it to stop.
     Stop,
+    /// A signal wants it to stop.
+    Signalled,
     /// The agent is gone.
     Orphaned,
     /// The plugin wants it to stop.
@@ -391,7 +395,7 @@ fn listen(mut receiver: agent::Receiver, events: &Sender<Event>) -> io::Result<(
         .name("signals".into())
         .spawn(move || {
             for _ in signals.forever() {
-                sender.send(Event::Stop).unwrap_or_default();
+                sender.send(Event::Signalled).unwrap_or_default();
             }
         })?;
     let sender = events.clone();

@@ -52,7 +52,9 @@ def flush(h, flags):
     hang("flush")
     note("flushed")
 
-def close(h): note("closed")
+def close(h):
+    hang("close")
+    note("closed")
 
 def cleanup(): note("cleaned up")
 "#;
@@ -398,12 +400,52 @@ fn force_ends_a_hung_plugin() {
         0
     );
     let said = home.run(["detach", "ram", "--force"]);
-    assert_eq!(said.code, 0, "{said:?}");
-    assert!(
-        said.stderr.contains("what it had not stored is lost"),
-        "{said:?}"
-    );
+    said.refused("what it had not stored is lost");
     nothing_is_left(&home, "disk");
+}
+
+#[test]
+fn a_hung_plugin_that_nobody_could_write_to_loses_nothing() {
+    let Some((home, plugin)) = ram() else { return };
+    let said = home.run(["attach", &plugin, "./disk", "--read-only", "hang=close"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let said = home.run(["detach", "ram", "--force"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stderr.contains("was killed"), "{said:?}");
+    nothing_is_left(&home, "disk");
+}
+
+#[test]
+fn a_hung_plugin_without_an_agent_is_ended_and_that_is_said() {
+    let Some((home, plugin)) = ram() else { return };
+    let said = home.run(["attach", &plugin, "./disk", "hang=close"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let agent = home.pid("ram", "agent_pid");
+    signal(agent, Signal::KILL);
+    until("the agent has ended", || !runs(agent));
+    let said = home.run(["detach", "ram", "--force"]);
+    said.refused("what it had not stored is lost");
+    nothing_is_left(&home, "disk");
+}
+
+/// Each waits in `close` for the other.
+#[test]
+fn independent_disks_are_detached_at_the_same_time() {
+    let Some((home, _)) = ram() else { return };
+    let text = RAM.replace(
+        "    hang(\"close\")\n",
+        "    note(\"closing\")\n    \
+         while io.open(os.path.join(place, \"notes\")).read().count(\"closing\") < 2: time.sleep(0.05)\n",
+    );
+    let plugin = home.script("ram.py", &text).display().to_string();
+    for name in ["one", "other"] {
+        let target = format!("./disk-{name}");
+        let said = home.run(["attach", &plugin, &target, "--name", name]);
+        assert_eq!(said.code, 0, "{said:?}");
+    }
+    let said = home.run(["detach", "--all"]);
+    assert_eq!((said.code, said.stdout.as_str()), (0, ""), "{said:?}");
+    nothing_is_left(&home, "disk-one");
 }
 
 #[test]
@@ -419,7 +461,8 @@ fn a_detach_that_takes_long_says_what_it_waits_for() {
     BufReader::new(words).read_line(&mut line).unwrap();
     assert!(line.contains("`pydisk detach --force ram`"), "{line}");
     assert_eq!(home.field("ram", "state"), "stopping");
-    assert_eq!(home.run(["detach", "ram", "--force"]).code, 0);
+    home.run(["detach", "ram", "--force"])
+        .refused("what it had not stored is lost");
     end(&mut waiting);
     nothing_is_left(&home, "disk");
 }

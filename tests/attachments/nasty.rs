@@ -226,7 +226,12 @@ fn outcome(row: &Row) -> Result<(), String> {
         &[]
     };
     let said = home.run(["detach", "disk"].iter().chain(force));
-    if said.code != i32::from(row.end == End::Complains) {
+    let complains = match row.end {
+        // What one had not stored that had to be killed.
+        End::Forced => said.stderr.contains("is lost"),
+        end => end == End::Complains,
+    };
+    if said.code != i32::from(complains) {
         return Err(format!("detach: {said:?}"));
     }
     if runs(worker) || home.path("socket").exists() || !home.attachments().is_empty() {

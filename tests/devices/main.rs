@@ -7,6 +7,7 @@ mod coroutines;
 mod endurance;
 mod errors;
 mod filesystems;
+mod forced;
 mod killed;
 mod lanes;
 mod leftovers;

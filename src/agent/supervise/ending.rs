@@ -12,9 +12,8 @@ use crate::Refusal;
 use crate::agent::command;
 use crate::agent::folder::keep_log;
 use crate::agent::leftovers;
-use crate::agent::messages::{Answer, FromAgent, FromWorker, send};
+use crate::agent::messages::{Answer, FromAgent, FromWorker, Told, send};
 use crate::agent::worker_process::{WorkerProcess, ending};
-use crate::logging::Sink;
 
 /// How long the removal of what a killed worker left behind may take.
 const LEFTOVER_PATIENCE: Duration = Duration::from_millis(900);
@@ -74,6 +73,9 @@ impl Agent {
             .as_ref()
             .is_some_and(|stopping| stopping.killed_at.is_some());
         let what = match status {
+            _ if killed && self.is_read_only() => {
+                "the plugin did not stop in time and was killed".to_owned()
+            }
             _ if killed && self.device_made => {
                 "the plugin did not stop in time and was killed; what it had not stored is lost"
                     .to_owned()
@@ -83,15 +85,16 @@ impl Agent {
             Some(Err(error)) => format!("the worker is lost: {error}"),
             None => "the worker does not end".to_owned(),
         };
-        let to_stderr = self.job.logging.sink == Sink::StandardError;
-        if self.told && !(self.job.foreground && to_stderr) {
-            // Otherwise the launcher or this process says it to the user.
-            log::error!("{what}");
-        }
+        self.log_failure(&what);
         let what = Refusal::new(format!("{}: {what}", self.job.name));
         // Whatever was heard of it: what is not there is no error.
         self.clean_up();
         Err(what)
+    }
+
+    fn is_read_only(&self) -> bool {
+        let disk = self.state.disk.as_ref();
+        disk.is_some_and(|disk| disk.read_only == Some(true))
     }
 
     /// The worker may have no right to remove its socket any more.
@@ -117,13 +120,19 @@ impl Agent {
         {
             match event {
                 // It has ended already.
-                Event::Heard(FromWorker::Shutdown) => {}
+                Event::Heard(FromWorker::Shutdown | FromWorker::Signalled) => {}
                 Event::Heard(message) => self.heard(message, worker),
                 Event::Silent => self.silent = true,
-                Event::Detach { stream, .. } => self.waiting.push(Waiting {
-                    stream,
-                    until: None,
-                }),
+                Event::Detach {
+                    stream, unstored, ..
+                } => {
+                    self.note_unstored(unstored);
+                    self.waiting.push(Waiting {
+                        stream,
+                        until: None,
+                    });
+                }
+                Event::Stop(unstored) => self.note_unstored(unstored),
                 Event::CommandEnded(status) => self.command_status = Some(status),
                 _ => {}
             }
@@ -156,7 +165,7 @@ impl Agent {
 
     /// Remove the folder, tell everybody who waits, and say how it ended.
     pub(super) fn finish(mut self, ended: Result<(), Refusal>) -> Outcome {
-        if ended.is_err() && self.told {
+        if self.told && !(ended.is_ok() && self.unstored.is_empty()) {
             keep_log(&self.folder);
         }
         if !self.keep_folder
@@ -165,13 +174,7 @@ impl Agent {
             log::warn!("folder `{}`: {error}", self.folder.path().display());
         }
         for waiting in &self.waiting {
-            let forced = waiting.until.is_none() && !self.keep_folder;
-            let told = match &ended {
-                Ok(()) => Answer::Done(None),
-                Err(refusal) if forced => Answer::Done(Some(refusal.clone().into())),
-                Err(refusal) => Answer::Refused(refusal.clone().into()),
-            };
-            answer(&waiting.stream, &told);
+            answer(&waiting.stream, &self.answer_to(waiting, &ended));
         }
         if !self.told {
             let given_up = self.given_up.take();
@@ -189,11 +192,40 @@ impl Agent {
             return Outcome::Refused(refusal);
         }
         let command = self.command_end();
+        let ended = self.with_unstored(ended);
         match (ended, command) {
             (Err(refusal), _) => Outcome::Failed(refusal),
             (Ok(()), Some(status)) => Outcome::Command(status),
             (Ok(()), None) => Outcome::Stopped,
         }
+    }
+
+    /// What somebody is told who wanted the disk to go.
+    fn answer_to(&self, waiting: &Waiting, ended: &Result<(), Refusal>) -> Answer {
+        let refusal = ended.as_ref().err().cloned();
+        let forced = waiting.until.is_none() && !self.keep_folder;
+        match refusal {
+            Some(refusal) if !forced => Answer::Refused(refusal.into()),
+            // Nobody knew of the disk, or nobody could write to it.
+            Some(refusal) if self.unstored.is_empty() && (!self.told || self.is_read_only()) => {
+                Answer::Done(Some(refusal.into()))
+            }
+            None if self.unstored.is_empty() => Answer::Done(None),
+            refusal => {
+                let all = self.unstored.iter().cloned().chain(refusal);
+                Answer::Unstored(all.map(Told::from).collect())
+            }
+        }
+    }
+
+    /// How it ended, for who is told in one sentence.
+    fn with_unstored(&self, ended: Result<(), Refusal>) -> Result<(), Refusal> {
+        if self.unstored.is_empty() {
+            return ended;
+        }
+        let all = self.unstored.iter().cloned().chain(ended.err());
+        let all: Vec<_> = all.map(|refusal| refusal.to_string()).collect();
+        Err(Refusal::new(all.join("\n")))
     }
 
     /// The exit status of the user's command, which may take its time to notice that its disk is

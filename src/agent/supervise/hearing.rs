@@ -16,8 +16,14 @@ impl Agent {
         match message {
             FromWorker::Starting => self.device_made = true,
             FromWorker::Ready(served) => self.ready(&served, worker),
-            FromWorker::Shutdown => {
-                log::info!("the plugin has called nbdkit.shutdown");
+            FromWorker::Shutdown | FromWorker::Signalled => {
+                log::info!(
+                    "{}",
+                    match message {
+                        FromWorker::Shutdown => "the plugin has called nbdkit.shutdown",
+                        _ => "the worker was told to end by SIGTERM",
+                    }
+                );
                 if let Some(command) = self.command
                     && self.command_status.is_none()
                 {

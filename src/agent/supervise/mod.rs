@@ -16,14 +16,15 @@ use super::conduct::SIGNAL_PATIENCE;
 use super::folder::{Folder, Held};
 use super::messages::{Answer, FromWorker, Job, send};
 use super::passing::Passing;
-use super::state::{Phase, State, masked, now};
+use super::state::{Phase, State, Way, masked, now};
 use super::worker_process::WorkerProcess;
-use super::{command, control, inuse};
+use super::{command, control, inuse, storing};
 
 mod ending;
 mod hearing;
 
 use crate::frontends::Target;
+use crate::logging::Sink;
 use crate::{Refusal, logging};
 pub use ending::Outcome;
 
@@ -57,9 +58,11 @@ pub(super) enum Event {
         stream: UnixStream,
         /// Whether the worker is killed if it does not stop soon.
         force: bool,
+        /// What its users have written and could not be stored.
+        unstored: Vec<Refusal>,
     },
-    /// What had to be done before the worker is stopped has been done.
-    Stop,
+    /// What had to be done before the worker is stopped has been done; what could not be stored.
+    Stop(Vec<Refusal>),
     /// The user's command has ended; its exit status.
     CommandEnded(u8),
 }
@@ -94,6 +97,8 @@ pub(super) struct Agent {
     device_made: bool,
     stopping: Option<Stopping>,
     waiting: Vec<Waiting>,
+    /// What the disk's users have written and could not be stored.
+    unstored: Vec<Refusal>,
     last_words: Option<FromWorker>,
     /// Whether the worker will say no more.
     silent: bool,
@@ -120,6 +125,11 @@ impl Stopping {
             kill_at,
             killed_at: None,
         }
+    }
+
+    /// It is to be killed at this time, if not before.
+    fn hurry(&mut self, at: Instant) {
+        self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     /// When the next step is due.
@@ -175,6 +185,7 @@ impl Agent {
             device_made: false,
             stopping: None,
             waiting: Vec::new(),
+            unstored: Vec::new(),
             last_words: None,
             silent: false,
             given_up: None,
@@ -236,12 +247,20 @@ impl Agent {
                     self.stop(worker, Some(SIGNAL_PATIENCE));
                 }
                 Some(Event::Signal(signal)) => self.signalled(signal, worker),
-                Some(Event::Detach { stream, force }) => {
+                Some(Event::Detach {
+                    stream,
+                    force,
+                    unstored,
+                }) => {
+                    self.note_unstored(unstored);
                     let until = (!force).then(|| Instant::now() + DETACH_PATIENCE);
                     self.waiting.push(Waiting { stream, until });
                     self.stop(worker, force.then_some(FORCE_PATIENCE));
                 }
-                Some(Event::Stop) => self.stop(worker, None),
+                Some(Event::Stop(unstored)) => {
+                    self.note_unstored(unstored);
+                    self.stop(worker, None);
+                }
                 Some(Event::CommandEnded(status)) => {
                     self.command_status = Some(status);
                     self.release();
@@ -332,15 +351,25 @@ impl Agent {
         self.end(worker, patience);
     }
 
-    /// Sync the disk and stop the worker, which is killed after `patience`.
+    /// Store what lies on the disk, for half of `patience`, and stop the worker, which is killed when it
+    /// takes longer than that after it.
     fn end(&mut self, worker: &mut WorkerProcess, patience: Duration) {
-        let kill_at = Instant::now() + patience;
-        let Some(disk) = self.state.disk.clone().filter(|_| self.stopping.is_none()) else {
+        let disk = self.state.disk.clone();
+        let device = disk.filter(|disk| matches!(disk.at, Way::Device(_)));
+        let storing = device.as_ref().map_or(Duration::ZERO, |_| patience / 2);
+        if let Some(stopping) = &mut self.stopping {
+            // What is being stored, or has begun to stop, goes on, and no longer than this.
+            stopping.hurry(Instant::now() + storing + patience);
+            return;
+        }
+        let Some(disk) = device else {
             self.stop(worker, Some(patience));
             return;
         };
+        let kill_at = Instant::now() + storing + patience;
         self.stopping = Some(Stopping::new(Some(kill_at)));
-        self.before_stop(move || inuse::sync(&disk));
+        let folder = self.folder.clone();
+        self.before_stop(move || storing::store(&disk, &folder, storing));
     }
 
     /// The user's command has ended: let go of the disk, also if something still uses it.
@@ -351,25 +380,46 @@ impl Agent {
         let (state, folder) = (self.state.clone(), self.folder.clone());
         self.stopping = Some(Stopping::new(None));
         self.before_stop(move || {
-            if let Some(users) = inuse::users(&state, &folder) {
-                log::warn!("{users}; it is synced and removed all the same");
-                inuse::clear(&state, &folder, true).unwrap_or_default();
-            }
+            let users = inuse::users(&state, &folder);
+            let Some((users, disk)) = users.zip(state.disk.as_ref()) else {
+                return Vec::new();
+            };
+            log::warn!("{users}; it is stored and removed all the same");
+            // Nobody waits but for what is written, as in a plain detach.
+            storing::store(disk, &folder, DETACH_PATIENCE / 2)
         });
     }
 
-    /// Do `work` in a thread, then stop the worker.
-    fn before_stop(&self, work: impl FnOnce() + Send + 'static) {
+    /// Do `work` in a thread, then stop the worker. It gives what could not be stored.
+    fn before_stop(&self, work: impl FnOnce() -> Vec<Refusal> + Send + 'static) {
         let sender = self.sender.clone();
         let started = thread::Builder::new()
             .name("before-stop".into())
             .spawn(move || {
-                work();
-                sender.send(Event::Stop).unwrap_or_default();
+                sender.send(Event::Stop(work())).unwrap_or_default();
             });
         if let Err(error) = started {
-            log::warn!("no thread to sync the disk: {error}");
-            self.sender.send(Event::Stop).unwrap_or_default();
+            let refusal = Refusal::new(format!("{}: nothing was stored: {error}", self.job.name));
+            let event = Event::Stop(vec![refusal]);
+            self.sender.send(event).unwrap_or_default();
+        }
+    }
+
+    fn note_unstored(&mut self, unstored: Vec<Refusal>) {
+        for refusal in unstored {
+            // Two may have tried.
+            if !self.unstored.contains(&refusal) {
+                self.log_failure(&refusal);
+                self.unstored.push(refusal);
+            }
+        }
+    }
+
+    /// Log what went wrong, unless the launcher or this process says it to the user.
+    fn log_failure(&self, what: &impl std::fmt::Display) {
+        let to_stderr = self.job.logging.sink == Sink::StandardError;
+        if self.told && !(self.job.foreground && to_stderr) {
+            log::error!("{what}");
         }
     }
 
@@ -378,8 +428,7 @@ impl Agent {
         let device_made = self.device_made;
         let stopping = self.stopping.get_or_insert_with(|| Stopping::new(None));
         if let Some(patience) = patience {
-            let at = Instant::now() + patience;
-            stopping.kill_at = Some(stopping.kill_at.map_or(at, |earlier| earlier.min(at)));
+            stopping.hurry(Instant::now() + patience);
         }
         if stopping.told {
             return;

@@ -89,7 +89,7 @@ pub fn start_loop(
 /// and what others made is never touched.
 ///
 /// # Errors
-/// One sentence. A device that is still open stays until it is closed, and every request fails.
+/// One sentence. That a device is still open is none: it stays until it is closed, and every request fails.
 pub fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
     let failed = |error: io::Error| Refusal::new(format!("{}: {error}", dead.folder.display()));
     // The kernel names the file without symbolic links.
@@ -99,18 +99,21 @@ pub fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
     };
     let file = folder.join(FILE);
     let marks = Mark::of_dead(dead, &file);
-    let mut outcome = Ok(());
+    let mut gone = Ok(true);
     for index in loopdev::all().map_err(failed)? {
         for mark in marks
             .iter()
             .filter(|mark| mark.is_on(LoopDevice::at(index)))
         {
-            outcome = outcome.and(clear(LoopDevice::at(index), mark));
+            let cleared = clear(LoopDevice::at(index), mark);
+            gone = gone.and_then(|before| cleared.map(|now| before && now));
         }
     }
     fuse::remove_hidden(&file, dead)?;
-    outcome?;
-    remove_added(folder)
+    if gone? {
+        return remove_added(folder);
+    }
+    Ok(())
 }
 
 /// What tells a loop device from those of others.
@@ -195,11 +198,14 @@ impl LoopFile {
         let cleared = clear(self.device, &self.mark);
         // Without its file a device that is still open fails every request.
         let ended = file.end();
-        if let Err(refusal) = cleared {
-            return Err(after(ended, refusal));
+        match cleared {
+            Err(refusal) => Err(after(ended, refusal)),
+            Ok(false) => ended,
+            Ok(true) => {
+                ended?;
+                remove_added(&self.folder)
+            }
         }
-        ended?;
-        remove_added(&self.folder)
     }
 }
 
@@ -312,7 +318,7 @@ fn unusable(device: LoopDevice, mark: &Mark, first: usize, error: &io::Error) ->
         "{path}: reading the first {first} bytes: {}",
         not_read.0
     ));
-    Some(after(clear(device, mark), refusal))
+    Some(after(clear(device, mark).map(|_| ()), refusal))
 }
 
 /// `/dev/loopN`, made if the kernel has none of that number.
@@ -380,23 +386,25 @@ fn control_failed(what: &str, error: &io::Error) -> Refusal {
     }
 }
 
-/// Take the file away from `device`, if it has this mark, and wait until it is gone.
-fn clear(device: LoopDevice, mark: &Mark) -> Result<(), Refusal> {
+/// Take the file away from `device`, if it has this mark, and wait until it is gone; whether it is. A device that
+/// is still open keeps it until it is closed.
+fn clear(device: LoopDevice, mark: &Mark) -> Result<bool, Refusal> {
     let ours = || mark.is_on(device);
     if !ours() {
-        return Ok(());
+        return Ok(true);
     }
     match device.clear(ours) {
         Err(error) if !is_errno(&error, Errno::NXIO) => return Err(device_failed(device, &error)),
         _ => {}
     }
-    if until(|| !ours()) {
-        return Ok(());
+    let gone = until(|| !ours());
+    if !gone {
+        log::warn!(
+            "{} is still open: its requests fail from now on, and it goes when it is closed",
+            device.path().display()
+        );
     }
-    Err(Refusal::new(format!(
-        "{} is still open: its requests fail from now on, and it goes when it is closed",
-        device.path().display()
-    )))
+    Ok(gone)
 }
 
 fn remember_added(device: LoopDevice, folder: &Path) -> Result<(), Refusal> {

@@ -183,11 +183,7 @@ fn a_device_that_is_open_fails_its_requests_after_the_stop() {
     let attached = bench.start(&target, &disk).unwrap();
     let device = device_of(attached.path());
     let file = open(attached.path());
-    let refusal = attached.stop().unwrap_err().to_string();
-    assert!(
-        refusal.starts_with(&format!("{target} is still open")),
-        "{refusal}"
-    );
+    attached.stop().unwrap();
     assert!(file.read_exact_at(&mut [0; 4096], 65536).is_err());
     assert_eq!(Arc::strong_count(&disk), 1);
     drop(file);
