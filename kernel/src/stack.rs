@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 mod scene;
 mod store;
 
-use crate::mounts::{self, Device};
-use scene::Scene;
+use crate::mounts::Device;
+use scene::{Scene, Use};
 pub use store::{Fault, Why};
 
 /// A program that serves a disk, which it keeps in files or devices below it.
@@ -42,17 +42,6 @@ enum Layer {
     Server(usize),
 }
 
-impl Layer {
-    /// What is at a path.
-    fn at(path: &Path) -> io::Result<Self> {
-        let status = mounts::status(path)?;
-        if mounts::is_block_device(&status) {
-            return Ok(Self::Block(Device::of_node(&status)));
-        }
-        Ok(Self::File(Device::of_filesystem(&status), status.stx_ino))
-    }
-}
-
 /// Store what everything holds that lies on the device or the file at `path`, and it itself, from the
 /// top down, whoever mounted it. This takes as long as `within`, and not much longer; what hangs is
 /// left alone then.
@@ -61,8 +50,9 @@ impl Layer {
 /// There is nothing at `path`. What could not be stored is no error, but what this gives.
 pub fn store(path: &Path, servers: &[Server], within: Duration) -> io::Result<Vec<Fault>> {
     let start = Instant::now();
-    let bottom = Layer::at(path)?;
-    let scene = Scene::look(Some((bottom, path)), servers, start + within / 3);
+    let looking = start + within / 3;
+    let bottom = Use::at(path, looking)?.layer();
+    let scene = Scene::look(Some((bottom, path)), servers, looking);
     let layers = order(bottom, |layer| scene.above(layer));
     Ok(store::store(&scene, &layers, (start + within, within)))
 }
@@ -71,8 +61,7 @@ pub fn store(path: &Path, servers: &[Server], within: Duration) -> io::Result<Ve
 #[must_use]
 pub fn lying_on_each(servers: &[Server], within: Duration) -> Vec<BTreeSet<usize>> {
     let scene = Scene::look(None, servers, Instant::now() + within);
-    let bottom = |server: &Server| Layer::at(server.at.as_deref()?).ok();
-    let bottoms: Vec<_> = servers.iter().map(bottom).collect();
+    let bottoms = &scene.served;
     let above = |number: usize| {
         let mut found = BTreeSet::new();
         let layers = bottoms[number].map(|bottom| order(bottom, |layer| scene.above(layer)));

@@ -10,10 +10,10 @@ use support::device::{Kind, Mount, run};
 use support::home::{Home, end, first_line, signal, until};
 use support::{on_each, on_each_device};
 
-/// A disk in a file beside the script, named by a parameter. Once there is a file `broken`, nothing can
-/// be written any more.
+/// A disk in a file that a parameter names. Once there is a file `broken` beside the script, nothing can
+/// be written any more; while there is one beside the disk's file that ends with `.hang`, a flush hangs.
 const PLUGIN: &str = r#"
-import io, os
+import io, os, time
 
 API_VERSION = 2
 SIZE = 32 << 20
@@ -37,7 +37,9 @@ def pread(h, buf, offset, flags): os.preadv(h.fileno(), [buf], offset)
 def pwrite(h, buf, offset, flags):
     broken()
     os.pwrite(h.fileno(), buf, offset)
-def flush(h, flags): broken()
+def flush(h, flags):
+    broken()
+    while os.path.exists(path + ".hang"): time.sleep(0.05)
 "#;
 
 /// Written to a file, and found on the disk.
@@ -289,6 +291,25 @@ fn a_disk_whose_image_lies_on_another_disk_is_stored_first(kind: Kind) {
 }
 
 on_each_device!(a_disk_whose_image_lies_on_another_disk_is_stored_first);
+
+/// The outer disk is stored, and the one that hangs is named.
+fn a_disk_that_hangs_above_does_not_keep_the_rest_from_being_stored(kind: Kind) {
+    let place = Place::new(kind);
+    let home = &place.home;
+    let (device, backing) = place.attach("outer");
+    let mount = written(&device, home.path("mounted"));
+    let image = mount.at.join("image");
+    let parameter = place.backing(&image, 4 << 20);
+    let inner = place.attach_at("inner", &parameter);
+    fs::write(mount.at.join("image.hang"), "").unwrap();
+    let said = home.run(["detach", "--force", "outer"]);
+    said.refused(&format!("{} could not be stored within", inner.display()));
+    place.is_stored(&backing, "below a disk that hangs");
+    drop(home.run(["detach", "--force", "inner"]));
+    unmounted(mount);
+}
+
+on_each_device!(a_disk_that_hangs_above_does_not_keep_the_rest_from_being_stored);
 
 fn what_could_not_be_stored_is_said(kind: Kind) {
     for way in ["detach", "signal"] {

@@ -1,7 +1,9 @@
 //! What the kernel says of block devices, mounts and loop devices, and of what programs have open: all
-//! that tells what lies on what. It is read once; nothing here waits for a disk.
+//! that tells what lies on what. It is read once. Where
+//! that may wait for a disk, a process of its own does it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -9,13 +11,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Statx};
+use rustix::io::Errno;
 
 use super::{Layer, Server};
+use crate::elsewhere::{Word, elsewhere, errno_there};
 use crate::loopdev::{self, Backing, LoopDevice};
 use crate::mounts::{self, Device, Mount};
 
-/// How long one loop device may take to name its file: it asks the server of a network filesystem.
-const LOOP_PATIENCE: Duration = Duration::from_millis(300);
+/// How long it may take to find out what is at a path or behind a loop device: the way there may lead
+/// over a disk that hangs, or over a network.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Default)]
 pub(super) struct Scene {
@@ -72,6 +77,61 @@ impl Use {
             _ => None,
         }
     }
+
+    /// What is at a path, which another process walks: this one could not be killed where it hangs.
+    pub(super) fn at(path: &Path, deadline: Instant) -> io::Result<Self> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Errno::TIMEDOUT.into());
+        }
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: `look_there` makes one system call.
+        let word = unsafe { elsewhere(left.min(PATIENCE), || false, || look_there(&path)) }?;
+        match word {
+            [FAILED, errno, _] => {
+                let errno = i32::try_from(errno).unwrap_or(libc::EIO);
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            [BLOCK, device, _] => Ok(Self::Block(Device::of_number(device))),
+            [mount, filesystem, inode] => Ok(Self::File {
+                filesystem: Device::of_number(filesystem),
+                inode,
+                mount: Some(mount),
+            }),
+        }
+    }
+
+    pub(super) fn layer(self) -> Layer {
+        match self {
+            Self::Block(device) => Layer::Block(device),
+            Self::File {
+                filesystem, inode, ..
+            } => Layer::File(filesystem, inode),
+        }
+    }
+}
+
+/// Numbers that no mount has.
+const FAILED: u64 = u64::MAX;
+const BLOCK: u64 = u64::MAX - 1;
+
+/// For `elsewhere`: an errno, a block device, or a mount with the numbers of a filesystem and a file.
+fn look_there(path: &CStr) -> Word {
+    // SAFETY: all zeroes is a `statx`.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let how = libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
+    let what = libc::STATX_TYPE | libc::STATX_INO | libc::STATX_MNT_ID;
+    // SAFETY: a path that ends with a zero byte, and memory for what is found.
+    let done = unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), how, what, &raw mut found) };
+    if done != 0 {
+        return [FAILED, errno_there(), 0];
+    }
+    if u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFBLK {
+        let device = libc::makedev(found.stx_rdev_major, found.stx_rdev_minor);
+        return [BLOCK, device, 0];
+    }
+    let filesystem = libc::makedev(found.stx_dev_major, found.stx_dev_minor);
+    [found.stx_mnt_id, filesystem, found.stx_ino]
 }
 
 impl Scene {
@@ -89,7 +149,7 @@ impl Scene {
             ..Self::default()
         };
         for (place, server) in servers.iter().enumerate() {
-            scene.add_server(Layer::Server(place), server);
+            scene.add_server(Layer::Server(place), server, deadline);
         }
         scene.add_nbd_clients();
         scene.add_loops(bottom.map(|(layer, _)| layer), deadline);
@@ -163,19 +223,15 @@ impl Scene {
         found.map(|(layer, _)| *layer).collect()
     }
 
-    fn add_server(&mut self, layer: Layer, server: &Server) {
-        let at = server
-            .at
-            .as_deref()
-            .and_then(|path| Some((Layer::at(path).ok()?, path)));
+    fn add_server(&mut self, layer: Layer, server: &Server, deadline: Instant) {
+        let found = |path: &Path| Use::at(path, deadline).ok();
+        let at = server.at.as_deref();
+        let at = at.and_then(|path| Some((found(path)?.layer(), path)));
         self.served.push(at.map(|(layer, _)| layer));
         self.files
             .extend(at.map(|(layer, path)| (layer, path.to_owned())));
         let open = server.pid.map(open_files).unwrap_or_default();
-        let named = server
-            .files
-            .iter()
-            .filter_map(|path| Use::of(&mounts::status(path).ok()?));
+        let named = server.files.iter().filter_map(|path| found(path));
         let all: BTreeSet<Use> = open.into_iter().chain(named).collect();
         self.uses.extend(all.into_iter().map(|used| (layer, used)));
     }
@@ -210,8 +266,7 @@ impl Scene {
             if Some(layer) == bottom {
                 continue;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let used = loop_uses(device, &path, left.min(LOOP_PATIENCE));
+            let used = loop_uses(device, &path, deadline);
             self.uses.extend(used.into_iter().map(|used| (layer, used)));
         }
     }
@@ -224,11 +279,10 @@ fn none<T: Default>(what: &str, error: &io::Error) -> T {
 
 /// What a loop device stands on: by the numbers of its file, and by its path where that is the same
 /// file or nothing else is known.
-fn loop_uses(device: LoopDevice, path: &Path, within: Duration) -> Vec<Use> {
-    let named = mounts::status(path)
-        .ok()
-        .and_then(|status| Use::of(&status));
-    let known = match device.backing(within) {
+fn loop_uses(device: LoopDevice, path: &Path, deadline: Instant) -> Vec<Use> {
+    let named = Use::at(path, deadline).ok();
+    let left = deadline.saturating_duration_since(Instant::now());
+    let known = match device.backing(left.min(PATIENCE)) {
         Ok(Backing::Block(on)) => Use::Block(on),
         Ok(Backing::File(filesystem, inode)) => Use::File {
             filesystem,
@@ -367,14 +421,14 @@ fn mounts_everywhere() -> Vec<Mounted> {
 
 /// The block device that a mount names, where that is needed.
 fn source(process: &Path, mount: &Mount) -> Option<Device> {
-    let path = mount.source.as_bytes().strip_prefix(b"/");
-    let path = Path::new(std::ffi::OsStr::from_bytes(path?));
-    if mount.device.major != 0 {
+    let path = Path::new(&mount.source);
+    if mount.device.major != 0 || !path.starts_with("/dev") {
         return None;
     }
-    let there = process.join("root").join(path);
-    match Layer::at(&there).or_else(|_absent| Layer::at(&Path::new("/").join(path))) {
-        Ok(Layer::Block(device)) => Some(device),
+    let there = process.join("root").join(path.strip_prefix("/").ok()?);
+    let status = mounts::status(&there).or_else(|_absent| mounts::status(path));
+    match Use::of(&status.ok()?) {
+        Some(Use::Block(device)) => Some(device),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-use super::scene::{Block, Mounted, Use};
+use super::scene::{Block, Mounted};
 use super::*;
 use crate::mounts::Mount;
 use crate::testing::{Looped, can_loop, fresh, possible, run, soon};
