@@ -679,9 +679,11 @@ fn who_has_left_does_not_count_although_a_callback_hangs() {
         });
         until("they are still there", || serving.clients("disk") == 0);
         assert_eq!(closes.finish(), "None");
-        // A plain detach is not refused, but waits for the callbacks.
+        // A plain detach is not refused, but waits for the callbacks. Force kills who hangs in them, and says so.
         let said = serving.home.run(["detach", "--force", "disk"]);
-        assert_eq!(said.code, 0, "{said:?}");
+        let killed = "the plugin did not stop in time and was killed";
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.stderr.contains(killed), "{said:?}");
     }
 }
 
