@@ -507,3 +507,17 @@ fn failed(errno: Errno) -> Reply {
         _ => Reply::failed(Errno::IO),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn who_looks_in_vain_is_told_so() {
+        let (theirs, mine) = rustix::pipe::pipe().unwrap();
+        assert!(!ready(theirs.as_fd()).unwrap());
+        rustix::io::write(&mine, b"call").unwrap();
+        assert!(ready(theirs.as_fd()).unwrap());
+    }
+}

@@ -154,6 +154,13 @@ fn a_named_device_is_made_and_one_in_use_is_refused() {
 }
 
 #[test]
+fn an_error_is_known_by_its_number() {
+    let error = io::Error::from(Errno::NXIO);
+    assert!(is_errno(&error, Errno::NXIO));
+    assert!(!is_errno(&error, Errno::BUSY));
+}
+
+#[test]
 fn detaching_from_outside_is_told_once() {
     if !can_loop() || !have(&["losetup"]) {
         return;

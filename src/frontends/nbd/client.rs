@@ -325,6 +325,24 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_too_long_to_be_true_is_not_read() {
+        let (mine, mut server) = UnixStream::pair().unwrap();
+        server
+            .write_all(&super::super::wire::option::greeting(Handshake::all()))
+            .unwrap();
+        server
+            .write_all(&super::super::wire::option::reply(
+                number::GO,
+                Kind::Info,
+                LONGEST_OPTION + 1,
+            ))
+            .unwrap();
+        server.shutdown(std::net::Shutdown::Write).unwrap();
+        let error = Client::connect(mine, 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
     fn replies_may_come_in_any_order_and_in_any_pieces() {
         let (mut client, mut server) = greeted();
         for slot in 0..4 {

@@ -499,3 +499,18 @@ fn given(mut passed: Vec<OwnedFd>) -> Result<Stream, String> {
         _ => Err("standard input and output have to be one socket or two pipes".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn one_client_is_one_socket_and_not_two() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let again = one.try_clone().unwrap();
+        assert!(given(vec![one.into(), again.into()]).is_ok());
+        let (one, _other) = UnixStream::pair().unwrap();
+        assert!(given(vec![one.into(), other.into()]).is_err());
+    }
+}

@@ -24,6 +24,7 @@ use crate::frontends::nbd::family::Family;
 use crate::frontends::nbd::testing::{certificates, pipes_of_client, within};
 use crate::frontends::nbd::{Bounds, Place, Server, Setup, TlsMode, TlsSetup};
 use crate::frontends::testing::{Mood, Recorder, skipped};
+use crate::logging;
 
 const SIZE: u64 = 16 << 20;
 const LONG: Duration = Duration::from_secs(60);
@@ -630,13 +631,15 @@ fn alone(name: &str, descriptors: u32) -> String {
 }
 
 #[test]
-fn without_descriptors_the_server_goes_on() {
-    alone("in_a_process_with_few_descriptors", 100);
+fn without_descriptors_the_server_says_so_and_goes_on() {
+    let said = alone("in_a_process_with_few_descriptors", 100);
+    assert!(said.contains("cannot accept a client"), "{said}");
 }
 
 #[test]
 #[ignore = "for a process of its own"]
 fn in_a_process_with_few_descriptors() {
+    logging::start("test", logging::Detail::Warnings);
     within(LONG, || {
         let mut bench = Bench::new();
         bench.bounds.clients = 200;

@@ -205,6 +205,24 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_has_the_number_of_the_document() {
+        let numbers = [
+            (Kind::ErrUnsup, 1),
+            (Kind::ErrPolicy, 2),
+            (Kind::ErrInvalid, 3),
+            (Kind::ErrPlatform, 4),
+            (Kind::ErrTlsReqd, 5),
+            (Kind::ErrUnknown, 6),
+            (Kind::ErrTooBig, 9),
+            (Kind::ErrExtHeaderReqd, 10),
+        ];
+        for (kind, last) in numbers {
+            let said = reply(number::LIST, kind, 0);
+            assert_eq!(said[12..16], [0x80, 0, 0, last], "{kind:?}");
+        }
+    }
+
+    #[test]
     fn names_are_short_text_without_zeroes() {
         assert_eq!(text(b"a/b"), Ok("a/b"));
         assert!(text(&[b'x'; LONGEST_STRING]).is_ok());
