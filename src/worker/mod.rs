@@ -1,7 +1,7 @@
 //! The worker: the process that hosts Python, the layers and the front end of one disk.
 //!
-//! Its agent starts it and hands it the job over the socket at standard input. Until the front end
-//! is started there is one thread, as plugins are promised; a worker whose agent dies goes on
+//! Its agent starts it and hands it the job over the socket at standard input. Up to the
+//! plugin's `after_fork` there is one thread, as plugins are promised; a worker whose agent dies goes on
 //! serving, because its disk is in use.
 
 use std::io;

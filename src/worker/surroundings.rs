@@ -105,12 +105,13 @@ pub(super) fn end_after(patience: Duration) {
 /// exiting. So it leaves, as a follower that sees what is mounted later.
 ///
 /// In the namespace of process 1 that cannot happen, because process 1 outlives all others; there a
-/// copy would only keep other file systems busy. Where this process may not look at process 1, as in some
-/// containers, it leaves: a process that waits for itself could not even be killed. A FUSE file must stay
-/// visible where the user is.
+/// copy would only keep other file systems busy: where mounts are private, what is unmounted later stays
+/// mounted in the copy. So it stays, too, where it may not look at process 1, as in some containers. A FUSE
+/// file must stay visible where the user is.
 fn leave_foreign_namespace() {
     let same = |one: &str, other: &str| matches!((fs::read_link(one), fs::read_link(other)), (Ok(one), Ok(other)) if one == other);
-    if same("/proc/self/ns/mnt", "/proc/1/ns/mnt") {
+    let readable = fs::read_link("/proc/1/ns/mnt").is_ok();
+    if !readable || same("/proc/self/ns/mnt", "/proc/1/ns/mnt") {
         return;
     }
     if let Err(error) = pydisk_kernel::process::leave_mount_namespace() {
