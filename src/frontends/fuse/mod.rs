@@ -238,12 +238,13 @@ impl FuseFile {
         let unmounted = self.unmount_or_force();
         // Whatever came of that: what is left to do with the disk may need the thread that serves.
         self.stop.set();
-        unmounted.map_err(|error| {
-            Refusal::new(format!(
+        if let Err(error) = unmounted {
+            self.let_go();
+            return Err(Refusal::new(format!(
                 "{}: unmount: {error}",
                 self.place.shown().display()
-            ))
-        })?;
+            )));
+        }
         let waited = self.finished.recv_timeout(JOIN_PATIENCE);
         if waited == Err(RecvTimeoutError::Timeout) {
             log::debug!(
@@ -251,7 +252,8 @@ impl FuseFile {
                 self.place.shown().display()
             );
         }
-        let hung = !self.file.close(Duration::ZERO);
+        // Where the file lives on at another place, somebody may keep it busy there.
+        let hung = !self.let_go();
         self.place.release()?;
         if hung {
             return Err(Refusal::new(format!(
@@ -262,14 +264,20 @@ impl FuseFile {
         Ok(())
     }
 
+    /// Have the requests under way answered, and later ones fail with EIO; false if one takes too long.
+    fn let_go(&self) -> bool {
+        let closed = self.file.close(PATIENCE);
+        if !closed {
+            self.file.give_up();
+        }
+        closed
+    }
+
     /// Unmount, and by force where somebody has the file open.
     fn unmount_or_force(&self) -> io::Result<()> {
         match self.unmount(Unmount::Idle) {
             Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
-                // Requests under way are answered; later ones get EIO.
-                if !self.file.close(PATIENCE) {
-                    self.file.give_up();
-                }
+                self.let_go();
                 self.unmount(Unmount::Force)
             }
             unmounted => unmounted,
