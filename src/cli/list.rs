@@ -147,10 +147,14 @@ fn is_one_place(place: &Place) -> bool {
 /// Whether both are one path, also by way of symbolic links to a folder. The file itself is not
 /// looked at: whoever serves it may not answer.
 fn is_same_path(one: &Path, other: &Path) -> bool {
-    let resolved = |path: &Path| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
     let absolute = |path: &Path| std::path::absolute(path).ok();
-    absolute(one) == absolute(other)
-        || resolved(one).is_some_and(|one| Some(one) == resolved(other))
+    let folder = |path: &Path| path.parent()?.canonicalize().ok();
+    if absolute(one) == absolute(other) {
+        return true;
+    }
+    // Only then a folder is looked at: it may lie on a filesystem that does not answer.
+    one.file_name() == other.file_name()
+        && folder(one).is_some_and(|one| Some(one) == folder(other))
 }
 
 /// Whether both are the address of one server, written the same way or not.
