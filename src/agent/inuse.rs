@@ -8,6 +8,7 @@ use pydisk_kernel::usage;
 
 use super::clients;
 use super::folder::{Folder, Holder, Role};
+use super::leftovers::tidying;
 use super::state::{State, Way};
 use super::storing::{self, STORE_PATIENCE};
 use crate::Refusal;
@@ -82,6 +83,8 @@ pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
 /// it, who is found as well. The numbers in the state may be those of other processes by now.
 fn processes(state: &State, folder: &Folder) -> Vec<u32> {
     let this = std::process::id();
+    // Whoever is asked here may be held by another thread, which removes what is left of it.
+    let _tidying = tidying();
     // An agent never asks about the role that it holds itself.
     let agent = (state.agent_pid != this).then_some(Role::Agent);
     let others = agent.into_iter().chain([Role::Worker]);

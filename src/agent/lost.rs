@@ -30,13 +30,13 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
         None => Vec::new(),
     };
     let served = holder(folder, Role::Worker)?.is_some();
+    let mut killed = false;
     if force {
         // An agent that hangs would take the worker's end for a crash; it is out of the way first.
         end(folder, Role::Agent, Signal::KILL, FORCE_PATIENCE)?;
         end(folder, Role::Launch, Signal::KILL, FORCE_PATIENCE)?;
-        if !end(folder, Role::Worker, Signal::TERM, FORCE_PATIENCE)?
-            && !end(folder, Role::Worker, Signal::KILL, FORCE_PATIENCE)?
-        {
+        killed = !end(folder, Role::Worker, Signal::TERM, FORCE_PATIENCE)?;
+        if killed && !end(folder, Role::Worker, Signal::KILL, FORCE_PATIENCE)? {
             return Err(Refusal::new(format!(
                 "{name}: the worker was killed and does not end"
             )));
@@ -50,7 +50,7 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
             "`pydisk detach --force {name}` ends it, whatever it has not stored yet"
         )));
     }
-    if served && ended_badly(folder, state.as_ref()) {
+    if served && is_writable(state.as_ref()) && (killed || ended_badly(folder)) {
         unstored.push(
             Refusal::new(format!(
                 "{name}: its worker did not stop as it should; what it had not stored is lost"
@@ -63,10 +63,13 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
 
 /// Whether a worker that has ended just now may have left something unstored. Somebody else may have
 /// removed its folder by now, but keeps the log then.
-fn ended_badly(folder: &Folder, state: Option<&State>) -> bool {
+fn ended_badly(folder: &Folder) -> bool {
+    folder.path().exists() && !ended_well(folder)
+}
+
+fn is_writable(state: Option<&State>) -> bool {
     let disk = state.and_then(|state| state.disk.as_ref());
-    let writable = disk.is_some_and(|disk| disk.read_only != Some(true));
-    writable && folder.path().exists() && !ended_well(folder)
+    disk.is_some_and(|disk| disk.read_only != Some(true))
 }
 
 /// Send `signal` to whoever holds `role` and wait for its end; whether nobody holds it any more.

@@ -94,7 +94,7 @@ pub(super) fn store(scene: &Scene, layers: &[Layer], deadline: Deadline) -> Vec<
     let mut faults = Vec::new();
     for (job, outcome) in jobs.iter().zip(outcomes) {
         let why = match outcome {
-            Some(Outcome::Stored) => continue,
+            Some(Outcome::Stored | Outcome::WithDevice) => continue,
             Some(Outcome::Failed(Errno::ACCESS | Errno::PERM)) if excused(job.layer) => continue,
             Some(Outcome::Failed(errno)) => Why::Failed(errno),
             Some(Outcome::Other(why)) => Why::Other(why),
@@ -112,6 +112,8 @@ pub(super) fn store(scene: &Scene, layers: &[Layer], deadline: Deadline) -> Vec<
 #[derive(Clone, Debug)]
 enum Outcome {
     Stored,
+    /// Nothing was done: it is stored with its device, which has a job of its own.
+    WithDevice,
     Failed(Errno),
     Other(String),
 }
@@ -230,6 +232,7 @@ impl Job {
         let errno = match word {
             Err(Errno::TIMEDOUT) => return None,
             Err(errno) => return Some(Outcome::Failed(errno)),
+            Ok([WITH_DEVICE, ..]) => return Some(Outcome::WithDevice),
             Ok([UNREACHED, ..]) => {
                 return Some(Outcome::Other("it cannot be reached".to_owned()));
             }
@@ -238,9 +241,8 @@ impl Job {
         };
         match errno.unwrap_or(Errno::IO) {
             // It is gone, with all that was on it.
-            Errno::NXIO | Errno::NODEV | Errno::NOENT | Errno::NOMEDIUM
-                if !matches!(self.work, Work::File(_)) =>
-            {
+            Errno::NOENT => Some(Outcome::Stored),
+            Errno::NXIO | Errno::NODEV | Errno::NOMEDIUM if !matches!(self.work, Work::File(_)) => {
                 Some(Outcome::Stored)
             }
             errno => Some(Outcome::Failed(errno)),
@@ -252,7 +254,7 @@ impl Only {
     /// For `elsewhere`.
     fn there(&self) -> Word {
         match self {
-            Self::No => [0, 0, 0],
+            Self::No => [WITH_DEVICE, 0, 0],
             Self::Yes => [UNREACHED, 0, 0],
             Self::Again(node) => sync_again_there(node),
         }
@@ -270,6 +272,8 @@ fn is_there(device: Device) -> bool {
 
 /// A number that no step has: none of the places could be reached.
 const UNREACHED: u64 = u64::MAX;
+/// Nor has any step this one: its device is left to be stored.
+const WITH_DEVICE: u64 = u64::MAX - 1;
 
 /// For `elsewhere`.
 fn sync_there(places: &[(CString, u64)]) -> Word {
@@ -308,7 +312,7 @@ fn sync_again_there(node: &CStr) -> Word {
     };
     // SAFETY: this process goes on in a mount namespace of its own, and has but one thread.
     if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0
-        || mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE) != 0
+        || mount(c"none", c"/", libc::MS_REC | libc::MS_SLAVE) != 0
         || (mount(node, AT, 0) != 0 && mount(node, AT, libc::MS_RDONLY) != 0)
     {
         return [3, errno_there(), 0];

@@ -112,6 +112,8 @@ pub(super) struct Agent {
 struct Stopping {
     /// Whether it has been told.
     told: bool,
+    /// When it is told, though what lies on the disk is still being stored.
+    tell_at: Option<Instant>,
     /// When it is to be killed.
     kill_at: Option<Instant>,
     /// When it was.
@@ -122,6 +124,7 @@ impl Stopping {
     fn new(kill_at: Option<Instant>) -> Self {
         Self {
             told: false,
+            tell_at: None,
             kill_at,
             killed_at: None,
         }
@@ -134,9 +137,16 @@ impl Stopping {
 
     /// When the next step is due.
     fn deadline(&self) -> Option<Instant> {
-        self.killed_at
-            .map(|at| at + DEATH_PATIENCE)
-            .or(self.kill_at)
+        if let Some(at) = self.killed_at {
+            return Some(at + DEATH_PATIENCE);
+        }
+        let tell_at = self.tell_at.filter(|_| !self.told);
+        tell_at.into_iter().chain(self.kill_at).min()
+    }
+
+    /// Whether it must be told now, because it is killed soon.
+    fn is_to_be_told(&self, now: Instant) -> bool {
+        !self.told && self.tell_at.is_some_and(|at| at <= now)
     }
 }
 
@@ -255,7 +265,14 @@ impl Agent {
                     self.note_unstored(unstored);
                     let until = (!force).then(|| Instant::now() + DETACH_PATIENCE);
                     self.waiting.push(Waiting { stream, until });
-                    self.stop(worker, force.then_some(FORCE_PATIENCE));
+                    // What lies on the disk is stored first, where that has begun.
+                    let storing = self
+                        .stopping
+                        .as_ref()
+                        .is_some_and(|stopping| !stopping.told);
+                    if force || !storing {
+                        self.stop(worker, force.then_some(FORCE_PATIENCE));
+                    }
                 }
                 Some(Event::Stop(unstored)) => {
                     self.note_unstored(unstored);
@@ -301,9 +318,16 @@ impl Agent {
                 log::error!("the worker was killed and does not end: it waits in the kernel");
                 return true;
             }
-            log::warn!("the plugin did not stop in time: its worker is killed");
-            stopping.killed_at = Some(now);
-            worker.kill();
+            if stopping.is_to_be_told(now) {
+                let why = "not all that lies on it was stored before a second signal";
+                let refusal = Refusal::new(format!("{}: {why}", self.job.name));
+                self.note_unstored(vec![refusal]);
+                self.stop(worker, None);
+            } else {
+                log::warn!("the plugin did not stop in time: its worker is killed");
+                stopping.killed_at = Some(now);
+                worker.kill();
+            }
         }
         let name = &self.job.name;
         self.waiting.retain(|waiting| {
@@ -359,7 +383,9 @@ impl Agent {
         let storing = device.as_ref().map_or(Duration::ZERO, |_| patience / 2);
         if let Some(stopping) = &mut self.stopping {
             // What is being stored, or has begun to stop, goes on, and no longer than this.
-            stopping.hurry(Instant::now() + storing + patience);
+            let tell_at = Instant::now() + storing;
+            stopping.tell_at.get_or_insert(tell_at);
+            stopping.hurry(tell_at + patience);
             return;
         }
         let Some(disk) = device else {
@@ -380,11 +406,13 @@ impl Agent {
         let (state, folder) = (self.state.clone(), self.folder.clone());
         self.stopping = Some(Stopping::new(None));
         self.before_stop(move || {
-            let users = inuse::users(&state, &folder);
-            let Some((users, disk)) = users.zip(state.disk.as_ref()) else {
+            let Some(disk) = &state.disk else {
                 return Vec::new();
             };
-            log::warn!("{users}; it is stored and removed all the same");
+            // Not all are seen: memory that was mapped keeps no descriptor.
+            if let Some(users) = inuse::users(&state, &folder) {
+                log::warn!("{users}; it is stored and removed all the same");
+            }
             // Nobody waits but for what is written, as in a plain detach.
             storing::store(disk, &folder, DETACH_PATIENCE / 2)
         });
@@ -470,5 +498,27 @@ fn signals(events: &Sender<Event>) -> std::io::Result<()> {
 fn answer(stream: &UnixStream, answer: &Answer) {
     if let Err(error) = send(stream, answer) {
         log::debug!("control: whoever asked is gone: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_in_a_hurry_has_the_worker_told_before_it_is_killed() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut stopping = Stopping::new(Some(now + 60 * second));
+        stopping.tell_at = Some(now + second);
+        stopping.hurry(now + 4 * second);
+        assert_eq!(stopping.deadline(), Some(now + second));
+        assert!(!stopping.is_to_be_told(now));
+        assert!(stopping.is_to_be_told(now + second));
+        stopping.told = true;
+        assert!(!stopping.is_to_be_told(now + second));
+        assert_eq!(stopping.deadline(), Some(now + 4 * second));
+        stopping.killed_at = Some(now + 4 * second);
+        assert_eq!(stopping.deadline(), Some(now + 4 * second + DEATH_PATIENCE));
     }
 }
