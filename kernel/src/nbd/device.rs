@@ -24,8 +24,9 @@ const LOOKED_AT: Duration = Duration::from_secs(2);
 /// How long the driver may take for a command that waits for nobody.
 const COMMAND: Duration = Duration::from_secs(10);
 /// How long it may take to open a device that shall be disconnected: whoever opens it first reads its
-/// partition table, which nobody may answer any more.
-const OPEN: Duration = Duration::from_secs(1);
+/// partition table, which nobody may answer any more. It is short, for the rest is waited for as well by whoever
+/// removes a leftover.
+const OPEN: Duration = Duration::from_millis(100);
 /// How long is waited for others to let go of a device that is gone.
 const LET_GO: Duration = Duration::from_secs(2);
 /// How long devtmpfs has to remove the node of a device that is gone.
