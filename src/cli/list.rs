@@ -29,15 +29,21 @@ impl Entry {
         // One that is being made or removed just now has none.
         let state = State::read(&folder).ok();
         let condition = condition(&folder, state.as_ref());
-        let disk = state.as_ref().and_then(|state| state.disk.as_ref());
-        let serves = disk.is_some_and(|disk| matches!(disk.at, Way::Server { .. }));
-        let clients = serves.then(|| agent::connected(&folder).ok()).flatten();
         Self {
             folder,
             state,
             condition,
-            clients,
+            clients: None,
         }
+    }
+
+    /// With the clients, where it is a server that tells.
+    fn with_clients(mut self) -> Self {
+        let disk = self.state.as_ref().and_then(|state| state.disk.as_ref());
+        if disk.is_some_and(|disk| matches!(disk.at, Way::Server { .. })) {
+            self.clients = agent::connected(&self.folder).ok();
+        }
+        self
     }
 
     fn name(&self) -> String {
@@ -123,7 +129,7 @@ pub(super) fn refuse_taken(target: &Target) -> Result<(), Refusal> {
     }
     let shown = target.to_string();
     let has_it = |entry: &Entry| entry.serves() && entry.is(&shown);
-    let Some(taken) = entries()?.into_iter().find(has_it) else {
+    let Some(taken) = without_clients()?.into_iter().find(has_it) else {
         return Ok(());
     };
     let name = taken.name();
@@ -178,6 +184,12 @@ fn condition(folder: &Folder, state: Option<&State>) -> &'static str {
 
 /// All attachments, after what is left of dead ones was removed.
 pub(super) fn entries() -> Result<Vec<Entry>, Refusal> {
+    let found = without_clients()?.into_iter();
+    Ok(found.map(Entry::with_clients).collect())
+}
+
+/// As [`entries`], and no worker is asked, which may not answer.
+fn without_clients() -> Result<Vec<Entry>, Refusal> {
     let mut found = Vec::new();
     for root in Root::all()? {
         agent::sweep(&root)?;
