@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
+};
 
 use super::Layer;
 use super::scene::{Mounted, Scene};
@@ -294,35 +300,35 @@ fn sync_there(places: &[(CString, u64)]) -> Word {
     [UNREACHED, 0, 0]
 }
 
-/// Mount a btrfs that is mounted once more, where nobody else sees it, which gives the same filesystem,
-/// and sync that; for `elsewhere`.
+/// Sync a btrfs by one more mount of it, which is the same filesystem and has no place in any namespace;
+/// for `elsewhere`.
 fn sync_again_there(node: &CStr) -> Word {
-    const AT: &CStr = c"/proc";
-    let mount = |from: &CStr, to: &CStr, flags| {
-        // SAFETY: texts that end with a zero byte, and no options.
-        unsafe {
-            libc::mount(
-                from.as_ptr(),
-                to.as_ptr(),
-                c"btrfs".as_ptr(),
-                flags,
-                std::ptr::null(),
-            )
+    let mount = |read_only| {
+        let context = fsopen(c"btrfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, c"source", node)?;
+        if read_only {
+            fsconfig_set_flag(&context, c"ro")?;
         }
+        fsconfig_create(&context)?;
+        fsmount(
+            &context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )
     };
-    // SAFETY: this process goes on in a mount namespace of its own, and has but one thread.
-    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0
-        || mount(c"none", c"/", libc::MS_REC | libc::MS_SLAVE) != 0
-        || (mount(node, AT, 0) != 0 && mount(node, AT, libc::MS_RDONLY) != 0)
-    {
-        return [3, errno_there(), 0];
-    }
-    match open_there(AT, libc::O_RDONLY) {
+    // The mount itself is a path only; syncfs takes an open file.
+    let open =
+        |mount: OwnedFd| openat(mount, c".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    match mount(false).or_else(|_| mount(true)).and_then(open) {
+        Err(errno) => [0, raw(errno), 0],
         // SAFETY: the descriptor is open.
-        Ok(open) if unsafe { libc::syncfs(open) } != 0 => [0, errno_there(), 0],
+        Ok(root) if unsafe { libc::syncfs(root.as_raw_fd()) } != 0 => [0, errno_there(), 0],
         Ok(_) => [0, 0, 0],
-        Err(errno) => [3, errno, 0],
     }
+}
+
+fn raw(errno: Errno) -> u64 {
+    u64::from(errno.raw_os_error().unsigned_abs())
 }
 
 /// The number of the mount that an open file is reached by, for `elsewhere`.
