@@ -64,6 +64,14 @@ pub(crate) fn run(program: &str, arguments: &[&Path]) {
     assert!(output.status.success(), "{program}: {output:?}");
 }
 
+/// Runs what its arguments say in a mount namespace of its own.
+pub(crate) fn container() -> Command {
+    Command::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/tools/container"
+    ))
+}
+
 /// Whether a command succeeds; why the rest of a test is skipped if not.
 pub(crate) fn possible(program: &str, arguments: &[&Path]) -> bool {
     match Command::new(program).args(arguments).output() {

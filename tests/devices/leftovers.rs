@@ -120,10 +120,8 @@ fn alone(states: &States, script: &str) -> String {
         "set -e; export PYDISK_STATE_DIR={}; {script}",
         states.0.display()
     );
-    run(
-        "unshare",
-        ["-m", "--propagation", "private", "sh", "-c", &script],
-    )
+    let container = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/container");
+    run(container, ["sh", "-c", &script])
 }
 
 /// The kernel shows another path of its file, or none, once the namespace has ended.

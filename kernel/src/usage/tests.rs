@@ -1,10 +1,10 @@
 //! The users of files and loop devices of this machine are found.
 
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use super::*;
-use crate::testing::{Looped, can_loop, fresh, possible, run, soon};
+use crate::testing::{Looped, can_loop, container, fresh, possible, run, soon};
 
 fn own() -> User {
     let command = fs::read_to_string("/proc/self/comm")
@@ -172,8 +172,8 @@ fn a_mount_in_another_namespace_is_noticed() {
         device.display(),
         at.display()
     );
-    let mut container = Command::new("unshare")
-        .args(["-m", "--propagation", "private", "sh", "-c", &script])
+    let mut container = container()
+        .args(["sh", "-c", &script])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
