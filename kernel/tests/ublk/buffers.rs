@@ -72,16 +72,12 @@ fn kept_memory_never_shows_another_request() {
             &everything(SIZE as u64),
             Arc::clone(&keeper) as Arc<dyn Handler>,
         );
-        // 4096 writes with their verifying reads, all of which must find what was written although
+        // 1536 writes with their verifying reads, all of which must find what was written although
         // every single request gets fresh memory.
         run(Command::new("fio")
+            .args(["--name=kept", "--rw=randwrite", "--bs=4k", "--size=6m"])
             .args([
-                "--name=kept",
-                "--rw=randwrite",
-                "--bs=4k",
                 "--ioengine=libaio",
-            ])
-            .args([
                 "--direct=1",
                 "--iodepth=16",
                 "--verify=crc32c",
