@@ -156,13 +156,21 @@ impl Lane<'_> {
         }
     }
 
-    /// Wait for memory for the tags that have none.
+    /// Wait for memory for the tags that have none. What is done goes to the driver before that.
     fn feed(&mut self) {
+        if self.starved.is_empty() {
+            return;
+        }
+        if let Err(errno) = self.queue.submit() {
+            self.broken = Some(format!("io_uring_enter: {errno}"));
+            return;
+        }
         for (tag, mut slot, answer) in std::mem::take(&mut self.starved) {
-            match renew(&mut slot, answer.carry) {
-                Ok(()) => self.commit(tag, slot, answer.result),
-                Err(errno) => self.broken = Some(format!("no memory for a buffer: {errno}")),
+            if let Err(errno) = renew(&mut slot, answer.carry) {
+                self.broken = Some(format!("no memory for a buffer: {errno}"));
+                return;
             }
+            self.commit(tag, slot, answer.result);
         }
     }
 

@@ -233,7 +233,12 @@ impl Running {
         self.removed = true;
         self.end.stopping.store(true, Ordering::Release);
         // Also ends threads of a device that was not started.
-        self.control.stop(self.id, self.identity, within)?;
+        if self.character.is_some() {
+            // Nobody else has this number as long as it is open here.
+            self.control.stop_any(self.id, within)?;
+        } else {
+            self.control.stop(self.id, self.identity, within)?;
+        }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 log::error!("ublk: a thread of device {} panicked", self.id);
