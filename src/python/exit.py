@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 
-# Seconds for each step, and for processes that are told to end.
-PATIENCE = 2
+# Seconds for each of five steps, so that a forced end does not cut them off.
+PATIENCE = 1
 
 
 def run():
@@ -39,12 +39,11 @@ def end_processes(util):
     theirs = [child for child in children if child.daemon or child in workers]
     for child in theirs:
         child.terminate()
-    until = time.monotonic() + PATIENCE
+    join(theirs)
     for child in theirs:
-        child.join(max(0, until - time.monotonic()))
         if child.is_alive():
             child.kill()
-            child.join(PATIENCE)
+    join(theirs)
     # Queues: what was put there is sent.
     for_a_while(util._run_finalizers)
     return [
@@ -52,6 +51,12 @@ def end_processes(util):
         for child in children
         if child not in theirs and child.is_alive()
     ]
+
+
+def join(children):
+    until = time.monotonic() + PATIENCE
+    for child in children:
+        child.join(max(0, until - time.monotonic()))
 
 
 def executors_workers():
