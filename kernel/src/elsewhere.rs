@@ -120,6 +120,19 @@ pub(crate) fn open_there(path: &CStr, flags: libc::c_int) -> Result<libc::c_int,
     }
 }
 
+/// Open for reading and close again, for [`elsewhere`].
+///
+/// # Errors
+/// As open(2) and close(2).
+pub(crate) fn open_and_close_there(path: &CStr) -> Result<(), u64> {
+    let file = open_there(path, libc::O_RDONLY)?;
+    // SAFETY: a descriptor that was opened above.
+    match unsafe { libc::close(file) } {
+        0 => Ok(()),
+        _ => Err(errno_there()),
+    }
+}
+
 /// Read the first `len` bytes, at most 64 KiB, for [`elsewhere`].
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod aio;
+pub mod callers;
 mod elsewhere;
 mod first_read;
 pub mod fork_signals;

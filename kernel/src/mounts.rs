@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::elsewhere::{elsewhere, size_there};
+use crate::elsewhere::{elsewhere, open_and_close_there, size_there};
 
 /// A device number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,6 +126,21 @@ pub fn size_at(path: &Path, within: Duration) -> io::Result<u64> {
     match i32::try_from(errno).map(io::Error::from_raw_os_error) {
         Ok(error) if errno > 0 => Err(error),
         _ => Ok(size),
+    }
+}
+
+/// Open the file at `path` for reading, by another process, and close it.
+///
+/// # Errors
+/// As open(2) and close(2); `ETIMEDOUT` when they were not done `within` that time.
+pub fn open_and_close(path: &Path, within: Duration) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let work = || [0, open_and_close_there(&path).err().unwrap_or(0), 0];
+    // SAFETY: `open_and_close_there` makes system calls only.
+    let [_, errno, _] = unsafe { elsewhere(within, || false, work) }?;
+    match i32::try_from(errno).map(io::Error::from_raw_os_error) {
+        Ok(error) if errno > 0 => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -388,7 +388,7 @@ pub(super) fn serve_and_kill(name: &str, bench: &Bench, there: impl Fn() -> bool
 }
 
 /// Wait for something that happens soon, a minute at most.
-pub(super) fn soon(what: &str, done: impl Fn() -> bool) {
+pub(super) fn soon(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < end, "{what}");

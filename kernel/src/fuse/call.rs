@@ -38,7 +38,7 @@ pub enum Call {
     },
     /// statfs(2).
     Statistics,
-    /// Somebody closed the file, others may have it open.
+    /// Somebody closes the file and waits for the answer, beyond the reach of SIGKILL. Others may have it open.
     Flush,
     /// The file was closed for good.
     Release,

@@ -90,6 +90,19 @@ impl Head {
         call::number(&self.bytes, 24)
     }
 
+    /// The number that the kernel gave the call, for [`answer`].
+    #[must_use]
+    pub fn unique(&self) -> u64 {
+        call::long_number(&self.bytes, 8)
+    }
+
+    /// The thread that waits for the answer, as its pid namespace numbers it in which the filesystem was
+    /// mounted; 0 for one outside of that, and for the kernel itself.
+    #[must_use]
+    pub fn caller(&self) -> u32 {
+        call::number(&self.bytes, 32)
+    }
+
     /// What the kernel wants. `body` is the one that was given to [`Head::receive`].
     #[must_use]
     pub fn call(&self, body: &[u8]) -> Call {
@@ -107,21 +120,29 @@ impl Head {
     /// Answer the call with `reply`, or with `data` after it.
     ///
     /// # Errors
-    /// Of write(2). A call that nobody waits for any more was answered.
+    /// As [`answer`].
     pub fn answer(&self, device: BorrowedFd<'_>, reply: &Reply, data: &[u8]) -> io::Result<()> {
-        let Some(words) = reply.words(call::long_number(&self.bytes, 8), data.len()) else {
-            return Ok(());
-        };
-        let words = &*words;
-        let written = if data.is_empty() {
-            rustix::io::write(device, words)
-        } else {
-            rustix::io::writev(device, &[IoSlice::new(words), IoSlice::new(data)])
-        };
-        match written {
-            // The kernel takes a reply whole or not at all.
-            Ok(_) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        answer(device, self.unique(), reply, data)
+    }
+}
+
+/// Answer the call `unique` with `reply`, or with `data` after it.
+///
+/// # Errors
+/// Of write(2). A call that nobody waits for any more was answered.
+pub fn answer(device: BorrowedFd<'_>, unique: u64, reply: &Reply, data: &[u8]) -> io::Result<()> {
+    let Some(words) = reply.words(unique, data.len()) else {
+        return Ok(());
+    };
+    let words = &*words;
+    let written = if data.is_empty() {
+        rustix::io::write(device, words)
+    } else {
+        rustix::io::writev(device, &[IoSlice::new(words), IoSlice::new(data)])
+    };
+    match written {
+        // The kernel takes a reply whole or not at all.
+        Ok(_) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }

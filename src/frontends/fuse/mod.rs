@@ -6,7 +6,8 @@
 //! in the kernel except for shared mappings. Without root nobody else may look at it, not even root.
 //!
 //! Here is what starts and ends it, in `place` where it may be mounted, in `file` what each
-//! operation does to the disk, and in `session` the words of the kernel.
+//! operation does to the disk, in `session` the words of the kernel, and in `under_way` who need not wait
+//! for the disk because they are being killed.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -30,6 +31,7 @@ mod file;
 mod place;
 mod session;
 mod stop;
+mod under_way;
 
 use file::DiskFile;
 use place::Place;
@@ -40,7 +42,7 @@ use stop::Stop;
 /// Most threads. Those that wait for the kernel cost little: it wakes one for each call.
 const THREADS_AT_MOST: u16 = 256;
 
-/// How long the file may take to tell its size, which does not ask the disk.
+/// How long the file may take to tell its size and to be opened, which does not ask the disk.
 const FIRST_ANSWER: Duration = Duration::from_secs(60);
 
 /// How long `stop` waits for requests under way.
@@ -164,6 +166,9 @@ impl FuseFile {
         };
         let only = (config.acl == SessionACL::Owner).then(|| rustix::process::geteuid().as_raw());
 
+        // Until the first close(2) was answered: it must not be that of a program which is killed while the
+        // plugin hangs. Nobody but the kernel opens the file behind a loop device.
+        let closes_wait = released.is_none();
         let stop = Stop::new()
             .map_err(|error| Refusal::new(format!("{}: eventfd: {error}", path.display())))?;
         let stop = Arc::new(stop);
@@ -194,10 +199,14 @@ impl FuseFile {
             down: false,
         };
         match mounts::size_at(path, FIRST_ANSWER) {
-            Ok(size) if size == limits.size => Ok(this),
-            Ok(size) => Err(this.undo(&format!("it has {size} bytes"))),
-            Err(error) => Err(this.undo(&error.to_string())),
+            Ok(size) if size == limits.size => {}
+            Ok(size) => return Err(this.undo(&format!("it has {size} bytes"))),
+            Err(error) => return Err(this.undo(&error.to_string())),
         }
+        if closes_wait && let Err(error) = mounts::open_and_close(path, FIRST_ANSWER) {
+            return Err(this.undo(&error.to_string()));
+        }
+        Ok(this)
     }
 
     /// Where the file is, without symbolic links.

@@ -9,6 +9,7 @@
 //! answers. A parallel disk is served by several threads, each with one call at a time.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -31,6 +32,7 @@ pub(super) mod fuzzing;
 use super::Released;
 use super::file::{DiskFile, Face, Pass};
 use super::stop::Stop;
+use super::under_way::{Begin, Spot, UnderWay};
 use crate::disk::{Disk, Errno, waited_for};
 use crate::frontends::vigil::Vigil;
 
@@ -94,6 +96,7 @@ pub(super) struct Served {
     released: Option<Released>,
     /// The only user who is let in, where it is not the file's mode that says so.
     only: Option<u32>,
+    under_way: UnderWay,
 }
 
 /// Why a thread serves no more.
@@ -110,6 +113,7 @@ struct Seat {
     head: Head,
     memory: Slot,
     answer: Option<Answer>,
+    spot: Arc<Spot>,
 }
 
 /// What a call gets, and how many bytes of its memory.
@@ -125,10 +129,22 @@ impl From<Reply> for Answer {
 }
 
 impl Seat {
-    fn receive(&mut self, device: BorrowedFd<'_>) -> io::Result<Received> {
+    fn at(spot: Arc<Spot>) -> Self {
+        Self {
+            spot,
+            ..Self::default()
+        }
+    }
+
+    fn receive(&mut self, served: &Served, device: BorrowedFd<'_>) -> io::Result<Received> {
         self.answer = None;
         let (body, _) = self.memory.lend(LONGEST as usize)?;
-        self.head.receive(device, body)
+        let received = self.head.receive(device, body)?;
+        if received == Received::Call && waits_for_the_disk(self.head.call(&[])) {
+            let (unique, caller) = (self.head.unique(), self.head.caller());
+            served.under_way.take(&self.spot, unique, caller);
+        }
+        Ok(received)
     }
 
     /// Serve the call that was received, once.
@@ -136,17 +152,29 @@ impl Seat {
         let answer = match self.memory.lend(LONGEST as usize) {
             Ok((body, owner)) => {
                 let call = self.head.call(body);
-                served.admit(&self.head, call).map_or_else(
-                    |errno| failed(errno).into(),
-                    |()| served.serve(disk, call, body, owner),
-                )
+                let given_up = || served.file.is_given_up();
+                match served.under_way.begin(&self.spot, changes(call), given_up) {
+                    Begin::Never => return,
+                    Begin::GivenUp => failed(Errno::IO).into(),
+                    Begin::Now => served.admit(&self.head, call).map_or_else(
+                        |errno| failed(errno).into(),
+                        |()| {
+                            let work = || served.serve(disk, call, body, owner);
+                            served.while_wanted(&self.spot, call, work)
+                        },
+                    ),
+                }
             }
             Err(errno) => failed(errno).into(),
         };
+        served.under_way.end(&self.spot);
         self.answer = Some(answer);
     }
 
-    fn answer(&mut self, device: BorrowedFd<'_>) -> io::Result<()> {
+    fn answer(&mut self, served: &Served, device: BorrowedFd<'_>) -> io::Result<()> {
+        if !served.under_way.leave(&self.spot) {
+            return Ok(());
+        }
         let Some(Answer { reply, data }) = self.answer.take() else {
             return self.head.answer(device, &failed(Errno::IO), &[]);
         };
@@ -161,12 +189,28 @@ impl Served {
             file,
             released,
             only,
+            under_way: UnderWay::default(),
         }
     }
 
     /// Serve until the filesystem is unmounted, on this thread, and on others if there shall be more
     /// than one. A serial disk is let go when `stop` is set, if that comes first.
     pub(super) fn run(&self, device: BorrowedFd<'_>, threads: u16, stop: &Stop) -> io::Result<()> {
+        // Behind a loop device it is the kernel itself that calls, which nobody can kill.
+        if self.released.is_some() {
+            return self.serve_calls(device, threads, stop);
+        }
+        thread::scope(|scope| {
+            let watch = || self.under_way.watch(device);
+            let named = thread::Builder::new().name("fuse watch".into());
+            named.spawn_scoped(scope, watch)?;
+            let served = catch_unwind(AssertUnwindSafe(|| self.serve_calls(device, threads, stop)));
+            self.under_way.stop();
+            served.unwrap_or_else(|_| Err(io::Error::other("a panic")))
+        })
+    }
+
+    fn serve_calls(&self, device: BorrowedFd<'_>, threads: u16, stop: &Stop) -> io::Result<()> {
         if threads == 1 && !self.file.limits().parallel {
             let flags = rustix::fs::fcntl_getfl(device)?;
             rustix::fs::fcntl_setfl(device, flags | OFlags::NONBLOCK)?;
@@ -221,7 +265,7 @@ impl Served {
     /// As many calls at once as there are.
     fn one_thread(&self, device: BorrowedFd<'_>, stop: Option<&Stop>) -> io::Result<Left> {
         let mut seats: Vec<Seat> = Vec::new();
-        seats.resize_with(AHEAD, Seat::default);
+        seats.resize_with(AHEAD, || Seat::at(self.under_way.spot()));
         let mut vigil = Vigil::default();
         let mut before = 0;
         // The kernel's workers, which bring a loop device's requests, would wait for who looks.
@@ -233,7 +277,7 @@ impl Served {
             let (mut taken, mut bytes) = (0, 0);
             while taken < AHEAD && bytes < AHEAD_BYTES {
                 let seat = &mut seats[taken];
-                match seat.receive(device)? {
+                match seat.receive(self, device)? {
                     Received::Call => {}
                     Received::Nothing => break,
                     Received::Gone if taken == 0 => return Ok(Left::Gone),
@@ -289,7 +333,7 @@ impl Served {
             // What a batch did not come to is answered with EIO.
             let (done, rest) = seats.split_at_mut(served.max(1));
             for seat in done {
-                seat.answer(device)?;
+                seat.answer(self, device)?;
             }
             seats = rest;
         }
@@ -298,9 +342,9 @@ impl Served {
 
     /// One call at a time; the kernel wakes one of those that wait.
     fn one_of_many(&self, device: BorrowedFd<'_>) -> io::Result<()> {
-        let mut seat = Seat::default();
+        let mut seat = Seat::at(self.under_way.spot());
         loop {
-            match seat.receive(device)? {
+            match seat.receive(self, device)? {
                 Received::Call => {}
                 Received::Nothing => {
                     wait(device, None)?;
@@ -315,8 +359,19 @@ impl Served {
                     log::error!("FUSE: a panic around a request, which is answered with EIO");
                 }
             }
-            seat.answer(device)?;
+            seat.answer(self, device)?;
         }
+    }
+
+    /// Run `work`, and have it end between two of its steps once nobody waits for it. Only calls of any number
+    /// of steps are worth that.
+    fn while_wanted(&self, spot: &Arc<Spot>, call: Call, work: impl FnOnce() -> Answer) -> Answer {
+        if !matches!(call, Call::Allocate { .. } | Call::Seek { .. }) {
+            return work();
+        }
+        let (file, spot) = (Arc::clone(&self.file), Arc::clone(spot));
+        let wanted = move || !file.is_given_up() && !spot.is_forsaken();
+        waited_for(Rc::new(wanted), work)
     }
 
     /// Who may call at all. Reads and writes carry no user where the kernel itself makes them.
@@ -385,7 +440,7 @@ impl Served {
             }
             Call::Seek { at, whence } => outcome(self.seek(disk, at, whence)),
             Call::Statistics => Reply::statistics(&self.statistics()).into(),
-            Call::Flush | Call::Destroy => Reply::done().into(),
+            Call::Destroy => Reply::done().into(),
             Call::Release => {
                 if let Some(released) = &self.released {
                     released();
@@ -394,8 +449,9 @@ impl Served {
             }
             Call::Forget => Reply::silence().into(),
             Call::Lookup => failed(Errno::NOTDIR).into(),
-            // The kernel may ask much more of a regular file, and stops when told this.
-            Call::Other => Reply::failed(Errno::NOSYS).into(),
+            // The kernel may ask much more of a regular file, and stops when told this. Who closes the file
+            // then waits for nobody, as the end of a killed program shall not.
+            Call::Flush | Call::Other => Reply::failed(Errno::NOSYS).into(),
             Call::Short => failed(Errno::IO).into(),
         }
     }
@@ -466,6 +522,24 @@ impl Served {
             changed,
             block: limits.block.preferred,
         }
+    }
+}
+
+/// Whether the plugin may keep the caller waiting. What comes from the page cache has no caller, and would be lost.
+fn waits_for_the_disk(call: Call) -> bool {
+    match call {
+        Call::Write { cached, .. } => !cached,
+        Call::Read { .. } | Call::Sync | Call::Allocate { .. } | Call::Seek { .. } => true,
+        _ => false,
+    }
+}
+
+/// The bytes that a call may change.
+fn changes(call: Call) -> Range<u64> {
+    match call {
+        Call::Write { at, len, .. } => at..at.saturating_add(len as u64),
+        Call::Allocate { at, len, .. } => at..at.saturating_add(len),
+        _ => 0..0,
     }
 }
 

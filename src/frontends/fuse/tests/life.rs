@@ -132,7 +132,7 @@ fn a_request_that_never_ends_does_not_keep_the_stop() {
 
 /// A disk that does one step after the other, in no time.
 #[derive(Debug)]
-struct Endless(Limits, AtomicU64);
+pub(super) struct Endless(pub(super) Limits, pub(super) AtomicU64);
 
 impl Disk for Endless {
     fn limits(&self) -> &Limits {

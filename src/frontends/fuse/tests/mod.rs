@@ -35,4 +35,5 @@ fn code_of<T: std::fmt::Debug>(result: io::Result<T>) -> Errno {
 }
 
 mod calls;
+mod killed;
 mod life;
