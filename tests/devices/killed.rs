@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::device::Kind;
+use support::device::{Attached, Kind, pydisk};
 
 /// Never answers, and says so.
 const SILENT: &str = "
@@ -19,7 +19,7 @@ def pread(h, buf, offset, flags):
     time.sleep(3600)
 ";
 
-fn until(what: &str, done: impl Fn() -> bool) {
+fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < deadline, "{what}");
@@ -153,4 +153,85 @@ fn a_reader_gets_an_error(device: &Path) {
     until("the device stays", || !device.exists());
     assert!(pydisk(&["list"]).status().unwrap().success());
     assert!(!states.join("forking").exists());
+}
+
+/// Answers reads behind the first MiB once there is a file at `go`, and notes that it was asked.
+const HANGS: &str = "
+import os, time, asyncio, nbdkit
+API_VERSION = 2
+def config(key, value): globals()[key] = value
+def open(readonly): return 0
+def get_size(h): return 2 << 20
+def hangs(offset):
+    if offset < 1 << 20: return False
+    with __builtins__.open(note, 'w'): pass
+    return not os.path.exists(go)
+def pread(h, buf, offset, flags):
+    while hangs(offset): time.sleep(0.02)
+    buf[:] = bytes([offset >> 12 & 255]) * len(buf)
+";
+
+/// The thread models of the script above: what is added to it, and whether others are served meanwhile.
+const MODELS: [(&str, bool); 3] = [
+    ("", false),
+    (
+        "def thread_model(): return nbdkit.THREAD_MODEL_PARALLEL\n",
+        true,
+    ),
+    (
+        "async def pread(h, buf, offset, flags):
+    while hangs(offset): await asyncio.sleep(0.02)
+    buf[:] = bytes([offset >> 12 & 255]) * len(buf)\n",
+        true,
+    ),
+];
+
+fn read_of(path: &Path, block: u32) -> Command {
+    let mut dd = Command::new("dd");
+    dd.arg(format!("if={}", path.display()))
+        .args(["bs=4096", "count=1", "status=none"])
+        .arg(format!("skip={block}"));
+    dd
+}
+
+#[test]
+fn a_reader_of_a_fuse_file_can_be_killed_while_the_plugin_hangs() {
+    if !Kind::File.available() {
+        return;
+    }
+    for (model, serves_others) in MODELS {
+        for freed in [true, false] {
+            let place = tempfile::tempdir().unwrap();
+            let path = |name: &str| place.path().join(name);
+            let parameter = |key: &str| format!("{key}={}", path(key).display());
+            let script = format!("{HANGS}{model}");
+            let parameters = [parameter("note"), parameter("go")];
+            let parameters = parameters.each_ref().map(String::as_str);
+            let disk = Attached::with_script(Kind::File, &script, &parameters);
+            let mut reader = read_of(&disk.path, 300)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            until("nothing is read", || path("note").exists());
+            reader.kill().unwrap();
+            until("the reader does not go", || {
+                reader.try_wait().unwrap().is_some()
+            });
+            let others = || {
+                let read = read_of(&disk.path, 7).output().unwrap();
+                assert!(read.stdout == [7; 4096], "{model}: {:?}", read.status);
+            };
+            if serves_others {
+                others();
+            }
+            if freed {
+                std::fs::write(path("go"), "").unwrap();
+                others();
+                disk.detach();
+            } else {
+                let said = pydisk(["detach", "--force", disk.device()]);
+                assert!(!disk.path.exists(), "{said:?}");
+            }
+        }
+    }
 }
