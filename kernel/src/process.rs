@@ -95,6 +95,16 @@ pub fn handle_signals_on_own_stacks() {
     }
 }
 
+/// Whether this process ignores a signal, as what a shell starts with `&` in a script ignores SIGINT.
+#[must_use]
+pub fn ignores(signal: i32) -> bool {
+    // SAFETY: all zeroes are a `sigaction`, and sigaction(2) fills it in or fails.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: it is asked for only, into memory of ours.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

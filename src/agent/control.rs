@@ -17,6 +17,7 @@ use super::folder::Folder;
 use super::inuse;
 use super::messages::{Answer, Ask, Receiver, send};
 use super::state::{Phase, State};
+use super::step::Step;
 use super::supervise::Event;
 use crate::Refusal;
 
@@ -57,24 +58,37 @@ pub(super) fn serve(folder: &Folder, events: &Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// Ask the agent of an attachment, and wait for the answer for `patience`.
+/// Ask the agent of an attachment, and wait for the answer for `patience`, or as long again whenever it is `doing`
+/// something else.
 ///
 /// # Errors
 /// `ConnectionRefused` or `NotFound` if there is no agent, `TimedOut` if it does not answer, others
 /// if it ends meanwhile.
-pub fn ask(folder: &Folder, ask: Ask, patience: Duration) -> io::Result<Answer> {
+pub fn ask(
+    folder: &Folder,
+    ask: Ask,
+    patience: Duration,
+    doing: impl Fn(Step),
+) -> io::Result<Answer> {
     let (_open, address) = address(folder, SOCKET)?;
     let stream = UnixStream::connect(address)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(CLIENT_PATIENCE))?;
     send(&stream, &ask)?;
-    match Receiver::of(&stream)?.receive() {
-        Ok(Some(answer)) => Ok(answer),
-        Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(io::ErrorKind::TimedOut.into())
-        }
-        Err(error) => Err(error),
+    let mut receiver = Receiver::of(&stream)?;
+    loop {
+        return match receiver.receive() {
+            Ok(Some(Answer::Doing(step))) => {
+                doing(step);
+                continue;
+            }
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            Err(error) => Err(error),
+        };
     }
 }
 

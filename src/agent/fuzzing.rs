@@ -33,14 +33,14 @@ pub fn messages(input: &[u8]) {
         2 => hear::<ToWorker>(said, |_| None),
         3 => hear::<FromAgent>(said, |message| match message {
             FromAgent::Refused(told) => Some(told),
-            FromAgent::Ready(_) => None,
+            FromAgent::Ready(_) | FromAgent::Doing(_) => None,
         }),
         4 => hear::<ToAgent>(said, |_| None),
         5 => hear::<Ask>(said, |_| None),
         6 => hear::<Answer>(said, |message| match message {
             Answer::Refused(told) | Answer::Done(Some(told)) => Some(told),
             Answer::Unstored(all) => all.into_iter().next(),
-            Answer::Done(None) => None,
+            Answer::Done(None) | Answer::Doing(_) => None,
         }),
         _ => hear::<Vec<Connected>>(said, |_| None),
     }

@@ -76,7 +76,7 @@ impl Loan {
         let watched = recall.watch(&agent);
         let served = watched
             .map_err(|error| Refusal::new(format!("{}: {error}", job.name)))
-            .and_then(|()| agent.served(job));
+            .and_then(|()| agent.served(job, &super::starting(&job.name)));
         if served.is_err() {
             recall.stream.lock().take();
         }
@@ -125,8 +125,13 @@ impl Loan {
         let until = Instant::now() + OTHERS;
         loop {
             let force = Instant::now() >= until;
-            match ask(&self.folder, Ask::Detach { force }, DETACH_PATIENCE * 2) {
-                Ok(Answer::Done(None)) => return Ok(()),
+            match ask(
+                &self.folder,
+                Ask::Detach { force },
+                DETACH_PATIENCE * 2,
+                |_| (),
+            ) {
+                Ok(Answer::Done(None) | Answer::Doing(_)) => return Ok(()),
                 Ok(Answer::Done(Some(told))) => return Err(told.into()),
                 Ok(Answer::Unstored(all)) => {
                     return all

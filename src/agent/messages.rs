@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conduct::Conduct;
 use super::state::Served;
+use super::step::Step;
 use crate::Refusal;
 use crate::frontends::nbd::{Bounds, Dialect, Family, TlsSetup};
 use crate::frontends::{Identity, Target};
@@ -81,6 +82,8 @@ pub struct ServerOptions {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromWorker {
+    /// What it does from here on, which may take long.
+    Doing(Step),
     /// The plugin is open; the front end is being started, and from here on there may be a device
     /// to remove.
     Starting,
@@ -109,6 +112,8 @@ pub enum ToWorker {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum FromAgent {
+    /// What is waited for from here on.
+    Doing(Step),
     /// The device can be used.
     Ready(Served),
     /// Nothing was attached.
@@ -139,6 +144,8 @@ pub enum Ask {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
+    /// What is waited for from here on; another answer follows.
+    Doing(Step),
     /// It is done; what went wrong on the way, if anything, without a loss for the disk's users.
     Done(Option<Told>),
     /// It is done, and this could not be stored.

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
 
@@ -20,6 +21,7 @@ mod folder;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod interrupt;
 mod inuse;
 mod leftovers;
 mod loan;
@@ -28,6 +30,7 @@ mod messages;
 mod passing;
 mod root;
 mod state;
+mod step;
 mod storing;
 mod supervise;
 mod telling;
@@ -44,6 +47,7 @@ pub use messages::{Answer, Ask, FromWorker, Job, Receiver, ServerOptions, ToWork
 pub use passing::Passing;
 pub use root::{Name, ROOT_VARIABLE, Root, check_name};
 pub use state::{Phase, Served, State, Way, seconds};
+pub use step::{AGAIN, Progress, SILENCE, Step};
 pub use storing::lying_on_each;
 pub use supervise::{DETACH_PATIENCE, Outcome};
 pub use telling::Telling;
@@ -77,7 +81,18 @@ pub fn sweep(root: &Root) -> Result<(), Refusal> {
 /// One sentence; nothing is attached then.
 pub fn launch(job: &Job, passing: Passing, tell: impl FnOnce(&Served)) -> Result<(), Refusal> {
     let mut launched = Launched::start(passing)?;
-    let served = launched.served(job)?;
+    let progress = Arc::new(starting(&job.name));
+    let interrupted = {
+        let (progress, name) = (Arc::clone(&progress), job.name.clone());
+        interrupt::told(move || {
+            let step = progress.step();
+            format!("pydisk: {name}: interrupted, waiting for {step}: the disk is given up\n")
+        })
+    };
+    let served = launched.served(job, &progress);
+    drop(interrupted);
+    drop(progress);
+    let served = served?;
     tell(&served);
     // Without an agent there is no disk either; `pydisk list` shows what became of it.
     send(&launched.stream, &ToAgent::Taken).map_err(not_started)
@@ -89,6 +104,17 @@ pub fn launch(job: &Job, passing: Passing, tell: impl FnOnce(&Served)) -> Result
 struct Launched {
     process: Child,
     stream: UnixStream,
+}
+
+/// Tells the user what the start of `name` waits for, where that takes long.
+fn starting(name: &str) -> Progress {
+    let name = name.to_owned();
+    Progress::start(Step::Load, move |step, waited| {
+        let seconds = waited.as_secs();
+        logging::say(&format!(
+            "pydisk: {name}: waiting for {step} for {seconds} s; Ctrl-C gives up\n"
+        ));
+    })
 }
 
 #[expect(
@@ -120,10 +146,15 @@ impl Launched {
     }
 
     /// Hand over the job and wait until the disk can be used.
-    fn served(&mut self, job: &Job) -> Result<Served, Refusal> {
+    fn served(&mut self, job: &Job, progress: &Progress) -> Result<Served, Refusal> {
         let mut receiver = Receiver::of(&self.stream).map_err(not_started)?;
-        let answer = send(&self.stream, job).and_then(|()| receiver.receive());
+        let mut answer = send(&self.stream, job).and_then(|()| receiver.receive());
+        while let Ok(Some(FromAgent::Doing(step))) = answer {
+            progress.goes_on(step);
+            answer = receiver.receive();
+        }
         match answer {
+            Ok(Some(FromAgent::Doing(_))) => unreachable!("see above"),
             Ok(Some(FromAgent::Ready(served))) => Ok(served),
             Ok(Some(FromAgent::Refused(told))) => {
                 // It has nothing left to do, and then nothing of this attachment runs any more.

@@ -1,6 +1,7 @@
 //! What the plugin is doing right now, so that one that never returns can be named.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,16 @@ impl Doing {
     }
 }
 
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.callback, self.len) {
+            ("the script", _) => f.write_str("the script to be loaded"),
+            (callback, 0) => write!(f, "`{callback}`"),
+            (callback, _) => write!(f, "`{callback}` of {}", self.what()),
+        }
+    }
+}
+
 /// Knows what is being done, on all threads.
 #[derive(Debug, Default)]
 pub struct Watch {
@@ -64,6 +75,13 @@ impl Watch {
         let outcome = work();
         self.under_way.lock().remove(&number);
         outcome
+    }
+
+    /// What has been under way for longest, and since when.
+    #[must_use]
+    pub fn oldest(&self) -> Option<(Doing, Instant)> {
+        let under_way = self.under_way.lock();
+        under_way.values().min_by_key(|(_, since)| *since).copied()
     }
 
     /// What has been under way for longer than `patience`.

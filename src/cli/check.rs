@@ -10,11 +10,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
 use super::{CheckArgs, CheckOptions, Failure, info, interpreter, plugin};
+use crate::agent::{AGAIN, SILENCE, Step, interrupt};
 use crate::check::{self, Doing, Plan, Report, Watch};
 use crate::python::{Errnos, Plugin};
 use crate::{Refusal, logging};
@@ -29,7 +30,9 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     info::parameters(&args.words)?;
     let script = plugin::find(&args.plugin)?;
     let python = interpreter::choose(args.options.python.as_deref(), &script)?;
-    info::in_own_process(CHECK, &args.options.words(), &script, &args.words, python)
+    let options = args.options.words();
+    // The other process knows more.
+    info::in_own_process(CHECK, &options, &script, &args.words, python, String::new)
 }
 
 impl CheckOptions {
@@ -66,6 +69,8 @@ struct Examined {
     watch: Watch,
     plan: Plan,
     errnos: Option<Errnos>,
+    /// `config` asks the user for a password.
+    asks: bool,
     out: Mutex<File>,
 }
 
@@ -95,6 +100,7 @@ pub(super) fn process(
             write: options.write,
         },
         errnos: options.errno,
+        asks: Step::of_config(&parameters) == Step::Password,
         out: Mutex::new(out),
     });
     logging::collect({
@@ -106,6 +112,10 @@ pub(super) fn process(
         }
     });
     watch(&examined, Duration::from_secs(options.patience.into()))?;
+    let _interrupted = interrupt::told({
+        let examined = Arc::clone(&examined);
+        move || examined.interrupted()
+    });
     let outcome = examined.run(script, &parameters);
     if let Err(refusal) = outcome {
         if examined.wrong() > 0 {
@@ -122,8 +132,10 @@ pub(super) fn process(
 fn watch(examined: &Arc<Examined>, patience: Duration) -> Result<(), Refusal> {
     let examined = Arc::clone(examined);
     let body = move || {
+        let mut told = None;
         loop {
             thread::sleep(TICK);
+            examined.tell_progress(&mut told);
             let Some(doing) = examined.watch.overdue(patience) else {
                 continue;
             };
@@ -163,6 +175,41 @@ impl Examined {
         let outcome = check::run(&open, self.plan, &self.report, watch);
         watch.during(Doing::call("cleanup"), || plugin.cleanup());
         outcome
+    }
+
+    /// Tell the user what the check waits for, where that takes long; `told` is when that was last.
+    fn tell_progress(&self, told: &mut Option<(Instant, Instant)>) {
+        let Some((doing, since)) = self.watch.oldest() else {
+            return;
+        };
+        if self.asks && doing.callback == "config" {
+            return;
+        }
+        let due = match *told {
+            Some((last, whose)) if whose == since => last + AGAIN,
+            _ => since + SILENCE,
+        };
+        if Instant::now() < due {
+            return;
+        }
+        *told = Some((Instant::now(), since));
+        logging::say(&format!(
+            "pydisk: {}: waiting for {doing} for {} s; Ctrl-C gives up\n",
+            self.script,
+            since.elapsed().as_secs()
+        ));
+    }
+
+    /// What Ctrl-C ends.
+    fn interrupted(&self) -> String {
+        let during = match self.watch.oldest() {
+            Some((doing, _)) => format!(", waiting for {doing}"),
+            None => String::new(),
+        };
+        format!(
+            "pydisk: {}: interrupted{during}: the rest was not tried\n",
+            self.script
+        )
     }
 
     /// An error that pydisk logged: what a callback raised that has nobody to tell.

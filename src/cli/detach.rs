@@ -1,16 +1,18 @@
 //! `pydisk detach`: remove devices, by their agents or without, in the order in which they lie on each
 //! other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::list::{self, Entry};
 use super::{Failure, complain};
-use crate::agent::{self, Answer, Ask, Folder, Root};
+use crate::agent::{self, Answer, Ask, Folder, Progress, Root, Step, interrupt};
 use crate::{Refusal, logging};
 
 /// How long an agent may take to answer, beyond what it gives the plugin: looking for users, syncing,
@@ -29,6 +31,11 @@ pub(super) fn detach(which: &[String], all: bool, force: bool) -> Result<ExitCod
             .map(|which| list::find(list::entries()?, which))
             .collect()
     };
+    let under_way = Arc::new(UnderWay::default());
+    let _interrupted = interrupt::told({
+        let under_way = Arc::clone(&under_way);
+        move || under_way.interrupted()
+    });
     let mut code = ExitCode::SUCCESS;
     let mut folders: Vec<Folder> = Vec::new();
     for entry in found {
@@ -42,7 +49,7 @@ pub(super) fn detach(which: &[String], all: bool, force: bool) -> Result<ExitCod
             }
         }
     }
-    if !each(&folders, force) {
+    if !each(&folders, force, &under_way) {
         code = ExitCode::FAILURE;
     }
     Ok(code)
@@ -50,7 +57,7 @@ pub(super) fn detach(which: &[String], all: bool, force: bool) -> Result<ExitCod
 
 /// Detach all of these at the same time, but a disk that lies on another one before that; whether all
 /// are gone, and everything was stored.
-fn each(folders: &[Folder], force: bool) -> bool {
+fn each(folders: &[Folder], force: bool, told_of: &UnderWay) -> bool {
     let mut lying = match folders {
         [] | [_] => vec![BTreeSet::new(); folders.len()],
         _ => agent::lying_on_each(folders),
@@ -66,7 +73,7 @@ fn each(folders: &[Folder], force: bool) -> bool {
                 under_way += 1;
                 let (tell, folder) = (tell.clone(), &folders[number]);
                 scope.spawn(move || {
-                    let gone = said(one(folder, force));
+                    let gone = said(one(folder, force, told_of));
                     tell.send((number, gone)).unwrap_or_default();
                 });
             }
@@ -98,11 +105,51 @@ fn said(done: Result<Vec<Refusal>, Refusal>) -> bool {
     refusals.is_empty()
 }
 
-/// How long the user waits without a word.
-const SILENCE: Duration = Duration::from_secs(3);
+/// What the disks wait for that are being detached, by their names.
+#[derive(Debug, Default)]
+struct UnderWay(Mutex<BTreeMap<String, Arc<Progress>>>);
+
+impl UnderWay {
+    /// Tell the user of what takes long at the end of `name`, until the [`Progress`] is forgotten.
+    fn begins(&self, name: &str, force: bool) -> Arc<Progress> {
+        let shown = name.to_owned();
+        let progress = Arc::new(Progress::start(Step::Users, move |step, waited| {
+            let seconds = waited.as_secs();
+            let hint = if force {
+                String::new()
+            } else {
+                format!("; `pydisk detach --force {shown}` does not wait")
+            };
+            logging::say(&format!(
+                "pydisk: {shown}: waiting for {step} for {seconds} s{hint}\n"
+            ));
+        }));
+        let kept = Arc::clone(&progress);
+        self.0.lock().insert(name.to_owned(), kept);
+        progress
+    }
+
+    fn ends(&self, name: &str) {
+        self.0.lock().remove(name);
+    }
+
+    /// What becomes of them without this process.
+    fn interrupted(&self) -> String {
+        let told = |(name, progress): (&String, &Arc<Progress>)| match progress.step() {
+            Step::Users => format!(
+                "pydisk: {name}: interrupted; it is detached all the same, unless it is in use\n"
+            ),
+            step => format!(
+                "pydisk: {name}: interrupted; it goes on ending, and waits for {step}; `pydisk detach \
+                 --force {name}` does not wait\n"
+            ),
+        };
+        self.0.lock().iter().map(told).collect()
+    }
+}
 
 /// Detach one of them, and give what could not be stored.
-fn one(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
+fn one(folder: &Folder, force: bool, under_way: &UnderWay) -> Result<Vec<Refusal>, Refusal> {
     let name = folder.name();
     let patience = if force {
         ANSWER_PATIENCE
@@ -110,22 +157,13 @@ fn one(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
         agent::DETACH_PATIENCE + ANSWER_PATIENCE
     };
     // A plugin may flush for long, or hang: the user learns what is waited for.
-    let (done, waiting) = mpsc::channel::<()>();
-    if !force {
-        let name = name.clone();
-        thread::spawn(move || {
-            if waiting.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout) {
-                logging::say(&format!(
-                    "pydisk: {name}: waiting for the plugin to flush and close; `pydisk detach \
-                     --force {name}` does not wait\n"
-                ));
-            }
-        });
-    }
-    let answer = agent::ask(folder, Ask::Detach { force }, patience);
-    drop(done);
+    let progress = under_way.begins(&name, force);
+    let doing = |step| progress.goes_on(step);
+    let answer = agent::ask(folder, Ask::Detach { force }, patience, doing);
+    under_way.ends(&name);
+    drop(progress);
     match answer {
-        Ok(Answer::Done(None)) => Ok(Vec::new()),
+        Ok(Answer::Done(None) | Answer::Doing(_)) => Ok(Vec::new()),
         Ok(Answer::Done(Some(told))) => {
             complain(&told.into());
             Ok(Vec::new())

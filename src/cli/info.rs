@@ -4,10 +4,17 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::SIGINT;
 
 use super::{Failure, InfoArgs, interpreter, plugin, words};
+use crate::agent::{Progress, Step, interrupt};
 use crate::logging::Detail;
 use crate::python::Plugin;
 use crate::{Refusal, logging};
@@ -16,19 +23,38 @@ use crate::{Refusal, logging};
 pub(super) const INFO: &str = "info-process";
 
 pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Failure> {
-    parameters(&args.words)?;
+    let step = match Step::of_config(&parameters(&args.words)?) {
+        Step::Password => Step::Password,
+        _ => Step::Load,
+    };
     let script = plugin::find(&args.plugin)?;
     let python = interpreter::choose(args.python.as_deref(), &script)?;
-    in_own_process(INFO, &[], &script, &args.words, python)
+    let shown = script.display().to_string();
+    // Where it is within the plugin, the other process does not tell.
+    let tell = move |_step, waited: Duration| {
+        let seconds = waited.as_secs();
+        logging::say(&format!(
+            "pydisk: {shown}: waiting for the plugin for {seconds} s; Ctrl-C gives up\n"
+        ));
+    };
+    let _progress = Progress::start(step, tell);
+    let words = format!("pydisk: {}: interrupted\n", script.display());
+    let told = move || words.clone();
+    in_own_process(INFO, &[], &script, &args.words, python, told)
 }
 
-/// Run a hidden subcommand on a plugin, with the Python that was chosen for it; its exit status.
+/// How long another process may take to end at Ctrl-C, which it gets as well.
+const ITS_END: Duration = Duration::from_secs(1);
+
+/// Run a hidden subcommand on a plugin, with the Python that was chosen for it; its exit status. At Ctrl-C, `told` is said
+/// and both end.
 pub(super) fn in_own_process(
     subcommand: &str,
     options: &[String],
     script: &Path,
     words: &[String],
     python: Option<PathBuf>,
+    told: impl Fn() -> String + Send + 'static,
 ) -> Result<ExitCode, Failure> {
     let failed = |error: std::io::Error| Refusal::new(format!("{}: {error}", script.display()));
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
@@ -42,7 +68,19 @@ pub(super) fn in_own_process(
     if let Some(python) = python {
         command.env("PYTHONEXECUTABLE", python);
     }
-    let status = command.status().map_err(failed)?;
+    let mut child = command.spawn().map_err(failed)?;
+    let (tell, said) = mpsc::channel();
+    let _interrupted = interrupt::told(move || {
+        logging::say(&told());
+        tell.send(()).unwrap_or_default();
+        // This process ends with the other one, whose last words go before.
+        thread::sleep(ITS_END);
+        String::new()
+    });
+    let status = child.wait().map_err(failed)?;
+    if status.signal() == Some(SIGINT) && said.recv_timeout(ITS_END).is_ok() {
+        interrupt::end();
+    }
     let Some(code) = status.code() else {
         let how = crate::agent::ending(status);
         return Err(Refusal::new(format!("{}: Python {how}", script.display())).into());

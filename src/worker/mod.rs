@@ -25,7 +25,7 @@ mod served;
 mod surroundings;
 
 use crate::agent::{
-    self, Connected, Folder, FromWorker, Job, Passing, Role, Served, ToWorker, Way, send,
+    self, Connected, Folder, FromWorker, Job, Passing, Role, Served, Step, ToWorker, Way, send,
 };
 use crate::bench::Cost;
 use crate::disk::{Check, Disk, Emulate, Op, Request};
@@ -91,11 +91,14 @@ fn serve(
     stream: &UnixStream,
     receiver: agent::Receiver,
 ) -> Result<Option<Refusal>, Refusal> {
+    doing(stream, Step::Load);
     let plugin = Plugin::load(&job.script)?;
     if let Some(errnos) = job.errnos {
         plugin.settle_errnos(errnos);
     }
+    doing(stream, Step::of_config(&job.parameters));
     plugin.configure(&job.parameters)?;
+    doing(stream, Step::GetReady);
     plugin.get_ready()?;
     if job.conduct.leaves_folder {
         std::env::set_current_dir("/")
@@ -111,7 +114,9 @@ fn serve(
     };
     surroundings::change(&job.conduct)?;
     // As in nbdkit, `cleanup` undoes what `after_fork` did, so it follows only where that succeeded.
+    doing(stream, Step::AfterFork);
     plugin.after_fork()?;
+    doing(stream, Step::Open);
     if job.measured {
         // From the first handle on.
         drop(plugin.measure());
@@ -136,8 +141,16 @@ fn serve(
         }),
     };
     frontends::tell_hidden();
+    doing(stream, Step::Cleanup);
     plugin.cleanup();
     ended
+}
+
+/// Tell the agent what may take long from here on.
+fn doing(stream: &UnixStream, step: Step) {
+    if let Err(error) = send(stream, &FromWorker::Doing(step)) {
+        log::debug!("the agent is gone: {error}");
+    }
 }
 
 /// Count what this worker spends, and tell everybody who asks.
@@ -213,6 +226,7 @@ impl Place<'_> {
 
     /// Start the front end of a device, say so, and stop it when it is time.
     fn attach(&self, disk: Arc<dyn Disk>, events: &Events) -> Result<Option<Refusal>, Refusal> {
+        doing(self.stream, Step::FirstRead);
         let (ended, end) = channel();
         let options = frontends::Options {
             name: self.job.name.clone(),
@@ -243,7 +257,34 @@ impl Place<'_> {
         if let Some(why) = self.wait(events) {
             log::warn!("ended from outside: {why}");
         }
-        Ok(stop(self.job, attached, disk))
+        Ok(self.stop(attached, disk))
+    }
+
+    /// Remove the device, store what is not stored yet, and close the disk.
+    fn stop(&self, attached: Box<dyn Attached>, disk: Arc<dyn Disk>) -> Option<Refusal> {
+        let mut first = None;
+        let mut note = |refusal: Refusal| {
+            log::error!("{refusal}");
+            first.get_or_insert(refusal);
+        };
+        doing(self.stream, Step::Requests);
+        if let Err(refusal) = remove(&self.job.target, attached) {
+            note(refusal);
+        }
+        let limits = disk.limits();
+        doing(self.stream, Step::Flush);
+        if limits.flush
+            && !limits.read_only
+            && let Err(error) = disk.serve(Request::new(Op::Flush, 0))
+        {
+            note(Refusal::new(format!("the last flush failed: {error}")));
+        }
+        if Arc::strong_count(&disk) > 1 {
+            log::debug!("something still holds the disk: it is not closed");
+        }
+        doing(self.stream, Step::Close);
+        drop(disk);
+        first
     }
 
     /// Serve at the door, say so, and stop when it is time.
@@ -280,6 +321,7 @@ impl Place<'_> {
             .tell(list)
             .and_then(|()| self.announce(served, door.log, events, end));
         let why = announced.is_ok().then(|| self.wait(events)).flatten();
+        doing(self.stream, Step::Requests);
         let server = server.lock().take().expect("nobody else takes it");
         let left = server.left();
         server.stop();
@@ -466,28 +508,4 @@ pub fn stop_process(path: &Path) -> ExitCode {
         }
         None => ExitCode::from(2),
     }
-}
-
-/// Remove the device, store what is not stored yet, and close the disk.
-fn stop(job: &Job, attached: Box<dyn Attached>, disk: Arc<dyn Disk>) -> Option<Refusal> {
-    let mut first = None;
-    let mut note = |refusal: Refusal| {
-        log::error!("{refusal}");
-        first.get_or_insert(refusal);
-    };
-    if let Err(refusal) = remove(&job.target, attached) {
-        note(refusal);
-    }
-    let limits = disk.limits();
-    if limits.flush
-        && !limits.read_only
-        && let Err(error) = disk.serve(Request::new(Op::Flush, 0))
-    {
-        note(Refusal::new(format!("the last flush failed: {error}")));
-    }
-    if Arc::strong_count(&disk) > 1 {
-        log::debug!("something still holds the disk: it is not closed");
-    }
-    drop(disk);
-    first
 }

@@ -11,5 +11,6 @@ mod log;
 mod module;
 mod nasty;
 mod processes;
+mod progress;
 mod refusals;
 mod steady;

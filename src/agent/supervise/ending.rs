@@ -165,6 +165,7 @@ impl Agent {
 
     /// Remove the folder, tell everybody who waits, and say how it ended.
     pub(super) fn finish(mut self, ended: Result<(), Refusal>) -> Outcome {
+        self.progress = None;
         if self.told && !(ended.is_ok() && self.unstored.is_empty()) {
             keep_log(&self.folder);
         }

@@ -3,10 +3,11 @@
 //! The worker runs the plugin's code, which may have fewer rights than the agent (`-u`) and can write
 //! to the same socket. So nothing here goes by the worker's word where the job says it as well.
 
-use super::{Agent, DETACH_PATIENCE, Launcher, SIGNAL_PATIENCE};
+use super::{Agent, DETACH_PATIENCE, Launcher, SIGNAL_PATIENCE, answer};
 use crate::agent::command;
-use crate::agent::messages::{FromAgent, FromWorker, send};
+use crate::agent::messages::{Answer, FromAgent, FromWorker, send};
 use crate::agent::state::{Phase, Served, Way};
+use crate::agent::step::Step;
 use crate::agent::worker_process::WorkerProcess;
 use crate::frontends::{Target, nbd};
 use crate::{Refusal, logging};
@@ -14,6 +15,7 @@ use crate::{Refusal, logging};
 impl Agent {
     pub(super) fn heard(&mut self, message: FromWorker, worker: &mut WorkerProcess) {
         match message {
+            FromWorker::Doing(step) => self.goes_on(step),
             FromWorker::Starting => self.device_made = true,
             FromWorker::Ready(served) => self.ready(&served, worker),
             FromWorker::Shutdown | FromWorker::Signalled => {
@@ -46,6 +48,27 @@ impl Agent {
         }
     }
 
+    /// Tell everybody who waits. A life goes forward: a worker that says this again and again must not keep the agent
+    /// busy, nor waiting for somebody who does not listen.
+    fn goes_on(&mut self, step: Step) {
+        if step <= self.step {
+            return;
+        }
+        self.step = step;
+        if let Some(progress) = &self.progress {
+            progress.goes_on(step);
+        }
+        for waiting in &self.waiting {
+            answer(&waiting.stream, &Answer::Doing(step));
+        }
+        if !self.told
+            && let Launcher::Process(stream) = &self.launcher
+            && let Err(error) = send(stream, &FromAgent::Doing(step))
+        {
+            log::debug!("the launcher is gone: {error}");
+        }
+    }
+
     fn ready(&mut self, served: &Served, worker: &mut WorkerProcess) {
         if self.state.disk.is_some() {
             log::warn!("the worker says once more that its disk can be used: ignored");
@@ -66,6 +89,8 @@ impl Agent {
             return;
         }
         self.state.phase = Phase::Attached;
+        self.progress = None;
+        self.step = Step::Users;
         match self.tell_launcher(served) {
             Ok(()) => {
                 self.told = true;

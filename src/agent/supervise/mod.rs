@@ -17,6 +17,7 @@ use super::folder::{Folder, Held};
 use super::messages::{Answer, FromWorker, Job, send};
 use super::passing::Passing;
 use super::state::{Phase, State, Way, masked, now};
+use super::step::{Progress, Step};
 use super::worker_process::WorkerProcess;
 use super::{command, control, inuse, storing};
 
@@ -24,6 +25,7 @@ mod ending;
 mod hearing;
 
 use crate::frontends::Target;
+use crate::frontends::nbd::Place;
 use crate::logging::Sink;
 use crate::{Refusal, logging};
 pub use ending::Outcome;
@@ -106,6 +108,10 @@ pub(super) struct Agent {
     given_up: Option<Refusal>,
     command: Option<Pid>,
     command_status: Option<u8>,
+    /// What the worker was last heard to do.
+    step: Step,
+    /// In the foreground, tells the user of what takes long.
+    progress: Option<Progress>,
 }
 
 /// The worker has been told to stop, or is about to be.
@@ -201,6 +207,8 @@ impl Agent {
             given_up: None,
             command: None,
             command_status: None,
+            step: Step::Load,
+            progress: None,
         }
     }
 
@@ -211,6 +219,9 @@ impl Agent {
 
     /// Serve until the disk is gone. The folder is gone afterwards, too.
     pub(super) fn run(mut self) -> Outcome {
+        if matches!(self.launcher, Launcher::Myself(_)) && !self.has_stdio_client() {
+            self.progress = Some(super::starting(&self.job.name));
+        }
         let started = self.start();
         let mut worker = match started {
             Ok(worker) => worker,
@@ -264,6 +275,9 @@ impl Agent {
                 }) => {
                     self.note_unstored(unstored);
                     let until = (!force).then(|| Instant::now() + DETACH_PATIENCE);
+                    if self.stopping.is_some() {
+                        answer(&stream, &Answer::Doing(self.step));
+                    }
                     self.waiting.push(Waiting { stream, until });
                     // What lies on the disk is stored first, where that has begun.
                     let storing = self
@@ -364,6 +378,9 @@ impl Agent {
             "stopped by {}",
             signal_hook::low_level::signal_name(signal).unwrap_or("signal")
         );
+        if matches!(signal, SIGINT) {
+            self.tell_interrupt();
+        }
         // Who types it twice is in a hurry; a script that repeats its signal until the process is gone
         // must not cost the plugin what it is about to store.
         let typed_twice = self.stopping.is_some() && matches!(signal, SIGINT | SIGQUIT);
@@ -373,6 +390,40 @@ impl Agent {
             self.job.conduct.patience
         };
         self.end(worker, patience);
+    }
+
+    /// Tell who typed it what comes of it.
+    fn tell_interrupt(&self) {
+        let seconds = match self.stopping {
+            _ if !self.device_made => {
+                log::info!("{} is not waited for: nothing is attached", self.step);
+                return;
+            }
+            None => self.job.conduct.patience.as_secs(),
+            Some(_) => SIGNAL_PATIENCE.as_secs(),
+        };
+        log::info!("the plugin has {seconds} s to flush and close");
+    }
+
+    /// Whether standard input and output, and under inetd standard error, are a client.
+    fn has_stdio_client(&self) -> bool {
+        matches!(&self.job.target, Target::Server(address) if address.place == Place::Stdio)
+    }
+
+    /// Tell the user in the foreground of what the end waits for.
+    fn tell_of_the_end(&mut self) {
+        let to_user = self.job.logging.sink == Sink::StandardError && !self.has_stdio_client();
+        if !self.job.foreground || !to_user {
+            return;
+        }
+        let name = self.job.name.clone();
+        self.progress = Some(Progress::start(Step::Requests, move |step, waited| {
+            let seconds = waited.as_secs();
+            let most = SIGNAL_PATIENCE.as_secs();
+            logging::say(&format!(
+                "pydisk: {name}: waiting for {step} for {seconds} s; Ctrl-C gives it {most} s more\n"
+            ));
+        }));
     }
 
     /// Store what lies on the disk, for half of `patience`, and stop the worker, which is killed when it
@@ -463,11 +514,13 @@ impl Agent {
         }
         stopping.told = true;
         if device_made {
+            self.tell_of_the_end();
             worker.stop();
         } else {
             // Its only thread is busy with the plugin, and there is nothing to flush yet.
             stopping.killed_at = Some(Instant::now());
             worker.kill();
+            self.progress = None;
         }
         self.state.phase = Phase::Stopping;
         if let Err(error) = self.save() {

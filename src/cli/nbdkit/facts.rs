@@ -125,7 +125,7 @@ pub(super) fn plugin(options: &Options) -> Result<ExitCode, Refusal> {
                 .iter()
                 .map(|(key, value)| format!("{key}={value}"))
                 .collect();
-            in_own_process(DUMP, &about, &script, &words, python)
+            in_own_process(DUMP, &about, &script, &words, python, String::new)
         }
         None => Ok(dump(named.name(), None, &[])?),
     };
