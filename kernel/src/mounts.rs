@@ -3,7 +3,8 @@
 //! Nothing here asks the filesystem that is mounted, or has another process ask: a FUSE server that
 //! hangs or is gone cannot make a caller hang.
 
-use std::ffi::{CString, OsString};
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -95,6 +96,44 @@ pub(crate) fn mounts_of(process: &Path) -> io::Result<Vec<Mount>> {
         .split(|byte| *byte == b'\n')
         .filter_map(parse_line)
         .collect())
+}
+
+/// The name of the mount namespace that this process is in, while there is one of that name.
+#[must_use]
+pub fn namespace() -> Option<PathBuf> {
+    namespace_of(Path::new("/proc/self"))
+}
+
+fn namespace_of(process: &Path) -> Option<PathBuf> {
+    fs::read_link(process.join("ns/mnt")).ok()
+}
+
+/// A folder of `/proc` for each view of what is mounted: that of this process, and of one process of each
+/// other mount namespace that this one may look at.
+pub(crate) fn views() -> impl Iterator<Item = PathBuf> {
+    let mut seen = BTreeSet::new();
+    let own = PathBuf::from("/proc/self");
+    let others = processes().map(|pid| PathBuf::from(format!("/proc/{pid}")));
+    [own].into_iter().chain(others).filter(move |process| {
+        // A process may see a part of its namespace only.
+        let root = fs::read_link(process.join("root")).ok();
+        namespace_of(process).is_some_and(|namespace| seen.insert((namespace, root)))
+    })
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// What names itself `source` in the mount namespace of the name `there`.
+#[must_use]
+pub fn named(source: &OsStr, there: &Path) -> Option<Mount> {
+    let in_it = |process: &PathBuf| namespace_of(process).is_some_and(|found| found == there);
+    let mut all = views()
+        .filter(in_it)
+        .flat_map(|process| mounts_of(&process).unwrap_or_default());
+    all.find(|mount| mount.source == source)
 }
 
 /// What is visible at `path`, if that is where something is mounted. Symbolic links are not followed.

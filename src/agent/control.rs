@@ -13,7 +13,7 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-use super::folder::Folder;
+use super::folder::{Folder, Holder, Role};
 use super::inuse;
 use super::messages::{Answer, Ask, Receiver, send};
 use super::state::{Phase, State};
@@ -139,12 +139,14 @@ fn may_detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
         }
     };
     match state.phase {
+        // It has died just now: whoever has its disk open cannot use it.
+        Phase::Attached if folder.holder(Role::Worker) == Holder::Nobody => Ok(Vec::new()),
         Phase::Attached => inuse::clear(&state, folder, force),
         Phase::Starting if !force => Err(Refusal::new(format!(
             "{}: it is still being attached",
             state.name
         ))
         .hint("wait for it, or use --force")),
-        Phase::Starting | Phase::Stopping => Ok(Vec::new()),
+        Phase::Starting | Phase::Stopping | Phase::Crashed => Ok(Vec::new()),
     }
 }

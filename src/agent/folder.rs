@@ -215,7 +215,8 @@ pub fn note_good_end(folder: &Folder) -> io::Result<()> {
 }
 
 /// Whether the worker has said so.
-pub(super) fn ended_well(folder: &Folder) -> bool {
+#[must_use]
+pub fn ended_well(folder: &Folder) -> bool {
     folder.path().join(ENDED_WELL).exists()
 }
 

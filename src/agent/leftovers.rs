@@ -1,14 +1,15 @@
 //! Removing what a worker left behind that was killed or crashed: a device, a mount, a folder.
 //!
 //! The agent does it for its own worker; `list`, `attach` and `detach` do it for attachments whose
-//! agent is gone, too. All of it can be repeated, and nothing there is no error.
+//! agent is gone, too. All of it can be repeated, and nothing there is no error. A file that fails, because
+//! its worker has died, stays until the user detaches it or attaches something there.
 
 use std::io;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::folder::{Folder, Held, ended_well, keep_log};
-use super::state::State;
+use super::folder::{Folder, Held, ended_well, keep_log, kept_log};
+use super::state::{Phase, State};
 use crate::Refusal;
 use crate::frontends::nbd::{self, Address, Place};
 use crate::frontends::{self, Dead, Target};
@@ -26,11 +27,7 @@ pub(super) fn tidying() -> MutexGuard<'static, ()> {
 /// # Errors
 /// One sentence; it may succeed later.
 pub(super) fn remove(state: &State, folder: &Folder) -> Result<(), Refusal> {
-    let dead = Dead {
-        name: &state.name,
-        folder: folder.path(),
-        identity: state.identity,
-    };
+    let dead = dead(state, folder);
     match &state.target {
         Target::Ublk(_) => frontends::remove_leftover_ublk(&dead),
         Target::Loop(_) => frontends::remove_leftover_loop(&dead),
@@ -38,6 +35,28 @@ pub(super) fn remove(state: &State, folder: &Folder) -> Result<(), Refusal> {
         Target::Server(address) => remove_socket(address),
         Target::File(path) => frontends::remove_leftover_file(path, &dead, state.target_is_new),
     }
+}
+
+fn dead<'a>(state: &'a State, folder: &'a Folder) -> Dead<'a> {
+    Dead {
+        name: &state.name,
+        folder: folder.path(),
+        identity: state.identity,
+    }
+}
+
+/// Whether the path of an attachment whose worker has ended is a file that fails, and better stays one: a
+/// program that opens it again and again would make an ordinary file there, and fill that as if nothing
+/// had happened. In the attachment's own folder, which goes, it could not.
+pub(super) fn fails(state: &State, folder: &Folder) -> bool {
+    let Target::File(path) = &state.target else {
+        return false;
+    };
+    let served = matches!(state.phase, Phase::Attached | Phase::Crashed);
+    served
+        && *path != folder.disk_file()
+        && !ended_well(folder)
+        && frontends::file_fails(path, &dead(state, folder), state.namespace.as_deref())
 }
 
 /// Remove the Unix socket of a dead server, unless somebody else listens there by now. The target says
@@ -50,11 +69,23 @@ fn remove_socket(address: &Address) -> Result<(), Refusal> {
     }
 }
 
+/// What is said of an attachment whose end nobody has seen.
+const UNSEEN: &str = "its agent and its worker have died";
+
 /// Remove all of an attachment that nobody looked after before it was claimed, or log why that is not
-/// possible yet.
+/// possible yet. A file that fails stays.
 pub(super) fn sweep(folder: &Folder, held: &Held) {
     let name = folder.name();
     let removed = match State::read(folder) {
+        Ok(mut state) if fails(&state, folder) => {
+            if state.phase != Phase::Crashed {
+                state.crash(UNSEEN);
+                if let Err(error) = state.write(folder) {
+                    log::warn!("{name}: state of the attachment: {error}");
+                }
+            }
+            return;
+        }
         Ok(state) => remove(&state, folder),
         // It never came so far that there was anything to remove.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -64,27 +95,64 @@ pub(super) fn sweep(folder: &Folder, held: &Held) {
         ))),
     };
     match removed {
-        Ok(()) => {
-            if !ended_well(folder) {
-                keep_log(folder);
-            }
-            if let Err(error) = folder.remove(held) {
-                log::warn!("{name}: folder `{}`: {error}", folder.path().display());
-            }
-        }
+        Ok(()) => remove_folder(folder, held),
         Err(refusal) => log::warn!("{name}: what is left of it cannot be removed: {refusal}"),
     }
 }
 
+fn remove_folder(folder: &Folder, held: &Held) {
+    if !ended_well(folder) {
+        keep_log(folder);
+    }
+    if let Err(error) = folder.remove(held) {
+        let name = folder.name();
+        log::warn!("{name}: folder `{}`: {error}", folder.path().display());
+    }
+}
+
+/// Remove all of a crashed attachment, which was claimed; gives what its users have lost, if they may have.
+/// With `force` it goes, too, where what fails can only be unmounted in another mount namespace.
+///
+/// # Errors
+/// One sentence; it may succeed later.
+pub(super) fn clear(folder: &Folder, held: &Held, force: bool) -> Result<Option<Refusal>, Refusal> {
+    let Ok(state) = State::read(folder) else {
+        // It never came so far that there was anything to lose.
+        return Ok(None);
+    };
+    if state.phase != Phase::Crashed {
+        return Ok(None);
+    }
+    let name = &state.name;
+    remove(&state, folder)?;
+    if !force && fails(&state, folder) {
+        return Err(Refusal::new(format!(
+            "{name}: what is left of `{}` is mounted in another mount namespace",
+            state.target
+        ))
+        .hint(format!(
+            "unmount it there; `pydisk detach --force {name}` leaves it"
+        )));
+    }
+    let cause = state.cause.as_deref().unwrap_or(UNSEEN);
+    let lost = state.is_writable().then(|| {
+        Refusal::new(format!("{name}: {cause}; what it had not stored is lost"))
+            .hint(format!("its log is {}", kept_log(folder).display()))
+    });
+    remove_folder(folder, held);
+    Ok(lost)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::state::{Phase, Served, Way};
+    use super::super::state::{Served, Way};
     use super::*;
 
     fn starting(target: &str) -> State {
         State {
             name: "x".into(),
             phase: Phase::Starting,
+            cause: None,
             plugin: "x.py".into(),
             parameters: Vec::new(),
             target: target.parse().unwrap(),
@@ -93,6 +161,7 @@ mod tests {
             disk: None,
             agent_pid: 1,
             worker_pid: None,
+            namespace: None,
             since: 0,
             log: None,
         }

@@ -25,11 +25,12 @@ const FORCE_PATIENCE: Duration = Duration::from_secs(5);
 pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let name = folder.name();
     let state = State::read(folder).ok();
-    let mut unstored = match &state {
-        Some(state) => inuse::clear(state, folder, force)?,
-        None => Vec::new(),
-    };
     let served = holder(folder, Role::Worker)?.is_some();
+    let mut unstored = match &state {
+        // Whoever has open what a dead worker left cannot use it.
+        Some(state) if served => inuse::clear(state, folder, force)?,
+        _ => Vec::new(),
+    };
     let mut killed = false;
     if force {
         // An agent that hangs would take the worker's end for a crash; it is out of the way first.
@@ -50,7 +51,7 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
             "`pydisk detach --force {name}` ends it, whatever it has not stored yet"
         )));
     }
-    if served && is_writable(state.as_ref()) && (killed || ended_badly(folder)) {
+    if served && state.is_some_and(|state| state.is_writable()) && (killed || ended_badly(folder)) {
         unstored.push(
             Refusal::new(format!(
                 "{name}: its worker did not stop as it should; what it had not stored is lost"
@@ -65,11 +66,6 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
 /// removed its folder by now, but keeps the log then.
 fn ended_badly(folder: &Folder) -> bool {
     folder.path().exists() && !ended_well(folder)
-}
-
-fn is_writable(state: Option<&State>) -> bool {
-    let disk = state.and_then(|state| state.disk.as_ref());
-    disk.is_some_and(|disk| disk.read_only != Some(true))
 }
 
 /// Send `signal` to whoever holds `role` and wait for its end; whether nobody holds it any more.

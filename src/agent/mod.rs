@@ -40,7 +40,7 @@ pub use clients::{Connected, connected, telling};
 pub use conduct::Conduct;
 pub use control::{ask, listens};
 pub use cost::{cost, tell_cost};
-pub use folder::{Folder, Held, Holder, Role, kept_log, note_good_end};
+pub use folder::{Folder, Held, Holder, Role, ended_well, kept_log, note_good_end};
 pub use loan::{Loan, Recall};
 pub use lost::detach as detach_without_agent;
 pub use messages::{Answer, Ask, FromWorker, Job, Receiver, ServerOptions, ToWorker, Told, send};
@@ -71,6 +71,19 @@ pub fn sweep(root: &Root) -> Result<(), Refusal> {
         leftovers::sweep(&folder, &held);
     }
     Ok(())
+}
+
+/// Remove what a crashed attachment left, if this is one and nobody looks after it; what its users have lost, if
+/// they may have lost anything. `force` as in [`leftovers::clear`].
+///
+/// # Errors
+/// One sentence; it is still there.
+pub fn clear(folder: &Folder, force: bool) -> Result<Option<Refusal>, Refusal> {
+    let _tidying = leftovers::tidying();
+    match Root::of(folder).claim(folder)? {
+        Some(held) => leftovers::clear(folder, &held, force),
+        None => Ok(None),
+    }
 }
 
 /// Start an agent for `job` in the background and wait until the disk can be used. `tell` passes

@@ -111,6 +111,12 @@ impl Root {
         Ok(Self(path))
     }
 
+    /// The root that a folder lies in.
+    pub(super) fn of(folder: &Folder) -> Self {
+        let path = folder.path();
+        Self(path.parent().unwrap_or(path).to_owned())
+    }
+
     /// The folder of the attachment `name`, which need not exist.
     #[must_use]
     pub fn folder(&self, name: &str) -> Folder {
@@ -204,6 +210,15 @@ impl Root {
                 Some((folder, held))
             })
             .collect())
+    }
+
+    /// Take over a folder of this root that nobody looks after; nothing where somebody does, or there is none.
+    ///
+    /// # Errors
+    /// One sentence, if the root cannot be locked.
+    pub(super) fn claim(&self, folder: &Folder) -> Result<Option<Held>, Refusal> {
+        let _registry = self.registry()?;
+        Ok(folder.claim())
     }
 
     /// Remove the folder of an attachment that never came to be, if it is still there: `held` is what

@@ -25,6 +25,9 @@ pub enum Phase {
     Attached,
     /// The device is being removed.
     Stopping,
+    /// The worker has died. What is left of the device is being removed, or is a file that fails until
+    /// the user wants it to go.
+    Crashed,
 }
 
 /// The facts about one attachment. The names of the fields are those that scripts see.
@@ -34,6 +37,8 @@ pub struct State {
     pub name: String,
     /// What becomes of it.
     pub phase: Phase,
+    /// Why it has crashed, if it has.
+    pub cause: Option<String>,
     /// The script.
     pub plugin: PathBuf,
     /// What the script was configured with, secrets masked.
@@ -50,6 +55,8 @@ pub struct State {
     pub agent_pid: u32,
     /// The worker, as the agent knows it.
     pub worker_pid: Option<u32>,
+    /// The mount namespace in which a file appears.
+    pub namespace: Option<PathBuf>,
     /// Seconds since 1970 when it was asked for.
     pub since: u64,
     /// Where the agent and the worker log to; nowhere if they run in the foreground.
@@ -99,6 +106,18 @@ impl fmt::Display for Way {
 }
 
 impl State {
+    /// Note that the worker has died, and why.
+    pub(super) fn crash(&mut self, cause: &str) {
+        self.phase = Phase::Crashed;
+        self.cause = Some(cause.to_owned());
+    }
+
+    /// Whether its users may have written to it: it was served, and not for reading only.
+    pub(super) fn is_writable(&self) -> bool {
+        let disk = self.disk.as_ref();
+        disk.is_some_and(|disk| disk.read_only != Some(true))
+    }
+
     /// Read what stands in the folder.
     ///
     /// # Errors
@@ -207,6 +226,7 @@ mod tests {
         let state = State {
             name: "x".into(),
             phase: Phase::Attached,
+            cause: None,
             plugin: "/x.py".into(),
             parameters: vec![("size".into(), "1G".into())],
             target: Target::Ublk(None),
@@ -222,6 +242,7 @@ mod tests {
             }),
             agent_pid: 1,
             worker_pid: Some(2),
+            namespace: None,
             since: now(),
             log: Some(folder.log()),
         };
@@ -240,8 +261,8 @@ mod tests {
             "worker_pid": 2, "since": 3, "log": null}"#;
         let state = State::parse(older.as_bytes()).unwrap();
         assert_eq!(
-            (state.target, state.identity),
-            (Target::Ublk(Some(0)), None)
+            (state.target, state.identity, state.cause),
+            (Target::Ublk(Some(0)), None, None)
         );
     }
 

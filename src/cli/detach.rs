@@ -171,9 +171,7 @@ fn one(folder: &Folder, force: bool, under_way: &UnderWay) -> Result<Vec<Refusal
         Ok(Answer::Unstored(all)) => Ok(all.into_iter().map(Refusal::from).collect()),
         Ok(Answer::Refused(told)) => Err(told.into()),
         // It ended while it was asked: by a signal, or because somebody else detached.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            gone(folder, force).map(|()| Vec::new())
-        }
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => gone(folder, force),
         Err(error) if error.kind() == io::ErrorKind::TimedOut && !force => {
             Err(Refusal::new(format!("{name}: its agent does not answer"))
                 .hint(format!("`pydisk detach --force {name}` ends it")))
@@ -188,18 +186,21 @@ fn one(folder: &Folder, force: bool, under_way: &UnderWay) -> Result<Vec<Refusal
 
 fn without_agent(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let unstored = agent::detach_without_agent(folder, force)?;
-    gone(folder, force)?;
-    Ok(unstored)
+    let lost = gone(folder, force)?;
+    Ok(if unstored.is_empty() { lost } else { unstored })
 }
 
-/// Wait until the folder is gone, and help where nobody else is left to.
-fn gone(folder: &Folder, force: bool) -> Result<(), Refusal> {
+/// Wait until the folder is gone, and help where nobody else is left to; gives what is lost of an attachment that
+/// had crashed.
+fn gone(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let roots = Root::all()?;
     let patience = Instant::now() + GONE_PATIENCE;
+    let mut lost = Vec::new();
     loop {
         roots.iter().try_for_each(agent::sweep)?;
+        lost.extend(agent::clear(folder, force)?);
         if !folder.path().exists() {
-            return Ok(());
+            return Ok(lost);
         }
         if Instant::now() >= patience {
             break;

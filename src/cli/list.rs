@@ -3,7 +3,8 @@
 use std::fmt::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde_json::json;
 
@@ -98,6 +99,7 @@ impl Entry {
         json!({
             "name": self.name(),
             "state": self.condition,
+            "cause": state.and_then(|state| state.cause.as_ref()),
             "device": device,
             "uri": uri,
             "unix_socket": socket,
@@ -119,7 +121,7 @@ impl Entry {
 }
 
 /// Refuse a target that an attachment has. One that only wants it may not get it; the front end sees
-/// to that.
+/// to that. What fails there, because its attachment has crashed, is removed.
 ///
 /// # Errors
 /// One sentence that names the attachment and how to end it.
@@ -133,11 +135,32 @@ pub(super) fn refuse_taken(target: &Target) -> Result<(), Refusal> {
         return Ok(());
     };
     let name = taken.name();
+    if taken.condition == "crashed" && makes_way(&taken.folder)? {
+        return Ok(());
+    }
     Err(
         Refusal::new(format!("target `{shown}`: the attachment `{name}` has it")).hint(format!(
             "`pydisk detach {name}` ends it, `pydisk show {name}` tells more"
         )),
     )
+}
+
+/// How long the agent of a crashed attachment may take to see to its end.
+const CRASH_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Remove what a crashed attachment left; whether it is gone.
+fn makes_way(crashed: &Folder) -> Result<bool, Refusal> {
+    let patience = Instant::now() + CRASH_PATIENCE;
+    loop {
+        if let Some(lost) = agent::clear(crashed, false)? {
+            log::debug!("{lost}");
+        }
+        let gone = !crashed.path().exists();
+        if gone || Instant::now() >= patience {
+            return Ok(gone);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Whether only one server can be there at a time.
@@ -172,14 +195,27 @@ fn is_server(which: &str, uri: &str) -> bool {
 /// What becomes of an attachment, in a word or two.
 fn condition(folder: &Folder, state: Option<&State>) -> &'static str {
     let alive = |role| folder.holder(role) != Holder::Nobody;
-    if !alive(Role::Agent) && alive(Role::Worker) {
+    let worker = alive(Role::Worker);
+    if worker && !alive(Role::Agent) {
         return "agent lost";
     }
     match state.map(|state| state.phase) {
         None | Some(Phase::Starting) => "starting",
+        Some(Phase::Attached) if !worker => dead(folder),
         Some(Phase::Attached) => "attached",
         Some(Phase::Stopping) => "stopping",
+        Some(Phase::Crashed) => "crashed",
     }
+}
+
+/// What becomes of one that was attached and whose worker is dead. Its agent may not know yet; or it has
+/// been detached since its state was read.
+fn dead(folder: &Folder) -> &'static str {
+    let now = State::read(folder).map(|state| state.phase);
+    if matches!(now, Ok(Phase::Attached | Phase::Crashed)) && !agent::ended_well(folder) {
+        return "crashed";
+    }
+    "stopping"
 }
 
 /// All attachments, after what is left of dead ones was removed.
@@ -309,6 +345,9 @@ fn text(entry: &Entry) -> String {
         ("state", entry.condition.to_owned()),
     ];
     if let Some(state) = &entry.state {
+        if let Some(cause) = &state.cause {
+            lines.push(("cause", cause.clone()));
+        }
         lines.push(("plugin", state.plugin.display().to_string()));
         for (key, value) in &state.parameters {
             lines.push(("parameter", format!("{key}={value}")));

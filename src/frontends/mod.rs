@@ -25,7 +25,7 @@ mod vigil;
 
 use answer::log_failure;
 pub use answer::{answer, answer_extents, tell_hidden};
-pub use fuse::{remove_leftover as remove_leftover_file, start_file};
+pub use fuse::{fails as file_fails, remove_leftover as remove_leftover_file, start_file};
 pub use identity::{Dead, Identity};
 pub use loopback::{remove_leftover as remove_leftover_loop, start_loop};
 pub use nbd_kernel::{

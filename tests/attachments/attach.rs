@@ -531,28 +531,6 @@ fn run_lets_go_of_a_disk_that_is_still_in_use() {
 }
 
 #[test]
-fn what_a_killed_worker_leaves_is_removed() {
-    let Some((home, plugin)) = ram() else { return };
-    assert_eq!(home.run(["attach", &plugin, "./disk"]).code, 0);
-    signal(home.pid("ram", "worker_pid"), Signal::KILL);
-    nothing_is_left(&home, "disk");
-    home.run(["show", "ram"])
-        .refused("it ended badly; its log is ");
-    let log = fs::read_to_string(home.state(".failed").join("ram.log")).unwrap();
-    assert!(log.contains("the worker was killed by SIGKILL"), "{log}");
-}
-
-#[test]
-fn a_foreground_disk_whose_worker_dies_ends_with_1() {
-    let Some((home, plugin)) = ram() else { return };
-    let mut child = home.start(["attach", &plugin, "./disk", "-f"]);
-    first_line(&mut child);
-    signal(home.pid("ram", "worker_pid"), Signal::KILL);
-    assert_eq!(end(&mut child).code(), Some(1));
-    nothing_is_left(&home, "disk");
-}
-
-#[test]
 fn a_worker_without_agent_serves_on_and_is_detached() {
     let Some((home, plugin)) = ram() else { return };
     assert_eq!(home.run(["attach", &plugin, "./disk"]).code, 0);
@@ -573,22 +551,6 @@ fn a_worker_without_agent_serves_on_and_is_detached() {
     assert_eq!(notes(&home).last().unwrap(), "cleaned up");
     let log = home.state(".failed").join("ram.log");
     assert!(!log.exists(), "nothing went wrong with the disk");
-}
-
-#[test]
-fn what_two_killed_processes_leave_is_removed_by_the_next_command() {
-    for next in [&["list"][..], &["detach", "--all"]] {
-        let Some((home, plugin)) = ram() else { return };
-        assert_eq!(home.run(["attach", &plugin, "./disk"]).code, 0);
-        let pids = [home.pid("ram", "agent_pid"), home.pid("ram", "worker_pid")];
-        for pid in pids {
-            signal(pid, Signal::KILL);
-        }
-        until("both have ended", || !pids.iter().any(|pid| runs(*pid)));
-        assert!(mounted(&home.path("disk")));
-        assert_eq!(home.run(next).code, 0);
-        nothing_is_left(&home, "disk");
-    }
 }
 
 #[test]

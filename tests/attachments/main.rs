@@ -6,6 +6,7 @@ mod attach;
 mod bench;
 mod check;
 mod cli;
+mod crashed;
 mod examples;
 mod log;
 mod module;

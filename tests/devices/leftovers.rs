@@ -2,12 +2,14 @@
 //! living disk by now.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::device::{Kind, Page, open_direct, run};
+use support::home::runs;
 use support::{on, on_each, program, skip};
 
 /// A state folder with one attachment, `x`.
@@ -112,7 +114,85 @@ fn what_killed_processes_left_is_removed(kind: Kind) {
     });
 }
 
-on_each!(what_killed_processes_left_is_removed);
+// What is left of a file fails on purpose, until somebody wants it to go.
+on!(
+    what_killed_processes_left_is_removed,
+    [ublk, nbd, loop_device]
+);
+
+/// At once, by the name and by the device, and until it is gone.
+fn a_crash_is_told(kind: Kind) {
+    let place = tempfile::tempdir().unwrap();
+    let target = kind.fresh_target(place.path());
+    let states = States::new(place.path().join("states"));
+    states.attach(&target);
+    let (agent, worker) = (states.pid("agent_pid"), states.pid("worker_pid"));
+    kill_process(agent, Signal::STOP).unwrap();
+    kill_process(worker, Signal::KILL).unwrap();
+    let worker = worker.as_raw_nonzero().get();
+    until("the worker does not die", || !runs(worker));
+    for which in ["x", &target] {
+        let shown = states.succeeds(&["show", which]);
+        assert!(shown.contains("crashed\n"), "{shown}");
+    }
+    let listed = states.succeeds(&["list"]);
+    assert!(listed.contains("crashed\n"), "{listed}");
+    kill_process(agent, Signal::CONT).unwrap();
+    until("its agent does not end", || {
+        !runs(agent.as_raw_nonzero().get())
+    });
+    if kind == Kind::File {
+        assert!(states.folder().exists(), "nothing tells of the file");
+        states.pydisk(&["detach", &target]);
+    }
+    until("something is left", || {
+        states.succeeds(&["list"]);
+        !states.folder().exists() && !kind.is_at(Path::new(&target))
+    });
+}
+
+on_each!(a_crash_is_told);
+
+/// The file of a mount namespace cannot be seen in another one, and fails there all the same.
+#[test]
+fn a_file_of_another_mount_namespace_fails_until_it_is_detached() {
+    if !Kind::File.available() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("disk").display().to_string();
+    let states = States::new(place.path().join("states"));
+    let attach = format!("{} attach memory {target} size=1M --name x", program());
+    let stay = format!("{attach}; echo there; read word; dd if=/dev/zero of={target} count=1 2>&1");
+    let container = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/container");
+    let mut inner = Command::new(container)
+        .args(["sh", "-c", &stay])
+        .env("PYDISK_STATE_DIR", &states.0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(inner.stdout.take().unwrap());
+    let mut line = String::new();
+    while line != "there\n" {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it does not attach");
+    }
+    for whose in ["agent_pid", "worker_pid"] {
+        kill_process(states.pid(whose), Signal::KILL).unwrap();
+    }
+    until("it is not told", || {
+        states.succeeds(&["list"]).contains("crashed\n")
+    });
+    writeln!(inner.stdin.take().unwrap()).unwrap();
+    assert!(!inner.wait().unwrap().success(), "an ordinary file took it");
+    assert!(Path::new(&target).exists());
+    // With its namespace the mount is gone, and with that what there is to tell.
+    until("something is left", || {
+        states.succeeds(&["list"]);
+        !states.folder().exists() && !Path::new(&target).exists()
+    });
+}
 
 /// A command in a mount namespace of its own, that ends with its last process.
 fn alone(states: &States, script: &str) -> String {

@@ -396,17 +396,8 @@ fn btrfs() -> Vec<BTreeSet<Device>> {
 
 /// What is mounted in every mount namespace that some process is in, this process's first.
 fn mounts_everywhere() -> Vec<Mounted> {
-    let mut seen = BTreeSet::new();
     let mut found = Vec::new();
-    let own = PathBuf::from("/proc/self");
-    let others = processes().map(|pid| PathBuf::from(format!("/proc/{pid}")));
-    for process in [own].into_iter().chain(others) {
-        // A process may see a part of its namespace only.
-        let namespace = fs::read_link(process.join("ns/mnt")).ok();
-        let root = fs::read_link(process.join("root")).ok();
-        if namespace.is_none() || !seen.insert((namespace, root)) {
-            continue;
-        }
+    for process in mounts::views() {
         for mount in mounts::mounts_of(&process).unwrap_or_default() {
             let at = mount.at.strip_prefix("/").unwrap_or(&mount.at);
             found.push(Mounted {
@@ -431,11 +422,6 @@ fn source(process: &Path, mount: &Mount) -> Option<Device> {
         Some(Use::Block(device)) => Some(device),
         _ => None,
     }
-}
-
-fn processes() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// The files and block devices that a process has open; none where this process may not look.

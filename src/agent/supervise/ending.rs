@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGTERM;
 
-use super::{Agent, Event, Launcher, Waiting, answer};
+use super::{Agent, Event, Launcher, Stopping, Waiting, answer};
 use crate::Refusal;
 use crate::agent::command;
 use crate::agent::folder::keep_log;
 use crate::agent::leftovers;
 use crate::agent::messages::{Answer, FromAgent, FromWorker, Told, send};
+use crate::agent::state::Phase;
 use crate::agent::worker_process::{WorkerProcess, ending};
 
 /// How long the removal of what a killed worker left behind may take.
@@ -86,10 +87,90 @@ impl Agent {
             None => "the worker does not end".to_owned(),
         };
         self.log_failure(&what);
+        if self.told && !killed {
+            self.state.crash(&what);
+            if let Err(error) = self.save() {
+                log::warn!("state of the attachment: {error}");
+            }
+        }
         let what = Refusal::new(format!("{}: {what}", self.job.name));
-        // Whatever was heard of it: what is not there is no error.
-        self.clean_up();
+        if !self.fails_from_now_on() {
+            // Whatever was heard of it: what is not there is no error.
+            self.clean_up();
+            return Err(what);
+        }
+        let name = &self.job.name;
+        let hint = format!("`pydisk detach {name}` ends that, or the next attach to this path");
+        log::warn!("{} fails from now on\nhint: {hint}", self.job.target);
+        if self.command.is_some() {
+            self.outlast_command();
+            self.clean_up();
+        } else {
+            self.keep_folder = true;
+        }
         Err(what)
+    }
+
+    /// Whether the disk of a worker that has died stays as a file that fails: somebody knows of it, and nobody
+    /// wants it to go.
+    fn fails_from_now_on(&mut self) -> bool {
+        if !self.told || !leftovers::fails(&self.state, &self.folder) {
+            return false;
+        }
+        // A launcher that was told passes that on at once.
+        let patience = Instant::now() + LAST_WORDS;
+        let left = |taken: bool| match taken {
+            true => Duration::ZERO,
+            false => patience.saturating_duration_since(Instant::now()),
+        };
+        while let Ok(event) = self.events.recv_timeout(left(self.taken)) {
+            self.note_late(event);
+        }
+        self.taken && self.stopping.is_none() && self.waiting.is_empty()
+    }
+
+    /// Until the user's command has ended, whose disk fails, or somebody wants the disk to go.
+    fn outlast_command(&mut self) {
+        while self.command_status.is_none() && self.waiting.is_empty() {
+            let event = self.events.recv();
+            self.note_late(event.expect("the agent holds a sender"));
+        }
+    }
+
+    /// What still counts once the worker has ended.
+    fn note_late(&mut self, event: Event) {
+        match event {
+            Event::Silent => self.silent = true,
+            Event::Taken => self.taken = true,
+            Event::Detach {
+                stream, unstored, ..
+            } => {
+                self.note_unstored(unstored);
+                self.waiting.push(Waiting {
+                    stream,
+                    until: None,
+                });
+            }
+            Event::Stop(unstored) => self.note_unstored(unstored),
+            Event::CommandEnded(status) => self.command_status = Some(status),
+            Event::Signal(signal) if self.command.is_some() => {
+                // The terminal sends the others to the command as well, which decides.
+                if let Some(command) = self.command
+                    && self.command_status.is_none()
+                    && signal == SIGTERM
+                {
+                    command::end(command);
+                }
+            }
+            Event::Signal(_) => {
+                self.stopping.get_or_insert_with(|| Stopping::new(None));
+            }
+            // Nobody knows of the disk.
+            Event::LauncherGone if !self.taken => {
+                self.stopping.get_or_insert_with(|| Stopping::new(None));
+            }
+            Event::Heard(_) | Event::Ended | Event::LauncherGone => {}
+        }
     }
 
     fn is_read_only(&self) -> bool {
@@ -122,19 +203,7 @@ impl Agent {
                 // It has ended already.
                 Event::Heard(FromWorker::Shutdown | FromWorker::Signalled) => {}
                 Event::Heard(message) => self.heard(message, worker),
-                Event::Silent => self.silent = true,
-                Event::Detach {
-                    stream, unstored, ..
-                } => {
-                    self.note_unstored(unstored);
-                    self.waiting.push(Waiting {
-                        stream,
-                        until: None,
-                    });
-                }
-                Event::Stop(unstored) => self.note_unstored(unstored),
-                Event::CommandEnded(status) => self.command_status = Some(status),
-                _ => {}
+                event => self.note_late(event),
             }
         }
     }
@@ -166,7 +235,9 @@ impl Agent {
     /// Remove the folder, tell everybody who waits, and say how it ended.
     pub(super) fn finish(mut self, ended: Result<(), Refusal>) -> Outcome {
         self.progress = None;
-        if self.told && !(ended.is_ok() && self.unstored.is_empty()) {
+        // The log of a crashed disk stays where its state does.
+        let stays = self.keep_folder && self.state.phase == Phase::Crashed;
+        if self.told && !stays && !(ended.is_ok() && self.unstored.is_empty()) {
             keep_log(&self.folder);
         }
         if !self.keep_folder

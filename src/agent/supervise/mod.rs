@@ -175,6 +175,7 @@ impl Agent {
         let state = State {
             name: job.name.clone(),
             phase: Phase::Starting,
+            cause: None,
             plugin: job.script.clone(),
             parameters: masked(&job.parameters),
             target: job.target.clone(),
@@ -183,6 +184,7 @@ impl Agent {
             disk: None,
             agent_pid: std::process::id(),
             worker_pid: None,
+            namespace: pydisk_kernel::mounts::namespace(),
             since: now(),
             log: job.logging.file(&folder.log()),
         };

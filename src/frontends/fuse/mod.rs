@@ -89,6 +89,38 @@ pub(super) fn remove_hidden(path: &Path, dead: &Dead<'_>) -> Result<(), Refusal>
     }
 }
 
+/// Whether what a dead attachment mounted at `path` still is mounted there, in the mount namespace of the name
+/// `there` or in this one. From here on its users get errors, also where the plugin left a process behind that has
+/// the connection.
+#[must_use]
+pub fn fails(path: &Path, dead: &Dead<'_>, there: Option<&Path>) -> bool {
+    let ours = source(&dead.word());
+    let foreign = there.filter(|there| mounts::namespace().is_some_and(|here| here != *there));
+    let found = match foreign {
+        Some(there) => mounts::named(ours.as_ref(), there),
+        None => mounted_here(path, &ours),
+    };
+    let Some(mount) = found else {
+        return false;
+    };
+    if let Err(error) = mounts::abort_fuse(mount.device) {
+        log::debug!("{}: ending FUSE: {error}", mount.at.display());
+    }
+    true
+}
+
+/// What names itself `source` at `path`, visible or not. The path is looked at only where it may be another name of
+/// the place: it may lie on a filesystem that does not answer.
+fn mounted_here(path: &Path, source: &str) -> Option<mounts::Mount> {
+    let mut all = mounts::mounts().ok()?;
+    all.retain(|mount| mount.source == source);
+    let at = |place: &Path| all.iter().find(|mount| mount.at == place).cloned();
+    if all.is_empty() {
+        return None;
+    }
+    at(path).or_else(|| at(&place::real_path(path).ok()?))
+}
+
 /// Whether what is visible at `real` is what this attachment mounted there.
 pub(super) fn is_mounted(real: &Path, dead: &Dead<'_>) -> bool {
     let ours = source(&dead.word());
