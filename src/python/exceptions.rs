@@ -28,6 +28,26 @@ pub(super) fn describe(py: Python<'_>, error: PyErr) -> String {
     }
 }
 
+/// A fault in the text of a script, as Python shows it: file, line, text and a caret below what is wrong.
+/// Nothing ran, so there is no traceback.
+pub(super) fn describe_syntax(py: Python<'_>, error: &PyErr) -> String {
+    let line = one_line(py, error);
+    let shown = py
+        .import(pyo3::intern!(py, "traceback"))
+        .and_then(|module| {
+            let args = (error.get_type(py), error.value(py));
+            module.call_method1("format_exception_only", args)
+        });
+    let shown: Vec<String> = shown.and_then(|lines| lines.extract()).unwrap_or_default();
+    // The last one is the sentence once more.
+    match shown.split_last() {
+        Some((_, place)) if !place.is_empty() => {
+            format!("{line}\n{}", tidy(place.concat().trim_end(), LONGEST))
+        }
+        _ => line,
+    }
+}
+
 /// A value as a message shows it.
 pub(super) fn shown(value: &Bound<'_, PyAny>) -> String {
     match value.repr() {

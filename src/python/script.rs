@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use pyo3::exceptions::{PySyntaxError, PySystemExit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -36,8 +37,8 @@ impl Script {
         let name = path.to_string_lossy().into_owned();
         let source = std::fs::read(path)
             .map_err(|error| Refusal::new(format!("{name}: cannot open file: {}", error)))?;
-        let main = execute(py, &name, path, &source)
-            .map_err(|error| Refusal::new(format!("{name}: {}", top_level(py, error))))?;
+        let main =
+            execute(py, &name, path, &source).map_err(|error| top_level(py, &name, error))?;
         let mut script = Self {
             path: name,
             api: Api::V1,
@@ -227,16 +228,17 @@ fn remember_lines(py: Python<'_>, name: &str, source: &[u8]) -> PyResult<()> {
         .set_item(name, entry)
 }
 
-/// What a script says that failed while it ran: a traceback, or what it passed to `sys.exit`.
-fn top_level(py: Python<'_>, error: PyErr) -> String {
-    if error.is_instance_of::<pyo3::exceptions::PySystemExit>(py) {
-        return format!(
-            "the script ended itself: {}",
-            exceptions::one_line(py, &error)
-        );
+/// Why a script failed while it ran: what is wrong with its text, a traceback, or what it passed to `sys.exit`.
+fn top_level(py: Python<'_>, name: &str, error: PyErr) -> Refusal {
+    if error.is_instance_of::<PySystemExit>(py) {
+        let line = exceptions::one_line(py, &error);
+        return Refusal::new(format!("{name}: the script ended itself: {line}"));
     }
-    format!(
-        "error running this script: {}",
+    let is_of_text = error.is_instance_of::<PySyntaxError>(py) && error.traceback(py).is_none();
+    let what = if is_of_text {
+        exceptions::describe_syntax(py, &error)
+    } else {
         exceptions::describe(py, error)
-    )
+    };
+    Refusal::new(format!("{name}: error running this script: {what}"))
 }

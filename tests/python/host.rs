@@ -358,6 +358,29 @@ refused! {
     a_maximum_below_the_minimum_is_refused: "def block_size(h): return (4096, 4096, 512)" => "multiple of the minimum";
 }
 
+/// The whole refusal of a script of these lines, without the place where it lies.
+fn refusal_of(text: &str) -> String {
+    let (folder, path) = script(text);
+    let outcome = Plugin::load(&path).and_then(|plugin| {
+        plugin.configure(&[])?;
+        plugin.open(false)
+    });
+    let folder = format!("{}/", folder.path().display());
+    outcome
+        .expect_err("it is refused")
+        .to_string()
+        .replace(&folder, "")
+}
+
+#[test]
+fn a_syntax_error_is_shown_with_line_and_caret() {
+    let refusal = refusal_of("x = 1\ndef broken(:\n    pass\n");
+    let first =
+        "plugin.py: error running this script: SyntaxError: invalid syntax (plugin.py, line 2)\n";
+    let place = "  File \"plugin.py\", line 2\n    def broken(:\n               ^";
+    assert_eq!(refusal, format!("{first}{place}"));
+}
+
 #[test]
 fn a_missing_file_is_refused() {
     let refusal = Plugin::load(Path::new("/nowhere/x.py"))
