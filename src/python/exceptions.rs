@@ -73,6 +73,19 @@ pub(super) fn one_line(py: Python<'_>, error: &PyErr) -> String {
     }
 }
 
+/// The file of the function that raised it, or that called what is not written in Python and raised it.
+pub(super) fn raised_in(py: Python<'_>, error: &PyErr) -> Option<String> {
+    let mut innermost = error.traceback(py)?.into_any();
+    while let Some(next) = innermost.getattr("tb_next").ok().filter(|it| !it.is_none()) {
+        innermost = next;
+    }
+    let code = innermost
+        .getattr("tb_frame")
+        .and_then(|frame| frame.getattr("f_code"));
+    code.and_then(|code| code.getattr("co_filename")?.extract())
+        .ok()
+}
+
 /// What `traceback.format_exception` says; nothing for an exception that no Python frame raised.
 fn traceback(py: Python<'_>, error: PyErr) -> Option<String> {
     error.traceback(py)?;

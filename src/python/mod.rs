@@ -25,6 +25,7 @@ mod extents;
 mod findings;
 mod forks;
 mod handle;
+mod hints;
 mod homed;
 mod interpreter;
 mod lint;

@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyString};
 
 use super::errnos::Errnos;
 use super::findings::{Finding, Findings};
-use super::{coroutines, exceptions, forks};
+use super::{coroutines, exceptions, forks, hints};
 use crate::Refusal;
 
 /// Which of nbdkit's two calling conventions a plugin follows.
@@ -134,13 +134,19 @@ impl Script {
         let returned = callback.call1(args);
         forks::end_child(py);
         let returned = returned.and_then(coroutines::outcome);
-        returned.map(Some).map_err(|error| {
-            Refusal::new(format!(
-                "{}: {name}: {}",
-                self.path,
-                exceptions::describe(py, error)
-            ))
-        })
+        returned
+            .map(Some)
+            .map_err(|error| self.failure(py, &exceptions::lossy(name), error))
+    }
+
+    /// Why a callback of the start or the end failed.
+    fn failure(&self, py: Python<'_>, callback: &str, error: PyErr) -> Refusal {
+        let hint = hints::hint(py, &self.path, Some(callback), &error);
+        let refusal = self.refuse(callback, exceptions::describe(py, error));
+        match hint {
+            Some(hint) => refusal.hint(hint),
+            None => refusal,
+        }
     }
 
     /// A refusal whose subject is one callback of this script.
@@ -234,11 +240,16 @@ fn top_level(py: Python<'_>, name: &str, error: PyErr) -> Refusal {
         let line = exceptions::one_line(py, &error);
         return Refusal::new(format!("{name}: the script ended itself: {line}"));
     }
+    let hint = hints::hint(py, name, None, &error);
     let is_of_text = error.is_instance_of::<PySyntaxError>(py) && error.traceback(py).is_none();
     let what = if is_of_text {
         exceptions::describe_syntax(py, &error)
     } else {
         exceptions::describe(py, error)
     };
-    Refusal::new(format!("{name}: error running this script: {what}"))
+    let refusal = Refusal::new(format!("{name}: error running this script: {what}"));
+    match hint {
+        Some(hint) => refusal.hint(hint),
+        None => refusal,
+    }
 }

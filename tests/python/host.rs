@@ -382,6 +382,74 @@ fn a_syntax_error_is_shown_with_line_and_caret() {
 }
 
 #[test]
+fn a_relative_path_is_not_hinted_at_in_the_folder_of_the_user() {
+    let opens = "import os\ndef open(readonly): os.stat('no-such.img')";
+    let refusal = refusal_of(&format!("{BASE}{PREAD2}{opens}"));
+    assert!(!refusal.contains("hint: "), "{refusal}");
+}
+
+#[test]
+fn a_relative_path_is_hinted_at_in_the_folder_of_a_worker() {
+    std::env::set_current_dir("/").unwrap();
+    let (_folder, path) = script(&format!(
+        "{BASE}{PREAD2}
+import builtins, os, subprocess
+WAYS = [
+    lambda: builtins.open('no-such.img'),
+    lambda: os.stat(b'no-such.img'),
+    lambda: builtins.open('/no-such.img'),
+    lambda: subprocess.run(['no-such-program']),
+    lambda: os.stat(99),
+]
+def open(readonly): WAYS.pop(0)()
+"
+    ));
+    let plugin = Plugin::load(&path).unwrap();
+    plugin.configure(&[]).unwrap();
+    for hinted in [true, true, false, false, false] {
+        let refusal = plugin.open(false).unwrap_err().to_string();
+        let hint = "\nhint: `open` runs in the folder `/`: let `config`, which does not, make the path absolute by \
+                    `os.path.abspath(value)`";
+        assert_eq!(refusal.ends_with(hint), hinted, "{refusal}");
+        assert_eq!(refusal.contains("hint: "), hinted, "{refusal}");
+    }
+}
+
+#[test]
+fn a_module_that_is_not_found_is_hinted_at() {
+    let refusal = refusal_of("import no_such_module.part");
+    let hint = "\nhint: install `no_such_module` for the Python that runs plugins, 3.";
+    assert!(refusal.contains(hint), "{refusal}");
+}
+
+#[test]
+fn a_module_that_a_callback_does_not_find_is_hinted_at() {
+    let import = "def open(readonly): import no_such_module";
+    let refusal = refusal_of(&format!("{BASE}{PREAD2}{import}"));
+    assert!(
+        refusal.contains("\nhint: install `no_such_module` for"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_missing_part_of_a_module_that_is_there_is_no_matter_of_installing() {
+    let refusal = refusal_of("import os.no_such_part");
+    assert!(!refusal.contains("hint: "), "{refusal}");
+}
+
+#[test]
+fn a_module_beside_the_plugin_is_hinted_at() {
+    let (folder, path) = script("import helper");
+    std::fs::write(folder.path().join("helper.py"), "").unwrap();
+    let refusal = Plugin::load(&path).unwrap_err().to_string();
+    assert!(
+        refusal.contains("\nhint: `helper` lies beside the plugin, whose folder is not searched: "),
+        "{refusal}"
+    );
+}
+
+#[test]
 fn a_missing_file_is_refused() {
     let refusal = Plugin::load(Path::new("/nowhere/x.py"))
         .unwrap_err()
