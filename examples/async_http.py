@@ -53,7 +53,10 @@ class Source:
 
     async def look(self):
         """Find out how long the file is, and which version of it."""
-        status, headers, _ = await self.ask("HEAD", {})
+        try:
+            status, headers, _ = await self.ask("HEAD", {})
+        except (OSError, EOFError) as error:
+            raise OSError(f"{url.geturl()}: {error}") from None
         if status != 200:
             raise OSError(f"{url.geturl()}: the server says {status}")
         self.size = int(headers["content-length"])

@@ -10,6 +10,7 @@ once. The server must know ranges, as those for static files do; the file must
 not change while it is read.
 """
 
+import urllib.error
 import urllib.request
 
 import nbdkit
@@ -44,7 +45,10 @@ def ask(first, last):
     """Ask for the bytes from first to last; gives the answer and the size."""
     header = {"Range": f"bytes={first}-{last}"}
     request = urllib.request.Request(url, headers=header)
-    answer = urllib.request.urlopen(request, timeout=timeout)
+    try:
+        answer = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.URLError as error:
+        raise OSError(f"{url}: {error.reason}") from None
     # "bytes 0-511/1048576"
     found, _, size = answer.headers.get("Content-Range", "").partition("/")
     if answer.status != 206 or found != f"bytes {first}-{last}":

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pyo3::exceptions::{PySyntaxError, PySystemExit};
+use pyo3::exceptions::{PyOSError, PySyntaxError, PySystemExit, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -141,12 +141,36 @@ impl Script {
 
     /// Why a callback of the start or the end failed.
     fn failure(&self, py: Python<'_>, callback: &str, error: PyErr) -> Refusal {
+        let line = self
+            .is_about_its_parameters(py, callback, &error)
+            .then(|| exceptions::one_line(py, &error));
         let hint = hints::hint(py, &self.path, Some(callback), &error);
-        let refusal = self.refuse(callback, exceptions::describe(py, error));
+        let whole = exceptions::describe(py, error);
+        let said = match line {
+            Some(line) => {
+                log::debug!("{}: {callback}: {whole}", self.path);
+                line
+            }
+            None => whole,
+        };
+        let refusal = self.refuse(callback, said);
         match hint {
             Some(hint) => refusal.hint(hint),
             None => refusal,
         }
+    }
+
+    /// Whether an exception is what the script has to say of what it was given: it raised that itself, as a
+    /// `ValueError`, or the system refused it a file. Where it did is of no use to anybody but its author.
+    fn is_about_its_parameters(&self, py: Python<'_>, callback: &str, error: &PyErr) -> bool {
+        let said = match callback {
+            "config" | "config_complete" => {
+                error.is_instance_of::<PyValueError>(py) || error.is_instance_of::<PyOSError>(py)
+            }
+            "open" => error.is_instance_of::<PyOSError>(py),
+            _ => false,
+        };
+        said && exceptions::raised_in(py, error).is_some_and(|file| file == self.path)
     }
 
     /// A refusal whose subject is one callback of this script.

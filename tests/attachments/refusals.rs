@@ -146,6 +146,78 @@ fn an_unknown_parameter_of_a_shipped_plugin_is_refused() {
     }
 }
 
+#[test]
+fn a_wrong_parameter_of_what_ships_is_one_sentence() {
+    if !Kind::File.available() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("disk");
+    let nowhere = "url=http://127.0.0.1:1/disk.img";
+    for (plugin, params, words) in [
+        ("plugins/memory.py", &[][..], "size=SIZE is needed"),
+        (
+            "plugins/memory.py",
+            &["size=wrong"],
+            "size `wrong`: not a number",
+        ),
+        ("plugins/memory.py", &["size=0"], "at least one byte"),
+        ("plugins/memory.py", &["size=7E"], "Cannot allocate memory"),
+        ("plugins/file.py", &["size=1G"], "only file=PATH is known"),
+        ("plugins/file.py", &["file=/no/such"], "'/no/such'"),
+        (
+            "plugins/file.py",
+            &["file=/dev/null"],
+            "neither a regular file",
+        ),
+        (
+            "examples/ramdisk.py",
+            &["colour=blue"],
+            "only size=SIZE is known",
+        ),
+        (
+            "examples/errors.py",
+            &["pread=EWRONG"],
+            "'EWRONG' is not the name",
+        ),
+        ("examples/errors.py", &["rate=often"], "'often'"),
+        ("examples/errors.py", &["seed=x"], "'x'"),
+        (
+            "examples/pattern.py",
+            &["verify=maybe"],
+            "on or off is accepted",
+        ),
+        (
+            "examples/v1.py",
+            &["colour=blue"],
+            "only size=SIZE is known",
+        ),
+        ("examples/url.py", &["url=ftp://x/y"], "url=URL is needed"),
+        (
+            "examples/url.py",
+            &["timeout=soon", nowhere],
+            "timeout `soon`",
+        ),
+        ("examples/url.py", &[nowhere], "127.0.0.1:1/disk.img: "),
+        ("examples/async_http.py", &["connections=x"], "'x'"),
+        ("examples/async_http.py", &["url=ftp://x/"], "url=ftp://x/"),
+        (
+            "examples/async_http.py",
+            &[nowhere],
+            "127.0.0.1:1/disk.img: ",
+        ),
+    ] {
+        let plugin = repository(plugin);
+        let mut args = vec!["attach", plugin.to_str().unwrap(), file.to_str().unwrap()];
+        args.extend(params);
+        let output = pydisk(&args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
+}
+
 const NOBODY: u32 = 65534;
 
 /// As somebody with no rights but to the state folder `state`, if there is one.

@@ -381,6 +381,42 @@ fn a_syntax_error_is_shown_with_line_and_caret() {
     assert_eq!(refusal, format!("{first}{place}"));
 }
 
+/// One test a refusal: the script's addition, how the sentence begins, and whether a traceback follows.
+macro_rules! told {
+    ($($name:ident: $addition:expr => $words:expr, $traced:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            let refusal = refusal_of(&format!("{BASE}{PREAD2}import json, os\n{}", $addition));
+            assert!(refusal.starts_with(concat!("plugin.py: ", $words)), "{refusal}");
+            assert_eq!(refusal.contains("\nTraceback "), $traced, "{refusal}");
+            assert_eq!(refusal.lines().count() > 1, $traced, "{refusal}");
+        })*
+    };
+}
+
+told! {
+    what_a_script_says_of_its_parameters_is_one_sentence:
+        "def config_complete(): raise ValueError('size=SIZE is needed')" =>
+        "config_complete: ValueError: size=SIZE is needed", false;
+    what_nbdkit_says_of_a_parameter_is_one_sentence:
+        "def config_complete(): nbdkit.parse_size('much')" =>
+        "config_complete: ValueError: Unable to parse string as size: ", false;
+    what_the_system_says_of_a_parameter_is_one_sentence:
+        "def config_complete(): os.stat('/no/such')" =>
+        "config_complete: FileNotFoundError: [Errno 2] No such file or directory: '/no/such'", false;
+    a_file_that_cannot_be_opened_is_one_sentence:
+        "def open(readonly): os.stat('/no/such')" =>
+        "open: FileNotFoundError: [Errno 2] No such file or directory: '/no/such'", false;
+    another_exception_of_config_has_its_traceback:
+        "def config_complete(): {}['x']" => "config_complete: KeyError: 'x'", true;
+    what_a_module_says_to_config_has_its_traceback:
+        "def config_complete(): json.loads('{')" => "config_complete: JSONDecodeError: ", true;
+    another_exception_of_open_has_its_traceback:
+        "def open(readonly): int('x')" => "open: ValueError: ", true;
+    an_exception_of_another_callback_has_its_traceback:
+        "def thread_model(): raise OSError(5, 'x')" => "thread_model: OSError: [Errno 5] x", true;
+}
+
 #[test]
 fn a_relative_path_is_not_hinted_at_in_the_folder_of_the_user() {
     let opens = "import os\ndef open(readonly): os.stat('no-such.img')";
