@@ -74,15 +74,16 @@ fn refuse_address(text: &str) -> Result<(), Refusal> {
     if !first.contains(':') {
         return Ok(());
     }
-    // With the scheme of something else it is no address of ours.
-    let address = match text.contains("://") {
-        true => "nbd://HOST",
-        false => &format!("nbd://{text}"),
-    };
+    if let Some((scheme, _)) = text.split_once("://") {
+        return Err(Refusal::new(format!(
+            "target `{text}`: no front end serves `{scheme}`"
+        ))
+        .hint("use nbd://HOST, nbd+unix:///?socket=PATH, /dev/ublkbN, /dev/nbdN, /dev/loopN or a file path"));
+    }
     Err(Refusal::new(format!(
         "target `{text}`: it looks like an address without `nbd://`"
     ))
-    .hint(format!("`{address}` is a server, `./{text}` a file")))
+    .hint(format!("`nbd://{text}` is a server, `./{text}` a file")))
 }
 
 /// The number behind `prefix`, if `text` begins with it and digits follow.
@@ -139,8 +140,14 @@ mod tests {
             let hint = format!("hint: `nbd://{text}` is a server, `./{text}` a file");
             assert!(refusal.ends_with(&hint), "{refusal}");
         }
-        let other = "http://x/y".parse::<Target>().unwrap_err().to_string();
-        assert!(other.contains("`nbd://HOST` is a server"), "{other}");
+        for text in ["http://x/y", "vhost-user:///x"] {
+            let other = text.parse::<Target>().unwrap_err().to_string();
+            assert!(other.contains("no front end serves"), "{other}");
+            assert!(
+                other.contains("hint: use nbd://HOST") && !other.contains("`./"),
+                "{other}"
+            );
+        }
         for path in [
             "./a:b",
             "/tmp/a:b",
