@@ -15,6 +15,7 @@ use signal_hook::consts::SIGINT;
 
 use super::{Failure, InfoArgs, interpreter, plugin, words};
 use crate::agent::{Progress, Step, interrupt};
+use crate::disk::{BlockSizes, Limits};
 use crate::logging::Detail;
 use crate::python::Plugin;
 use crate::{Refusal, logging};
@@ -105,14 +106,41 @@ pub(super) fn process(script: &Path, words: &[String]) -> Result<ExitCode, Failu
     logging::start("info", Detail::Events);
     let parameters = parameters(words)?;
     let mut out = own_output(script)?;
-    let text: String = Plugin::load(script)?
-        .info(&parameters)?
+    let plugin = Plugin::load(script)?;
+    let mut facts = plugin.info(&parameters)?;
+    match plugin.limits() {
+        Ok(limits) => facts.extend(limit_facts(&limits)),
+        Err(refusal) => logging::say(&format!("note: size and limits are not known: {refusal}\n")),
+    }
+    let text: String = facts
         .iter()
         .map(|(key, value)| format!("{key}={value}\n"))
         .collect();
     // A reader that has gone away wants no more of it.
     out.write_all(text.as_bytes()).unwrap_or_default();
     Ok(ExitCode::SUCCESS)
+}
+
+/// The size and which requests the plugin takes, as facts.
+fn limit_facts(limits: &Limits) -> impl Iterator<Item = (String, String)> + use<> {
+    let BlockSizes {
+        minimum,
+        preferred,
+        maximum,
+    } = limits.block;
+    let maximum = match maximum {
+        u32::MAX => "none".to_owned(),
+        bytes => bytes.to_string(),
+    };
+    let facts = [
+        ("size", limits.size.to_string()),
+        ("block_size_minimum", minimum.to_string()),
+        ("block_size_preferred", preferred.to_string()),
+        ("block_size_maximum", maximum),
+    ];
+    facts
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
 }
 
 /// Standard output, for what the user asked for: from here on, what the plugin prints goes to

@@ -13,11 +13,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::Refusal;
-use crate::disk::{Disk, Exports};
+use crate::disk::{Disk, Exports, Limits};
 
 mod buffer;
 mod capabilities;
 mod coroutines;
+mod docs;
 mod errnos;
 mod exceptions;
 mod exports;
@@ -151,16 +152,21 @@ impl Plugin {
     pub fn configure(&self, params: &[(String, String)]) -> Result<(), Refusal> {
         Python::attach(|py| {
             self.config(py, params)?;
-            self.script.call(py, intern!(py, "config_complete"), ())?;
-            let turns = match self.ask_thread_model(py)? {
-                None if self.is_async() => Turns::of_coroutines(self.coroutines.clone()),
-                said => Turns::new(self.model(said)),
-            };
-            if self.turns.set(turns).is_err() {
-                log::debug!("thread_model: asked twice, the first answer stands");
-            }
-            Ok(())
+            self.complete(py)
         })
+    }
+
+    /// Every parameter was handed over.
+    fn complete(&self, py: Python<'_>) -> Result<(), Refusal> {
+        self.script.call(py, intern!(py, "config_complete"), ())?;
+        let turns = match self.ask_thread_model(py)? {
+            None if self.is_async() => Turns::of_coroutines(self.coroutines.clone()),
+            said => Turns::new(self.model(said)),
+        };
+        if self.turns.set(turns).is_err() {
+            log::debug!("thread_model: asked twice, the first answer stands");
+        }
+        Ok(())
     }
 
     fn config(&self, py: Python<'_>, params: &[(String, String)]) -> Result<(), Refusal> {
@@ -299,7 +305,7 @@ impl Plugin {
     }
 
     /// What `pydisk info` shows: facts by name, and at the end the lines that the plugin's own
-    /// `dump_plugin` printed.
+    /// `dump_plugin` printed. `config_complete` was not called.
     ///
     /// # Errors
     /// As [`Plugin::dump`].
@@ -324,11 +330,28 @@ impl Plugin {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
+        facts.extend(Python::attach(|py| docs::facts(py, &self.script)));
         let own = own
             .lines()
             .map(|line| line.split_once('=').unwrap_or((line, "")));
         facts.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
         Ok(facts)
+    }
+
+    /// The limits of the disk that it opens, after [`Plugin::info`]: it is opened for reading, and closed. Nothing
+    /// may be called after this.
+    ///
+    /// # Errors
+    /// As all that comes before a disk is open: above all, a parameter that is missing.
+    pub fn limits(self: &Arc<Self>) -> Result<Limits, Refusal> {
+        Python::attach(|py| self.complete(py))?;
+        self.get_ready()?;
+        std::env::set_current_dir("/")
+            .map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
+        self.after_fork()?;
+        let limits = self.open(true).map(|disk| disk.limits().clone());
+        self.cleanup();
+        limits
     }
 
     /// What the plugin says of itself, without serving it. It takes the place of

@@ -112,6 +112,12 @@ impl Script {
         });
     }
 
+    /// What the script says of itself in its docstring.
+    pub(super) fn docstring(&self, py: Python<'_>) -> Option<String> {
+        let text = self.main.bind(py).as_any().getattr_opt("__doc__");
+        text.ok()??.extract().ok()
+    }
+
     /// Everything that was warned of so far.
     pub(super) fn findings(&self) -> Vec<Finding> {
         self.findings.list()

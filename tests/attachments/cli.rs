@@ -310,6 +310,40 @@ fn info_shows_what_a_plugin_says_of_itself() {
 }
 
 #[test]
+fn info_shows_parameters_size_and_limits() {
+    let home = Home::new();
+    let memory = support::repository("plugins/memory.py");
+    let memory = memory.to_str().unwrap();
+    let known = home.run(["info", memory, "size=1M"]);
+    let unknown = home.run(["info", memory]);
+    for said in [&known, &unknown] {
+        assert_eq!(said.code, 0, "{said:?}");
+        for line in [
+            "description=A disk in memory.\n",
+            "parameter=size=SIZE how big the disk is, such as 512M or 1T (required)\n",
+        ] {
+            assert!(said.stdout.contains(line), "{said:?}");
+        }
+    }
+    assert_eq!(known.stderr, "");
+    for line in [
+        "size=1048576\n",
+        "block_size_minimum=1\n",
+        "block_size_preferred=4096\n",
+        "block_size_maximum=67108864\n",
+    ] {
+        assert!(known.stdout.contains(line), "{known:?}");
+    }
+    let why = "note: size and limits are not known: ";
+    assert!(unknown.stderr.starts_with(why), "{unknown:?}");
+    assert!(
+        unknown.stderr.contains("size=SIZE is needed"),
+        "{unknown:?}"
+    );
+    assert!(!unknown.stdout.contains("block_size"), "{unknown:?}");
+}
+
+#[test]
 fn cleanup_follows_only_where_after_fork_succeeded() {
     let home = Home::new();
     let text = "import sys\ndef open(r): 1/0\ndef get_size(h): return 512\n\
