@@ -34,6 +34,7 @@ mod module;
 mod script;
 mod stopwatch;
 mod turns;
+mod writable;
 
 pub use errnos::Errnos;
 use exports::{Offered, Visitor};

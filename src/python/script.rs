@@ -37,6 +37,7 @@ impl Script {
         let name = path.to_string_lossy().into_owned();
         let source = std::fs::read(path)
             .map_err(|error| Refusal::new(format!("{name}: cannot open file: {}", error)))?;
+        super::writable::warn(path);
         let main =
             execute(py, &name, path, &source).map_err(|error| top_level(py, &name, error))?;
         let mut script = Self {

@@ -344,6 +344,28 @@ fn info_shows_parameters_size_and_limits() {
 }
 
 #[test]
+fn a_script_that_others_may_write_to_is_warned_of() {
+    if !rustix::process::geteuid().is_root() {
+        support::say("skipped: needs root, who is warned");
+        return;
+    }
+    let home = Home::new();
+    let plugin = home.script(
+        "open.py",
+        "def open(r): return 1\ndef get_size(h): return 512\ndef pread(h, c, o): return bytes(c)\n",
+    );
+    let warned = || {
+        let said = home.run(["info", plugin.to_str().unwrap()]);
+        assert_eq!(said.code, 0, "{said:?}");
+        said.stderr
+    };
+    assert_eq!(warned(), "");
+    std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let said = warned();
+    assert!(said.contains("every user may write to this file"), "{said}");
+}
+
+#[test]
 fn cleanup_follows_only_where_after_fork_succeeded() {
     let home = Home::new();
     let text = "import sys\ndef open(r): 1/0\ndef get_size(h): return 512\n\
