@@ -10,6 +10,10 @@ use parking_lot::Mutex;
 use super::callback;
 use crate::disk::{OpKind, Request};
 
+/// A read, a write or a zeroing has the patience of a call once more for each of so many bytes: what is long may
+/// rightly take long, as over a slow network.
+const LONG: u64 = 8 << 20;
+
 /// A call of the plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Doing {
@@ -36,6 +40,13 @@ impl Doing {
             OpKind::Flush => Self::call(callback(kind)),
             _ => Self::range(callback(kind), request.at, request.op.len()),
         }
+    }
+
+    /// How long it may take, where other callbacks may take `patience`.
+    fn allowance(&self, patience: Duration) -> Duration {
+        let moves = ["pread", "pwrite", "zero"].contains(&self.callback);
+        let times = if moves { 1 + self.len / LONG } else { 1 };
+        patience.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX))
     }
 
     /// `512 bytes at 4096`, or `called` for what has no range.
@@ -84,13 +95,35 @@ impl Watch {
         under_way.values().min_by_key(|(_, since)| *since).copied()
     }
 
-    /// What has been under way for longer than `patience`.
+    /// What has been under way for longer than it may be, and how long that is. `patience` is for what moves few
+    /// bytes.
     #[must_use]
-    pub fn overdue(&self, patience: Duration) -> Option<Doing> {
+    pub fn overdue(&self, patience: Duration) -> Option<(Doing, Duration)> {
         let under_way = self.under_way.lock();
-        let late = under_way
-            .values()
-            .find(|(_, since)| since.elapsed() > patience);
-        late.map(|(doing, _)| *doing)
+        let mut calls = under_way.values();
+        let late = calls.find(|(doing, since)| since.elapsed() > doing.allowance(patience));
+        late.map(|(doing, _)| (*doing, doing.allowance(patience)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_many_bytes_may_take_longer() {
+        let second = Duration::from_secs(1);
+        for (callback, len, times) in [
+            ("pread", 0, 1),
+            ("pread", 1 << 20, 1),
+            ("pread", 64 << 20, 9),
+            ("pwrite", 64 << 20, 9),
+            ("zero", 64 << 20, 9),
+            ("extents", 1 << 30, 1),
+            ("trim", 1 << 30, 1),
+        ] {
+            let allowed = Doing::range(callback, 0, len).allowance(second);
+            assert_eq!(allowed, second * times, "{callback} {len}");
+        }
     }
 }

@@ -45,6 +45,7 @@ impl CheckOptions {
             format!("--patience={}", self.patience),
         ];
         words.extend(self.write.then(|| "--write".to_owned()));
+        words.push(format!("--export={}", self.export));
         words.extend(self.errno.map(|errnos| match errnos {
             Errnos::Nbdkit => "--errno=nbdkit".to_owned(),
             Errnos::Native => "--errno=native".to_owned(),
@@ -71,6 +72,7 @@ struct Examined {
     errnos: Option<Errnos>,
     /// `config` asks the user for a password.
     asks: bool,
+    export: String,
     out: Mutex<File>,
 }
 
@@ -101,6 +103,7 @@ pub(super) fn process(
         },
         errnos: options.errno,
         asks: Step::of_config(&parameters) == Step::Password,
+        export: options.export.clone(),
         out: Mutex::new(out),
     });
     logging::collect({
@@ -136,10 +139,10 @@ fn watch(examined: &Arc<Examined>, patience: Duration) -> Result<(), Refusal> {
         loop {
             thread::sleep(TICK);
             examined.tell_progress(&mut told);
-            let Some(doing) = examined.watch.overdue(patience) else {
+            let Some((doing, allowed)) = examined.watch.overdue(patience) else {
                 continue;
             };
-            let text = format!("{}: has not returned for {patience:?}", doing.what());
+            let text = format!("{}: has not returned for {allowed:?}", doing.what());
             examined.report.problem(doing.callback, "hangs", text);
             examined.tell(&["the rest was not tried".to_owned()]);
             std::process::exit(1);
@@ -171,7 +174,7 @@ impl Examined {
         std::env::set_current_dir("/")
             .map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
         during("after_fork", &mut || plugin.after_fork())?;
-        let open = || plugin.open(!self.plan.write);
+        let open = || plugin.open_export(&self.export, !self.plan.write);
         let outcome = check::run(&open, self.plan, &self.report, watch);
         watch.during(Doing::call("cleanup"), || plugin.cleanup());
         outcome

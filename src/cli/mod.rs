@@ -234,9 +234,17 @@ struct CheckOptions {
     /// Requests in each part of the check
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// A callback that takes longer hangs
+    /// A callback that takes longer hangs; one that moves many bytes has so long for each 8 MiB
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     patience: u32,
+    /// The export that is opened, as by a client of an NBD server [default: the plugin's own]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    export: String,
     /// The Python or the virtual environment whose packages the plugin sees
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,

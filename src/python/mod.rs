@@ -289,7 +289,19 @@ impl Plugin {
     /// # Errors
     /// One sentence: an exception, a size that is none, a capability of a wrong type.
     pub fn open(self: &Arc<Self>, read_only: bool) -> Result<Arc<dyn Disk>, Refusal> {
-        let open = || Visitor::welcome(Arc::clone(self), None, read_only)?.open("", false);
+        self.open_export("", read_only)
+    }
+
+    /// As [`Plugin::open`], for a client that asks for the export `name`.
+    ///
+    /// # Errors
+    /// As [`Plugin::open`].
+    pub fn open_export(
+        self: &Arc<Self>,
+        name: &str,
+        read_only: bool,
+    ) -> Result<Arc<dyn Disk>, Refusal> {
+        let open = || Visitor::welcome(Arc::clone(self), None, read_only)?.open(name, false);
         match self.thread_model() {
             ThreadModel::Parallel => Ok(Arc::new(open()?)),
             _ => Ok(Arc::new(Homed::open(open)?)),

@@ -275,6 +275,24 @@ fn a_plugin_that_hangs_is_named() {
     );
 }
 
+#[test]
+fn an_export_is_opened_by_its_name() {
+    let text = RIGHT.replace(
+        "def open(readonly): return None",
+        "def default_export(readonly, is_tls): return 'usual'
+def open(readonly): assert nbdkit.export_name() == 'usual', nbdkit.export_name()",
+    );
+    let usual = checked(&text, &[]);
+    assert_eq!(usual.status, 0, "{}{}", usual.said, usual.complaints);
+    let other = checked(&text, &["--export", "other"]);
+    assert_eq!(other.status, 1, "{}", other.said);
+    assert!(
+        other.complaints.contains("AssertionError: other"),
+        "{}",
+        other.complaints
+    );
+}
+
 /// A script that says nothing of whose errno counts declines zeroes by an `OSError` only where the
 /// command line says so, and one that asks for its own only where the command line does not.
 #[test]

@@ -44,6 +44,19 @@ macro_rules! said {
 }
 
 said! {
+    a_read_that_only_raises: "
+def pread(h, buf, offset, flags):
+    with nbdkit.lock:
+        if offset: raise OSError(5, 'far')
+        else:
+            try: raise OSError(5, 'near')
+            finally: nbdkit.debug('no')" => [":7: pread: takes the place of the one in line 5"];
+    a_read_that_at_times_raises: "
+def pread(h, buf, offset, flags):
+    if offset: raise OSError(5, 'far')" => [
+        ":7: pread: never fills `buf`",
+        ":7: pread: takes the place of the one in line 5"
+    ];
     truthy_is_not_true: "
 def can_write(h): return 1
 def pwrite(h, buf, offset, flags): pass

@@ -132,7 +132,23 @@ def booleans(script):
 
 
 def always_raises(function):
-    return isinstance(function.body[-1], ast.Raise)
+    return ends_raising(function.body)
+
+
+def ends_raising(body):
+    """Whether what comes last raises, on each way through it."""
+    last = body[-1] if body else None
+    if isinstance(last, ast.If):
+        return ends_raising(last.body) and ends_raising(last.orelse)
+    if isinstance(last, (ast.With, ast.AsyncWith)):
+        return ends_raising(last.body)
+    if isinstance(last, ast.Try):
+        ways = [last.orelse or last.body,
+                *(handler.body for handler in last.handlers)]
+        return ends_raising(last.finalbody) or all(map(ends_raising, ways))
+    if isinstance(last, ast.Assert):
+        return isinstance(last.test, ast.Constant) and not last.test.value
+    return isinstance(last, ast.Raise)
 
 
 def is_bool(node):
