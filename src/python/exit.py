@@ -8,6 +8,7 @@ missing from a later Python, what follows is left out, and the log says so.
 """
 
 import atexit
+import gc
 import sys
 import threading
 import time
@@ -57,6 +58,35 @@ def join(children):
     until = time.monotonic() + PATIENCE
     for child in children:
         child.join(max(0, until - time.monotonic()))
+
+
+def forgotten():
+    """(name, exception) of each task that failed and that nobody asked.
+
+    asyncio tells of those that are dropped. What the plugin still holds is
+    never dropped: the interpreter is not finalised.
+    """
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return []
+    found = []
+    for each in gc.get_objects():
+        # Not isinstance(), which asks objects for what they pretend to be.
+        if not issubclass(type(each), asyncio.Future):
+            continue
+        if each.done() and not each.cancelled() and each._log_traceback:
+            each._log_traceback = False
+            found.append((name_of(each), each._exception))
+    return found
+
+
+def name_of(future):
+    """What tells a task from others: its name, and its coroutine's."""
+    if not hasattr(future, "get_coro"):
+        return "a future"
+    coroutine = future.get_coro()
+    return (f"task `{future.get_name()}` "
+            f"({getattr(coroutine, '__qualname__', 'coroutine')})")
 
 
 def executors_workers():

@@ -52,14 +52,18 @@ fn settle(py: Python<'_>) -> PyResult<()> {
 /// What of the end is written in Python.
 const EXIT: &str = include_str!("exit.py");
 
-/// Run what plugins registered with `atexit`, end their processes that only work for this one, and write
-/// out what they printed.
+/// Run what the plugin at `script` registered with `atexit`, end its processes that only work for this one, tell
+/// what its tasks raised that nobody waits for, and write out what it printed.
 ///
 /// The interpreter itself is left as it is: finalising it would wait for every thread of the plugin,
 /// and the process ends anyway.
-pub(super) fn run_exit_functions(py: Python<'_>) {
+pub(super) fn run_exit_functions(py: Python<'_>, script: &str) {
     match exit(py) {
-        Ok(left) => {
+        Ok((left, forgotten)) => {
+            for (name, error) in forgotten {
+                let error = exceptions::describe(py, PyErr::from_value(error));
+                log::error!("{script}: {name}: failed, and nothing waited for it: {error}");
+            }
             for (name, pid) in left {
                 log::warn!("process {pid} (`{name}`), which the plugin started, goes on");
             }
@@ -78,8 +82,14 @@ pub(super) fn run_exit_functions(py: Python<'_>) {
 }
 
 /// Names and numbers of the processes that are left.
-fn exit(py: Python<'_>) -> PyResult<Vec<(String, i32)>> {
+type Left = Vec<(String, i32)>;
+/// Names of tasks, each with what it raised.
+type Forgotten<'py> = Vec<(String, Bound<'py, PyAny>)>;
+
+fn exit<'py>(py: Python<'py>) -> PyResult<(Left, Forgotten<'py>)> {
     let code = CString::new(EXIT)?;
     let module = PyModule::from_code(py, &code, c"pydisk/exit.py", c"_pydisk_exit")?;
-    module.getattr("run")?.call0()?.extract()
+    let left = module.getattr("run")?.call0()?.extract()?;
+    let forgotten = module.getattr("forgotten")?.call0()?.extract()?;
+    Ok((left, forgotten))
 }

@@ -438,7 +438,7 @@ impl Plugin {
                 log::error!("{refusal}");
             }
             py.detach(coroutines::end);
-            interpreter::run_exit_functions(py);
+            interpreter::run_exit_functions(py, &self.script.path);
         });
     }
 }

@@ -275,6 +275,29 @@ fn a_plugin_that_hangs_is_named() {
     );
 }
 
+/// Python tells of a task that failed once it is dropped; those that a plugin holds never are.
+#[test]
+fn what_ended_a_task_in_the_background_is_told_at_the_end() {
+    let text = RIGHT.replace(
+        "def open(readonly): return None",
+        "import asyncio
+kept = []
+async def dies(): raise ValueError('in the background')
+async def is_asked(): raise KeyError('was asked')
+async def goes_on(): await asyncio.sleep(3600)
+async def open(readonly):
+    for work in dies(), is_asked(), goes_on(): kept.append(asyncio.create_task(work))
+    await asyncio.wait(kept[:2])
+    kept[1].exception()",
+    );
+    let Checked { status, said, .. } = checked(&text, &[]);
+    assert_eq!(status, 1, "{said}");
+    let told =
+        "(dies): failed, and nothing waited for it: ValueError: in the background\n    Traceback";
+    assert_eq!(said.matches(told).count(), 1, "{said}");
+    assert!(said.ends_with("\n1 problem\n"), "{said}");
+}
+
 #[test]
 fn an_export_is_opened_by_its_name() {
     let text = RIGHT.replace(
