@@ -27,6 +27,7 @@ mod leftovers;
 mod loan;
 mod lost;
 mod messages;
+mod oom;
 mod passing;
 mod root;
 mod state;

@@ -11,6 +11,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::messages::{FromWorker, Job, Receiver, ToWorker, send};
+use super::oom::Kills;
 use super::passing::Passing;
 use super::supervise::Event;
 
@@ -22,6 +23,8 @@ pub const WORKER: &str = "worker-process";
 pub(super) struct WorkerProcess {
     child: Child,
     stream: UnixStream,
+    /// What the kernel had ended before.
+    kills: Kills,
 }
 
 impl WorkerProcess {
@@ -42,10 +45,12 @@ impl WorkerProcess {
         for variable in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
             command.env_remove(variable);
         }
+        let kills = Kills::now();
         let child = passing.hand_over(|| command.spawn())?;
         let worker = Self {
             child,
             stream: mine,
+            kills,
         };
         worker.listen(events)?;
         // A worker that is dead already is reported by the thread that waits for its end.
@@ -124,6 +129,14 @@ impl WorkerProcess {
     /// How the worker ended. Call it when it has: otherwise this waits.
     pub(super) fn status(&mut self) -> io::Result<ExitStatus> {
         self.child.wait()
+    }
+
+    /// Who may have ended a worker that died like this and that nobody here has killed, as the rest of a sentence.
+    pub(super) fn suspicion(&self, status: ExitStatus) -> &'static str {
+        if status.signal() == Some(Signal::KILL.as_raw()) {
+            return self.kills.suspicion();
+        }
+        ""
     }
 }
 

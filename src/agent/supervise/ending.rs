@@ -82,7 +82,9 @@ impl Agent {
                     .to_owned()
             }
             _ if killed => "it was stopped before it could be used".to_owned(),
-            Some(Ok(status)) => format!("the worker {}", ending(status)),
+            Some(Ok(status)) => {
+                format!("the worker {}{}", ending(status), worker.suspicion(status))
+            }
             Some(Err(error)) => format!("the worker is lost: {error}"),
             None => "the worker does not end".to_owned(),
         };
