@@ -12,6 +12,7 @@ pub mod mounts;
 pub mod nbd;
 mod node;
 pub mod pages;
+pub mod partitions;
 pub mod peer;
 pub mod probe;
 pub mod process;

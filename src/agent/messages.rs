@@ -40,6 +40,8 @@ pub struct Job {
     pub read_only: bool,
     /// Threads that serve a parallel plugin; none is for the plugin's kind to decide.
     pub lanes: Option<u16>,
+    /// Bytes in a block of the device; none is for the plugin to decide.
+    pub logical_block: Option<u32>,
     /// Whether the worker counts what it spends, and tells.
     pub measured: bool,
     /// What a server is told besides its address.

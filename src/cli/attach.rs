@@ -39,6 +39,10 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     } else {
         None
     };
+    if args.logical_block_size.is_some() {
+        let made = target.as_ref().or_else(|| choice.as_ref()?.target.as_ref());
+        refuse_without_blocks(made)?;
+    }
 
     let name = args
         .name
@@ -64,6 +68,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         read_only: args.read_only,
         lanes: args.lanes,
         python,
+        logical_block: args.logical_block_size,
         measured: false,
         server,
         errnos: args.errno,
@@ -91,6 +96,20 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         passing,
     };
     Ok(start.go(job, args.run)?)
+}
+
+/// Only block devices have logical blocks. Without a target there is a file, because this host offers no device.
+fn refuse_without_blocks(target: Option<&Target>) -> Result<(), Refusal> {
+    let why = match target {
+        Some(Target::Ublk(_) | Target::Nbd(_) | Target::Loop(_)) => return Ok(()),
+        Some(Target::File(path)) => format!("`{}` is a file, which has no blocks", path.display()),
+        Some(Target::Server(address)) => {
+            format!("the clients of `{address}` are told the plugin's own block sizes")
+        }
+        None => "this host offers a file only, which has no blocks".to_owned(),
+    };
+    Err(Refusal::new(format!("--logical-block-size: {why}"))
+        .hint("use it with /dev/ublkbN, /dev/nbdN or /dev/loopN"))
 }
 
 /// The target that is a conversation with whoever started this process, on standard input and output.

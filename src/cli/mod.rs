@@ -186,6 +186,10 @@ struct AttachArgs {
     /// with `async def` 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     lanes: Option<u16>,
+    /// Bytes in a block of the device: 512, 1024, 2048 or 4096 [default: the plugin's smallest block, from 512 to
+    /// 4096]. Where it is smaller than the plugin's, parts of blocks are read, changed and written back
+    #[arg(long, value_name = "BYTES", value_parser = logical_block)]
+    logical_block_size: Option<u32>,
     /// The Python or the virtual environment whose packages the plugin sees
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
@@ -252,6 +256,15 @@ struct CheckOptions {
     /// nbdkit]
     #[arg(long, value_name = "native|nbdkit")]
     errno: Option<Errnos>,
+}
+
+/// A block size that every front end of a block device takes.
+fn logical_block(text: &str) -> Result<u32, String> {
+    let bytes = crate::params::parse_size(text).ok();
+    [512, 1024, 2048, 4096]
+        .into_iter()
+        .find(|&known| bytes == Some(u64::from(known)))
+        .ok_or_else(|| "512, 1024, 2048 and 4096 are accepted".to_owned())
 }
 
 /// The exit status of wrong usage, as clap has it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use crate::Refusal;
-use crate::disk::Disk;
+use crate::disk::{Disk, Limits};
 
 mod answer;
 mod fuse;
@@ -46,8 +46,18 @@ pub struct Options {
     pub folder: PathBuf,
     /// Threads that serve a parallel disk; at least 1. Others are served by one thread.
     pub lanes: u16,
+    /// Bytes in a block of the device, a power of two from 512 to 4096; none is for the disk to decide.
+    pub logical_block: Option<u32>,
     /// What tells the device or the mount from those of others.
     pub identity: Identity,
+}
+
+/// Bytes in a block of the device that a disk with these limits becomes. Blocks above 4 KiB cannot be expressed;
+/// the layer below fills requests up to those that the disk takes.
+#[must_use]
+pub fn logical_block(limits: &Limits, wanted: Option<u32>) -> u32 {
+    let own = limits.block.minimum.next_power_of_two();
+    wanted.unwrap_or(own.clamp(512, 4096))
 }
 
 /// Told once, with the reason, when a front end ended although nobody stopped it: the device was

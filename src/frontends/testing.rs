@@ -190,6 +190,7 @@ impl Bench {
             name: format!("test{}-{count}", std::process::id()),
             folder: folder.path().to_owned(),
             lanes: 2,
+            logical_block: None,
             identity: Identity::new(),
         };
         Self {

@@ -23,6 +23,7 @@ mod guard;
 mod sectors;
 mod served;
 mod surroundings;
+mod table;
 
 use crate::agent::{
     self, Connected, Folder, FromWorker, Job, Passing, Role, Served, Step, ToWorker, Way, send,
@@ -177,7 +178,8 @@ fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
     if matches!(job.target, Target::File(_)) {
         return Ok(Arc::new(Check::new(disk)));
     }
-    let disk = WholeSectors::new(disk).map_err(|refusal| refused(refusal.to_string()))?;
+    let disk = WholeSectors::new(disk, job.logical_block)
+        .map_err(|refusal| refused(refusal.to_string()))?;
     Ok(Arc::new(Check::new(disk)))
 }
 
@@ -232,6 +234,7 @@ impl Place<'_> {
             name: self.job.name.clone(),
             folder: self.folder.path().to_owned(),
             lanes: at_once(self.job.lanes, self.plugin),
+            logical_block: self.job.logical_block,
             identity: self.job.identity,
         };
         if matches!(self.job.target, Target::Nbd(_)) {
@@ -239,6 +242,9 @@ impl Place<'_> {
         }
         let attached = frontends::start(&self.job.target, Arc::clone(&disk), &options, ended)?;
         let limits = disk.limits();
+        if !matches!(self.job.target, Target::File(_)) {
+            table::warn(attached.path(), limits, self.job.logical_block);
+        }
         let served = Served {
             at: Way::Device(attached.path().to_owned()),
             front_end: front_end(&self.job.target).to_owned(),

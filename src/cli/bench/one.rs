@@ -98,6 +98,7 @@ impl Bench {
             read_only: !self.write,
             lanes: self.lanes,
             measured: true,
+            logical_block: None,
             server: ServerOptions {
                 requests: self.lanes,
                 ..ServerOptions::default()

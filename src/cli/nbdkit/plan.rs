@@ -171,6 +171,7 @@ impl Plan {
             read_only: self.read_only,
             lanes: self.threads,
             measured: false,
+            logical_block: None,
             server: self.server,
             inherited: self.inherited,
             passwords: self.passwords,

@@ -65,7 +65,12 @@ pub fn start_loop(
     let path = options.folder.join(FILE);
     let file = FuseFile::start(&path, disk, options, ended, Some(released))?;
     let mark = Mark::new(options.identity, limits.size, file.real_path());
-    let device = match configure(index, &file, &mark, &limits, &options.folder) {
+    let config = Config {
+        block_size: super::logical_block(&limits, options.logical_block),
+        read_only: limits.read_only,
+        size_limit: mark.limit(),
+    };
+    let device = match configure(index, &file, &mark, config, limits.size, &options.folder) {
         Ok(device) => device,
         Err(refusal) => return Err(after(file.end(), refusal)),
     };
@@ -267,20 +272,16 @@ fn configure(
     index: Option<u32>,
     file: &FuseFile,
     mark: &Mark,
-    limits: &Limits,
+    config: Config,
+    size: u64,
     folder: &Path,
 ) -> Result<LoopDevice, Refusal> {
-    let config = Config {
-        block_size: limits.block.minimum.clamp(512, 4096),
-        read_only: limits.read_only,
-        size_limit: mark.limit(),
-    };
     for _ in 0..RACES {
         let device = match index {
             Some(index) => named(index, folder)?,
             None => free(folder)?,
         };
-        let first = usize::try_from(limits.size.min(4096) / 512 * 512).expect("at most 4096");
+        let first = usize::try_from(size.min(4096) / 512 * 512).expect("at most 4096");
         let made = device.configure_own(file.real_path(), config, first, FIRST_READ);
         let Err(error) = made else {
             return Ok(device);

@@ -104,7 +104,7 @@ pub(super) fn start(
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         Refusal::new(format!("{}: {what}: {error}", options.name))
     };
-    let params = params(disk.limits(), &word(options));
+    let params = params(disk.limits(), options.logical_block, &word(options));
     let (ours, theirs) = pair().map_err(|errno| failed("a socket", &errno))?;
     let lanes = lanes(disk.limits(), options);
     let serving = Serving::start(disk, ours, lanes, ended);
@@ -264,11 +264,10 @@ fn lanes(limits: &Limits, options: &Options) -> u16 {
 }
 
 /// What the device is, by what the disk is.
-fn params(limits: &Limits, identity: &str) -> Params {
+fn params(limits: &Limits, logical_block: Option<u32>, identity: &str) -> Params {
     let page = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
     let block = limits.block;
-    // Blocks above 4 KiB cannot be expressed; the layer below fills requests up to them.
-    let logical = block.minimum.next_power_of_two().clamp(512, 4096);
+    let logical = super::logical_block(limits, logical_block);
     let optimal = block.preferred.next_power_of_two().max(logical);
     let longest = MAX_IO.max(optimal).min(block.maximum).min(MOST_IO);
     let writable = !limits.read_only;

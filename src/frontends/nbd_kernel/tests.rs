@@ -25,7 +25,7 @@ fn limits() -> Limits {
 
 #[test]
 fn limits_become_parameters() {
-    let all = params(&limits(), "x");
+    let all = params(&limits(), None, "x");
     assert_eq!(all.check(), Ok(()));
     assert!(all.flush && all.fua && all.trim && all.write_zeroes);
     assert!(!all.read_only && !all.rotational);
@@ -36,6 +36,7 @@ fn limits_become_parameters() {
             fua: Fua::Emulate,
             ..limits()
         },
+        None,
         "x",
     );
     assert!(emulated.flush && !emulated.fua);
@@ -45,6 +46,7 @@ fn limits_become_parameters() {
             flush: false,
             ..limits()
         },
+        None,
         "x",
     );
     assert!(!no_flush.flush && !no_flush.fua);
@@ -55,6 +57,7 @@ fn limits_become_parameters() {
             rotational: true,
             ..limits()
         },
+        None,
         "x",
     );
     assert!(read_only.read_only && read_only.rotational);
@@ -71,8 +74,12 @@ fn every_block_size_of_a_disk_makes_parameters_that_the_driver_takes() {
                     preferred,
                     maximum: maximum.max(minimum),
                 };
-                let params = params(&Limits { block, ..limits() }, "x");
-                assert_eq!(params.check(), Ok(()), "{block:?}");
+                for wanted in [None, Some(512), Some(4096)] {
+                    let params = params(&Limits { block, ..limits() }, wanted, "x");
+                    assert_eq!(params.check(), Ok(()), "{block:?} {wanted:?}");
+                    assert!(wanted.is_none_or(|wanted| params.block_bytes == wanted));
+                }
+                let params = params(&Limits { block, ..limits() }, None, "x");
                 let longest = params.max_io_bytes;
                 assert!((4096..=MOST_IO).contains(&longest), "{block:?}: {longest}");
                 assert!(longest <= block.maximum.max(4096), "{block:?}: {longest}");

@@ -64,7 +64,7 @@ pub(super) fn start(
     let shape = shape(limits, options);
     let params = Params {
         identity: options.identity.number(),
-        ..params(limits)
+        ..params(limits, options.logical_block)
     };
     let device = Device::add(index, shape, &params).map_err(|error| refusal(index, &error))?;
     let index = Some(device.id());
@@ -172,12 +172,11 @@ fn shape(limits: &Limits, options: &Options) -> Shape {
 }
 
 /// What the device is, by what the disk is.
-fn params(limits: &Limits) -> Params {
+fn params(limits: &Limits, logical_block: Option<u32>) -> Params {
     let page = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
     let block = limits.block;
     let minimum = block.minimum.next_power_of_two();
-    // Blocks above 4 KiB cannot be expressed; the layer below fills requests up to them.
-    let logical = minimum.clamp(512, 4096);
+    let logical = super::logical_block(limits, logical_block);
     let physical = minimum.max(logical).max(block.preferred.min(4096));
     let optimal = block.preferred.next_power_of_two().max(physical);
     let longest = MAX_IO.max(optimal).min(block.maximum).min(MOST_IO);

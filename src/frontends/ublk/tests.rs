@@ -84,7 +84,7 @@ fn limits() -> Limits {
 
 #[test]
 fn limits_become_parameters() {
-    let all = params(&limits());
+    let all = params(&limits(), None);
     assert_eq!(all.check(), Ok(()));
     assert!(all.volatile_cache && all.fua && !all.read_only && !all.rotational);
     assert_eq!((all.logical_block, all.physical_block), (512, 4096));
@@ -92,23 +92,32 @@ fn limits_become_parameters() {
     assert_eq!(all.max_discard_bytes, MAX_TRIM);
     assert_eq!(all.max_write_zeroes_bytes, MAX_ZERO);
 
-    let emulated = params(&Limits {
-        fua: Fua::Emulate,
-        ..limits()
-    });
+    let emulated = params(
+        &Limits {
+            fua: Fua::Emulate,
+            ..limits()
+        },
+        None,
+    );
     assert!(emulated.volatile_cache && !emulated.fua);
 
-    let no_flush = params(&Limits {
-        flush: false,
-        ..limits()
-    });
+    let no_flush = params(
+        &Limits {
+            flush: false,
+            ..limits()
+        },
+        None,
+    );
     assert!(!no_flush.volatile_cache && !no_flush.fua);
 
-    let read_only = params(&Limits {
-        read_only: true,
-        rotational: true,
-        ..limits()
-    });
+    let read_only = params(
+        &Limits {
+            read_only: true,
+            rotational: true,
+            ..limits()
+        },
+        None,
+    );
     assert_eq!(read_only.check(), Ok(()));
     assert!(read_only.read_only && read_only.rotational);
     assert!(!read_only.volatile_cache && !read_only.fua);
@@ -126,8 +135,13 @@ fn every_block_size_of_a_disk_makes_parameters_that_the_driver_takes() {
                     preferred,
                     maximum: maximum.max(minimum),
                 };
-                let params = params(&Limits { block, ..limits() });
-                assert_eq!(params.check(), Ok(()), "{block:?}");
+                for wanted in [None, Some(512), Some(4096)] {
+                    let params = params(&Limits { block, ..limits() }, wanted);
+                    assert_eq!(params.check(), Ok(()), "{block:?} {wanted:?}");
+                    assert!(wanted.is_none_or(|wanted| params.logical_block == wanted));
+                    assert!(params.physical_block >= minimum);
+                }
+                let params = params(&Limits { block, ..limits() }, None);
                 assert!(params.io_min >= minimum && params.io_opt >= preferred);
                 let longest = params.max_io_bytes;
                 assert!(longest <= block.maximum.max(4096), "{block:?}: {longest}");
@@ -139,7 +153,7 @@ fn every_block_size_of_a_disk_makes_parameters_that_the_driver_takes() {
 #[test]
 fn a_size_of_half_a_block_is_refused() {
     for size in [0, 1000] {
-        let params = params(&Limits { size, ..limits() });
+        let params = params(&Limits { size, ..limits() }, None);
         let why = params.check().unwrap_err().to_string();
         assert!(why.starts_with(&format!("size {size}: ")), "{why}");
     }
@@ -161,6 +175,7 @@ fn attach(disk: &Arc<Recorder>, index: Option<u32>) -> Result<Box<dyn Attached>,
         name: "test".into(),
         folder: std::env::temp_dir(),
         lanes: 4,
+        logical_block: None,
         identity: Identity::new(),
     };
     let (ended, _) = mpsc::channel();
@@ -292,6 +307,7 @@ fn a_disk_whose_first_read_fails_is_refused_and_leaves_no_device() {
         name: "test".into(),
         folder: std::env::temp_dir(),
         lanes: 1,
+        logical_block: None,
         identity: Identity::new(),
     };
     let (ended, told) = mpsc::channel();
@@ -313,6 +329,7 @@ fn an_end_from_outside_is_told() {
         name: "test".into(),
         folder: std::env::temp_dir(),
         lanes: 1,
+        logical_block: None,
         identity: Identity::new(),
     };
     let (ended, told) = mpsc::channel();

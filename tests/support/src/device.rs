@@ -137,6 +137,8 @@ pub struct Attached {
     pub path: PathBuf,
     pub kind: Kind,
     pub folder: tempfile::TempDir,
+    /// What was said on standard error when it was attached.
+    pub said: String,
     detached: bool,
 }
 
@@ -160,6 +162,7 @@ impl Attached {
             path: target.into(),
             kind,
             folder,
+            said: String::from_utf8_lossy(&output.stderr).into_owned(),
             detached: false,
         }
     }
