@@ -5,6 +5,8 @@
 
 pub mod agent;
 pub mod bench;
+#[cfg(test)]
+mod chance;
 pub mod check;
 pub mod cli;
 pub mod disk;

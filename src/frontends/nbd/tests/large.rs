@@ -30,15 +30,6 @@ impl Disk for Witness {
     }
 }
 
-fn seeded() -> fastrand::Rng {
-    let seed = fastrand::u64(..);
-    #[expect(clippy::print_stdout, reason = "a failure is repeated with it")]
-    {
-        println!("seed {seed}");
-    }
-    fastrand::Rng::with_seed(seed)
-}
-
 /// What a client says in one go, and what it must hear: cookies with the bytes of reads.
 struct Talk {
     said: Vec<u8>,
@@ -80,7 +71,7 @@ fn talk(random: &mut fastrand::Rng, shape: Shape, model: &mut [u8], requests: u6
 #[test]
 fn every_large_request_is_answered_in_order_by_the_thread_that_opened_the_disk() {
     within(LONG, || {
-        let mut random = seeded();
+        let mut random = crate::chance::random();
         for shape in [Shape::Simple, Shape::Structured, Shape::Extended] {
             let disk = Arc::new(Witness(memory(SIZE, false), Mutex::default()));
             let mut caller = Caller::gone(&Arc::new(service(Arc::clone(&disk))), shape);
@@ -178,7 +169,7 @@ fn a_failed_large_read_gives_no_byte_and_the_next_one_all() {
 #[test]
 fn a_client_may_go_away_at_any_time() {
     within(LONG, || {
-        let mut random = seeded();
+        let mut random = crate::chance::random();
         for round in 0..60 {
             let mut model = vec![0; usize::try_from(SIZE).unwrap()];
             let service = Arc::new(service(memory(SIZE, false)));

@@ -155,13 +155,9 @@ impl Model {
     }
 }
 
-fn agree(mut caller: Caller, seed: u64) {
-    #[expect(clippy::print_stdout, reason = "a failure is repeated with it")]
-    {
-        println!("seed {seed}");
-    }
+fn agree(mut caller: Caller) {
     let mut model = Model {
-        rng: Rng::with_seed(seed),
+        rng: crate::chance::random(),
         bytes: vec![0; usize::try_from(SIZE).unwrap()],
         under: HashMap::new(),
         shape: caller.shape,
@@ -204,7 +200,7 @@ fn a_client_sees_what_a_vector_of_bytes_would_show() {
         for parallel in [false, true] {
             let service = Arc::new(service(memory(SIZE, parallel)));
             let caller = Caller::gone(&service, shape);
-            agree(caller, fastrand::u64(..));
+            agree(caller);
         }
     }
 }
@@ -214,6 +210,6 @@ fn the_kernel_s_client_sees_it_too() {
     for parallel in [false, true] {
         let disk = Arc::new(Check::new(memory(SIZE, parallel)));
         let caller = Caller::unnegotiated(disk);
-        agree(caller, fastrand::u64(..));
+        agree(caller);
     }
 }
