@@ -6,7 +6,7 @@
 //! because /run is memory.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -298,24 +298,51 @@ fn write(level: Level, text: &std::fmt::Arguments<'_>) {
     }
 }
 
-/// Write to standard error in one piece, so that lines of several processes do not mix.
+/// Write to standard error in one piece, so that lines of several processes do not mix. Nothing in it moves a
+/// cursor.
 ///
 /// A failure is ignored on purpose: there is no other place to tell it to, and a terminal that was
 /// closed must not end a disk.
 pub(crate) fn say(text: &str) {
     io::stderr()
         .lock()
-        .write_all(text.as_bytes())
+        .write_all(escape::lines(text).as_bytes())
         .unwrap_or_default();
 }
 
-/// Write to standard output. A reader that has gone away is no reason to fail: it has what it wanted.
+/// Write text for people to standard output; nothing in it moves a cursor. A reader that has gone away is no
+/// reason to fail: it has what it wanted.
 ///
 /// # Errors
 /// One sentence for any other reason, such as a full disk.
 pub(crate) fn print(text: &str) -> Result<(), Refusal> {
+    written(escape::lines(text).as_bytes())
+}
+
+/// As [`print()`], of what a program takes as it stands, such as a path; people see it as they see all else.
+///
+/// # Errors
+/// As [`print()`].
+pub(crate) fn print_exactly(text: &str) -> Result<(), Refusal> {
+    if io::stdout().is_terminal() {
+        return print(text);
+    }
+    written(text.as_bytes())
+}
+
+/// As [`print()`], in JSON.
+///
+/// # Errors
+/// As [`print()`].
+pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), Refusal> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Refusal::new(format!("standard output: {error}")))?;
+    written(format!("{}\n", escape::json(&text)).as_bytes())
+}
+
+fn written(bytes: &[u8]) -> Result<(), Refusal> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Refusal::new(format!("standard output: {error}")))
         }

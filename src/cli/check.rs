@@ -18,7 +18,7 @@ use super::{CheckArgs, CheckOptions, Failure, info, interpreter, plugin};
 use crate::agent::{AGAIN, SILENCE, Step, interrupt};
 use crate::check::{self, Doing, Plan, Report, Watch};
 use crate::python::{Errnos, Plugin};
-use crate::{Refusal, logging};
+use crate::{Refusal, escape, logging};
 
 /// The hidden subcommand that loads the plugin.
 pub(super) const CHECK: &str = "check-process";
@@ -234,26 +234,29 @@ impl Examined {
 
     /// Print what was found; whether that is nothing.
     fn tell(&self, last: &[String]) -> bool {
+        let script = &*escape::one_line(&self.script);
         let loaded = self.plugin.lock();
+        // What is said of something stands below it: only pydisk begins a line.
+        let below = |said: &str| said.trim_end().replace('\n', "\n    ");
         let mut text = String::new();
         let findings = loaded.as_ref().map(|loaded| loaded.plugin.findings());
         let findings = findings.unwrap_or_default();
         for finding in &findings {
-            text += &format!("{}\n", finding.at(&self.script));
+            text += &format!("{}\n", below(&finding.at(script).to_string()));
         }
         let troubles = self.report.troubles();
         for trouble in &troubles {
             let lines = loaded.as_ref().map_or(&[][..], |loaded| &loaded.lines);
             let line = lines.iter().find(|(name, _)| *name == trouble.callback);
             let place = line.map_or_else(String::new, |(_, line)| format!(":{line}"));
-            let said = trouble.text.trim_end().replace('\n', "\n    ");
-            text += &format!("{}{place}: {}: {said}\n", self.script, trouble.callback);
+            let said = below(&trouble.text);
+            text += &format!("{script}{place}: {}: {said}\n", trouble.callback);
             if trouble.times > 1 {
                 text += &format!("    ({} times)\n", trouble.times);
             }
         }
         for note in self.report.notes().iter().chain(last) {
-            text += &format!("note: {note}\n");
+            text += &format!("note: {}\n", below(note));
         }
         if !self.plan.write {
             text += "note: nothing was written: `--write` tries that, too, and destroys what the \
@@ -280,7 +283,7 @@ impl Examined {
         // A reader that has gone away wants no more of it.
         self.out
             .lock()
-            .write_all(text.as_bytes())
+            .write_all(escape::lines(text).as_bytes())
             .unwrap_or_default();
     }
 }

@@ -18,7 +18,7 @@ use crate::agent::{Progress, Step, interrupt};
 use crate::disk::{BlockSizes, Limits};
 use crate::logging::Detail;
 use crate::python::Plugin;
-use crate::{Refusal, logging};
+use crate::{Refusal, escape, logging};
 
 /// The hidden subcommand that loads the plugin.
 pub(super) const INFO: &str = "info-process";
@@ -114,7 +114,7 @@ pub(super) fn process(script: &Path, words: &[String]) -> Result<ExitCode, Failu
     }
     let text: String = facts
         .iter()
-        .map(|(key, value)| format!("{key}={value}\n"))
+        .map(|(key, value)| format!("{}\n", escape::one_line(&format!("{key}={value}"))))
         .collect();
     // A reader that has gone away wants no more of it.
     out.write_all(text.as_bytes()).unwrap_or_default();

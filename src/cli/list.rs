@@ -257,7 +257,7 @@ pub(super) fn list(json: bool) -> Result<ExitCode, Refusal> {
     let entries = entries()?;
     if json {
         let all: Vec<_> = entries.iter().map(Entry::json).collect();
-        logging::print(&format!("{:#}\n", serde_json::Value::from(all)))?;
+        logging::print_json(&all)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows =
@@ -332,7 +332,7 @@ fn human(bytes: u64) -> String {
 pub(super) fn show(which: &str, json: bool) -> Result<ExitCode, Refusal> {
     let entry = find(entries()?, which)?;
     if json {
-        logging::print(&format!("{:#}\n", entry.json()))?;
+        logging::print_json(&entry.json())?;
         return Ok(ExitCode::SUCCESS);
     }
     logging::print(&text(&entry))?;

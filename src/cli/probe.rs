@@ -24,7 +24,7 @@ pub(super) fn probe(json: bool) -> Result<ExitCode, Refusal> {
                 (name.to_owned(), entry)
             })
             .collect();
-        logging::print(&format!("{:#}\n", serde_json::Value::from(all)))?;
+        logging::print_json(&all)?;
         return Ok(ExitCode::SUCCESS);
     }
     let rows = found.map(|(name, works)| {

@@ -31,7 +31,7 @@ impl Start {
         let launched = agent::launch(&job, self.passing, |disk| {
             // The disk is there, and `pydisk list` tells its path as well.
             if job.conduct.prints_its_place
-                && let Err(refusal) = logging::print(&format!("{}\n", disk.at))
+                && let Err(refusal) = logging::print_exactly(&format!("{}\n", disk.at))
             {
                 complain(&refusal);
             }

@@ -120,7 +120,7 @@ impl Agent {
         self.job.conduct.write_pid_file()?;
         if self.job.conduct.prints_its_place
             && matches!(self.launcher, Launcher::Myself(_))
-            && let Err(refusal) = logging::print(&format!("{}\n", served.at))
+            && let Err(refusal) = logging::print_exactly(&format!("{}\n", served.at))
         {
             log::error!("{refusal}");
         }

@@ -198,7 +198,5 @@ fn tell(report: &Report, json: bool) -> Result<(), Refusal> {
     if !json {
         return logging::print(&report.text());
     }
-    let text = serde_json::to_string_pretty(report)
-        .map_err(|error| Refusal::new(format!("the report: {error}")))?;
-    logging::print(&format!("{text}\n"))
+    logging::print_json(report)
 }

@@ -2,7 +2,7 @@
 //! `--dump-plugin`.
 
 use std::fmt::Write;
-use std::io::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,11 +11,11 @@ use clap::CommandFactory;
 use super::options::Options;
 use super::script::{Configured, Named, configure, is_passed};
 use super::tls::CERTIFICATES;
-use crate::Refusal;
 use crate::cli::info::{in_own_process, own_output};
 use crate::cli::{Failure, info, interpreter, plugin};
 use crate::logging::{self, Detail};
 use crate::python::{self, Dump, Plugin, ThreadModel};
+use crate::{Refusal, escape};
 
 /// The hidden subcommand that loads a plugin for `--dump-plugin`.
 pub(in crate::cli) const DUMP: &str = "dump-process";
@@ -185,6 +185,9 @@ fn dump(
         dump.python, dump.own
     )
     .expect("a string takes all");
+    if out.is_terminal() {
+        text = escape::lines(&text).into_owned();
+    }
     // A reader that has gone away wants no more of it.
     out.write_all(text.as_bytes()).unwrap_or_default();
     Ok(ExitCode::SUCCESS)
