@@ -165,8 +165,8 @@ enum Command {
 struct AttachArgs {
     /// A Python file, or the name of a plugin that ships with pydisk (memory, file)
     plugin: String,
-    /// Where it appears (/dev/ublkbN, /dev/nbdN, /dev/loopN, a path or nbd://HOST:PORT), then parameters of
-    /// the plugin
+    /// Where it appears (/dev/ublkbN, /dev/nbdN, /dev/loopN, a path or nbd://HOST:PORT), and parameters of
+    /// the plugin, in any order; a file with a `=` in its name is `./a=b`
     #[arg(value_name = "TARGET|KEY=VALUE")]
     words: Vec<String>,
     /// Open the disk for reading only

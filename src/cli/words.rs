@@ -1,9 +1,11 @@
-//! The words behind the plugin: a target, perhaps, and parameters.
+//! The words behind the plugin: a target, perhaps, and parameters, in any order.
+
+use crate::escape;
 
 /// What the words say.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Words {
-    /// The first word, if it is no parameter.
+    /// The word that is no parameter.
     pub(super) target: Option<String>,
     /// In the order they were given; a key may come more than once.
     pub(super) parameters: Vec<(String, String)>,
@@ -12,27 +14,34 @@ pub(super) struct Words {
 /// Take the words apart.
 ///
 /// # Errors
-/// A sentence, if a word behind the first is no `KEY=VALUE`.
+/// A sentence, if a second word is no `KEY=VALUE`, or one looks like that and is none.
 pub(super) fn parse(words: &[String]) -> Result<Words, String> {
-    let (target, rest) = match words {
-        [first, rest @ ..] if parameter(first).is_none() => (Some(first.clone()), rest),
-        _ => (None, words),
-    };
-    let parameters = rest
-        .iter()
-        .map(|word| {
-            parameter(word).ok_or_else(|| {
-                if target.is_none() && word.starts_with(['/', '.']) {
-                    return format!("`{word}`: the target stands before the parameters");
-                }
-                format!(
-                    "`{word}`: KEY=VALUE is expected here, where KEY begins with a letter and goes \
-                     on with letters, digits, `.`, `_` or `-`"
-                )
-            })
-        })
-        .collect::<Result<_, _>>()?;
+    let mut target: Option<String> = None;
+    let mut parameters = Vec::new();
+    for word in words {
+        if let Some(parameter) = parameter(word) {
+            parameters.push(parameter);
+        } else if is_likely_parameter(word) {
+            let word = escape::one_line(word);
+            return Err(format!("`{word}`: {KEYS}; `./{word}` is a file"));
+        } else if let Some(target) = &target {
+            let (word, target) = (escape::one_line(word), escape::one_line(target));
+            return Err(format!(
+                "`{word}`: KEY=VALUE is expected here, for `{target}` is the target already; {KEYS}"
+            ));
+        } else {
+            target = Some(word.clone());
+        }
+    }
     Ok(Words { target, parameters })
+}
+
+const KEYS: &str = "KEY begins with a letter and goes on with letters, digits, `.`, `_` or `-`";
+
+/// Whether it is neither a path nor an address, and has a `=`.
+fn is_likely_parameter(word: &str) -> bool {
+    word.split_once('=')
+        .is_some_and(|(key, _)| !key.contains(['/', ':']))
 }
 
 /// Take `key=value` apart by nbdkit's rule for keys. The value may be empty and may contain `=`.
@@ -74,18 +83,27 @@ mod tests {
     }
 
     #[test]
-    fn a_target_behind_parameters_is_told_its_place() {
-        for target in ["/dev/loop1", "./disk.img"] {
-            let refused = parsed(&["size=1G", target]).unwrap_err();
-            assert!(refused.contains("before the parameters"), "{refused}");
+    fn the_target_stands_before_between_or_behind_the_parameters() {
+        let parameters =
+            [("size", "1G"), ("size", "2G")].map(|(key, value)| (key.into(), value.into()));
+        for target in [
+            "/dev/ublkb0",
+            "./a=b",
+            "/tmp/a=b",
+            "nbd+unix:///?socket=x",
+            "disk",
+            "",
+        ] {
+            for words in [
+                [target, "size=1G", "size=2G"],
+                ["size=1G", target, "size=2G"],
+                ["size=1G", "size=2G", target],
+            ] {
+                let found = parsed(&words).unwrap();
+                assert_eq!(found.target.as_deref(), Some(target));
+                assert_eq!(found.parameters, parameters);
+            }
         }
-    }
-
-    #[test]
-    fn the_first_word_is_a_target_if_it_is_no_parameter() {
-        let both = parsed(&["/dev/ublkb0", "size=1G", "size=2G"]).unwrap();
-        assert_eq!(both.target.as_deref(), Some("/dev/ublkb0"));
-        assert_eq!(both.parameters.len(), 2);
         assert_eq!(parsed(&["size=1G"]).unwrap().target, None);
         assert_eq!(
             parsed(&[]).unwrap(),
@@ -94,14 +112,34 @@ mod tests {
                 parameters: Vec::new()
             }
         );
-        // A path with a `=` in it needs a slash in front of that to be one.
-        assert_eq!(parsed(&["./a=b"]).unwrap().target.as_deref(), Some("./a=b"));
+    }
+
+    #[test]
+    fn what_is_only_like_a_parameter_is_no_target() {
+        for word in ["1size=1G", "=1G", "si ze=1G", "\u{e9}=1"] {
+            for words in [&[word][..], &["a=1", word], &["x", word]] {
+                let refused = parsed(words).unwrap_err();
+                assert!(refused.contains("KEY begins with a letter"), "{refused}");
+                assert!(
+                    refused.contains(&format!("`./{word}` is a file")),
+                    "{refused}"
+                );
+            }
+        }
     }
 
     #[test]
     fn further_bare_words_are_refused() {
-        for words in [&["x", "y"][..], &["size=1", "/dev/ublkb0"], &["x", "1a=2"]] {
-            assert!(parsed(words).is_err(), "{words:?}");
+        for words in [
+            &["x", "y"][..],
+            &["x", "size=1", "y"],
+            &["size=1", "x", "y"],
+        ] {
+            let refused = parsed(words).unwrap_err();
+            assert!(
+                refused.starts_with("`y`: KEY=VALUE is expected here, for `x` is"),
+                "{refused}"
+            );
         }
     }
 }

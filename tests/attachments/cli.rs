@@ -15,7 +15,8 @@ fn wrong_usage_exits_with_2_and_attaches_nothing() {
         &["attach"],
         &["attach", plugin, "--nosuchoption"],
         &["attach", plugin, "/dev/ublkb0", "/dev/ublkb1"],
-        &["attach", plugin, "size=1", "/dev/ublkb1"],
+        &["attach", plugin, "/dev/ublkb0", "size=1", "/dev/ublkb1"],
+        &["attach", plugin, "1size=1"],
         &["attach", plugin, "/tmp/x", "1size=1"],
         &["attach", plugin, "--lanes", "0"],
         &["attach", plugin, "--lanes", "257"],
@@ -158,6 +159,8 @@ fn targets_that_nobody_serves_are_refused() {
         ("", "a path is needed"),
     ] {
         home.run(["attach", plugin, target]).refused(words);
+        home.run(["attach", plugin, "a=1", target, "b=2"])
+            .refused(words);
     }
     assert_eq!(home.attachments(), [""; 0]);
 }
