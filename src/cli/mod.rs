@@ -23,6 +23,7 @@ mod plugin;
 mod probe;
 mod server;
 mod start;
+mod usage;
 mod words;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -267,7 +268,7 @@ fn logical_block(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "512, 1024, 2048 and 4096 are accepted".to_owned())
 }
 
-/// The exit status of wrong usage, as clap has it.
+/// The exit status of wrong usage.
 const USAGE: u8 = 2;
 
 /// Why a command did not do what it was told.
@@ -293,10 +294,14 @@ pub fn main() -> ExitCode {
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if usage::is_answer(&error) => {
             // A reader that has gone away is no reason to fail otherwise than with the status.
             error.print().unwrap_or_default();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+        Err(error) => {
+            complain(&usage::refusal(&error, &usage::help()));
+            return ExitCode::from(USAGE);
         }
     };
     let done = match cli.command {
@@ -333,9 +338,7 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(Failure::Usage(text)) => {
-            logging::say(&format!(
-                "pydisk: {text}\nhint: `pydisk --help` shows what is accepted\n"
-            ));
+            complain(&Refusal::new(text).hint(usage::help()));
             ExitCode::from(USAGE)
         }
     }

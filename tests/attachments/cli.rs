@@ -32,7 +32,18 @@ fn wrong_usage_exits_with_2_and_attaches_nothing() {
         let said = home.run(args);
         assert_eq!(said.code, 2, "{args:?}: {said:?}");
         assert_eq!(said.stdout, "", "{args:?}");
-        assert_ne!(said.stderr, "", "{args:?}");
+        let lines: Vec<_> = said.stderr.lines().collect();
+        match args {
+            [] => assert!(said.stderr.contains("Usage: pydisk"), "{said:?}"),
+            [process] if process.ends_with("-process") => {
+                assert!(lines[0].starts_with("pydisk: "), "{said:?}");
+            }
+            _ => {
+                assert_eq!(lines.len(), 2, "{args:?}: {said:?}");
+                assert!(lines[0].starts_with("pydisk: "), "{said:?}");
+                assert!(lines[1].starts_with("hint: "), "{said:?}");
+            }
+        }
     }
     assert_eq!(home.attachments(), [""; 0]);
 }

@@ -23,6 +23,7 @@ mod tls;
 
 pub(super) use facts::{DUMP, process as dump_process};
 
+use super::usage;
 use crate::{Refusal, logging};
 use options::Options;
 
@@ -55,7 +56,8 @@ pub(super) fn main(words: Vec<OsString>) -> ExitCode {
     let options = match Options::try_parse_from(words) {
         Ok(options) => options,
         Err(error) => {
-            logging::say(&format!("nbdkit: {}", error.render()));
+            let refusal = usage::refusal(&error, "`nbdkit --help` shows what is accepted");
+            logging::say(&format!("nbdkit: error: {refusal}\n"));
             return ExitCode::FAILURE;
         }
     };
