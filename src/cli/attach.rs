@@ -1,9 +1,10 @@
 //! `pydisk attach`: from the user's words to a disk that can be used.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::start::Start;
-use super::{AttachArgs, Failure, choice, interpreter, list, plugin, server, words};
+use super::{AttachArgs, Failure, choice, interpreter, list, passed, plugin, server, words};
 use crate::agent::{self, Conduct, Job, Name, Passing, Root};
 use crate::frontends::nbd::Place;
 use crate::frontends::{Identity, Target};
@@ -30,6 +31,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     let named = Passing::named_in(&words.parameters);
     let passwords = named.numbers();
     passing.add(named);
+    let text = passed_text(&script, target.as_ref())?;
     let python = interpreter::choose(args.python.as_deref(), &script)?;
     let root = Root::open()?;
     agent::sweep(&root)?;
@@ -44,10 +46,18 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         refuse_without_blocks(made)?;
     }
 
+    let named_after = match text {
+        Some(_) => Path::new(passed::KEPT),
+        None => &script,
+    };
     let name = args
         .name
-        .map_or_else(|| Name::from_script(&script), Name::Given);
+        .map_or_else(|| Name::from_script(named_after), Name::Given);
     let (folder, held) = root.reserve(&name)?;
+    let script = match text {
+        Some(text) => passed::keep(&folder, &text)?,
+        None => script,
+    };
     let name = folder.name();
     if let Some(choice) = &choice {
         logging::say(&format!("pydisk: {name}: {}\n", choice.reason));
@@ -124,4 +134,15 @@ fn unanswerable(target: Option<&Target>, command: Option<&str>) -> Option<Refusa
     Some(Refusal::new(format!(
         "--run: the target `{target}` has its one client on standard input and output"
     )))
+}
+
+/// The text of a script that comes through a pipe; none of a file.
+fn passed_text(script: &Path, target: Option<&Target>) -> Result<Option<Vec<u8>>, Refusal> {
+    match target.filter(|target| is_stdio(target)) {
+        Some(target) if passed::is_passed(script) => Err(Refusal::new(format!(
+            "plugin `{}`: the client of `{target}` is on standard input, so a file is needed",
+            script.display()
+        ))),
+        _ => passed::read(script),
+    }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use signal_hook::consts::SIGINT;
 
-use super::{Failure, InfoArgs, interpreter, plugin, words};
+use super::{Failure, InfoArgs, interpreter, passed, plugin, words};
 use crate::agent::{Progress, Step, interrupt};
 use crate::disk::{BlockSizes, Limits};
 use crate::logging::Detail;
@@ -58,6 +58,10 @@ pub(super) fn in_own_process(
     told: impl Fn() -> String + Send + 'static,
 ) -> Result<ExitCode, Failure> {
     let failed = |error: std::io::Error| Refusal::new(format!("{}: {error}", script.display()));
+    let (script, stdin) = match passed::read(script)? {
+        Some(text) => (Path::new(passed::STDIN), passed::as_stdin(&text)?.into()),
+        None => (script, Stdio::null()),
+    };
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command
         .arg(subcommand)
@@ -65,7 +69,7 @@ pub(super) fn in_own_process(
         .arg("--")
         .arg(script)
         .args(words)
-        .stdin(Stdio::null());
+        .stdin(stdin);
     if let Some(python) = python {
         command.env("PYTHONEXECUTABLE", python);
     }

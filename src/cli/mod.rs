@@ -19,6 +19,7 @@ mod info;
 mod interpreter;
 mod list;
 mod nbdkit;
+mod passed;
 mod plugin;
 mod probe;
 mod server;

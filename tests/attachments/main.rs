@@ -14,4 +14,5 @@ mod nasty;
 mod processes;
 mod progress;
 mod refusals;
+mod saying;
 mod steady;

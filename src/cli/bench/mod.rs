@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Failure, choice, info, interpreter, plugin};
+use super::{Failure, choice, info, interpreter, passed, plugin};
 use crate::agent::{self, Root};
 use crate::bench::{FrontEnd, Pattern, Report, Workload};
 use crate::{Refusal, logging, params};
@@ -148,6 +148,13 @@ fn workloads(args: &BenchArgs) -> Vec<Workload> {
 pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let parameters = info::parameters(&args.words)?;
     let script = plugin::find(&args.plugin)?;
+    if passed::is_passed(&script) {
+        return Err(Refusal::new(format!(
+            "plugin `{}`: it is started several times, so a file is needed",
+            script.display()
+        ))
+        .into());
+    }
     let python = interpreter::choose(args.python.as_deref(), &script)?;
     let host = choice::host();
     for kind in &args.front_end {

@@ -9,9 +9,10 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use super::options::Options;
-use super::script::{Configured, Named, configure, is_passed};
+use super::script::{Configured, Named, configure};
 use super::tls::CERTIFICATES;
 use crate::cli::info::{in_own_process, own_output};
+use crate::cli::passed::is_passed;
 use crate::cli::{Failure, info, interpreter, plugin};
 use crate::logging::{self, Detail};
 use crate::python::{self, Dump, Plugin, ThreadModel};

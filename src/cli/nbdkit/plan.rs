@@ -1,7 +1,7 @@
 //! From nbdkit's options to a job for the agent.
 
 use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use nix::unistd::{Group, User};
 
 use super::options::Options;
 use super::place::{self, Placed, placed};
-use super::script::{Configured, Named, configure, is_passed, read_passed};
+use super::script::{Configured, Named, configure};
 use super::tls::{self, mode_asked_for};
 use super::warn;
 use crate::agent::{self, Conduct, Job, Name, Passing, Root, ServerOptions};
 use crate::cli::interpreter;
+use crate::cli::passed::{self, KEPT, is_passed};
 use crate::cli::start::Start;
 use crate::frontends::nbd::{Bounds, Dialect, Place, TlsMode};
 use crate::frontends::{Identity, Target};
@@ -25,9 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// nbdkit has no limit on clients; here each may take memory and descriptors.
 const CLIENTS: u32 = 1000;
-
-/// The file in the attachment's folder for a script that came through a pipe.
-const KEPT: &str = "script.py";
 
 /// What is to be served, and how.
 #[derive(Debug)]
@@ -98,7 +96,7 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
                 "-s: the client is on standard input, and the script cannot be",
             ));
         }
-        _ => read_passed(&configured.script)?,
+        _ => passed::read(&configured.script)?,
     };
     let activated = address.place == Place::Activation;
     let foreground = options.foreground
@@ -156,7 +154,7 @@ impl Plan {
         };
         let (folder, held) = root.reserve(&Name::from_script(named_after))?;
         let script = match self.text {
-            Some(text) => kept(&folder.path().join(KEPT), &text)?,
+            Some(text) => passed::keep(&folder, &text)?,
             None => script,
         };
         let job = Job {
@@ -188,12 +186,6 @@ impl Plan {
         };
         start.go(job, self.command)
     }
-}
-
-fn kept(path: &Path, text: &[u8]) -> Result<PathBuf, Refusal> {
-    std::fs::write(path, text)
-        .map_err(|error| Refusal::new(format!("`{}`: {error}", path.display())))?;
-    Ok(path.to_owned())
 }
 
 /// What pydisk does not have.

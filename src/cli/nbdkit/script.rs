@@ -1,6 +1,5 @@
 //! Which script a command line of nbdkit's means, and with which parameters.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::Refusal;
@@ -9,9 +8,6 @@ use crate::cli::{plugin, words};
 /// Parameters that the plugins which ship with pydisk take without their key, as those of nbdkit that
 /// have the same name do.
 const MAGIC_KEYS: [(&str, &str); 2] = [("file", "file"), ("memory", "size")];
-
-/// Bytes of a script that comes through a pipe.
-const LONGEST: u64 = 16 << 20;
 
 /// A plugin as nbdkit names it.
 #[derive(Debug, PartialEq, Eq)]
@@ -134,28 +130,6 @@ pub(super) fn configure(named: &Named, given: &[String]) -> Result<Option<Config
     Ok(Some(Configured { script, parameters }))
 }
 
-/// Whether the script is no file that another process could open: one that comes through a pipe or
-/// a descriptor, as of `nbdkit python /dev/stdin`.
-pub(super) fn is_passed(script: &Path) -> bool {
-    let by_descriptor = ["/dev/stdin", "/dev/fd", "/proc/self/fd"];
-    by_descriptor.iter().any(|path| script.starts_with(path)) || !script.is_file()
-}
-
-/// What a script says that comes through a pipe or a descriptor; none if it does not.
-///
-/// # Errors
-/// One sentence, if it cannot be read.
-pub(super) fn read_passed(script: &Path) -> Result<Option<Vec<u8>>, Refusal> {
-    if !is_passed(script) {
-        return Ok(None);
-    }
-    let failed = |error: std::io::Error| Refusal::new(format!("{}: {error}", script.display()));
-    let mut text = Vec::new();
-    let file = std::fs::File::open(script).map_err(failed)?;
-    file.take(LONGEST).read_to_end(&mut text).map_err(failed)?;
-    Ok(Some(text))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,21 +190,6 @@ mod tests {
             let refusal = configured(&Named::Python, given).unwrap_err().to_string();
             assert!(refusal.contains(what), "{refusal}");
         }
-    }
-
-    #[test]
-    fn a_file_is_left_where_it_is_and_what_comes_through_a_descriptor_is_read() {
-        let place = tempfile::tempdir_in("/dev/shm").unwrap();
-        let path = place.path().join("x.py");
-        std::fs::write(&path, "x").unwrap();
-        assert_eq!(read_passed(&path), Ok(None));
-        let file = std::fs::File::open(&path).unwrap();
-        let number = std::os::fd::AsRawFd::as_raw_fd(&file);
-        for folder in ["/dev/fd", "/proc/self/fd"] {
-            let path = Path::new(folder).join(number.to_string());
-            assert_eq!(read_passed(&path), Ok(Some(b"x".to_vec())));
-        }
-        assert_eq!(read_passed(Path::new("/dev/null")), Ok(Some(Vec::new())));
     }
 
     #[test]

@@ -1,0 +1,108 @@
+//! A script that is no file: it comes through a pipe or a descriptor, as of `pydisk attach /dev/stdin` and
+//! `pydisk attach <(generate)`. It can be read once, here, and is kept for the processes that run it.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::Refusal;
+use crate::agent::Folder;
+
+/// Bytes of a script.
+const LONGEST: u64 = 16 << 20;
+
+/// The file in the attachment's folder that it is kept in, which names the attachment, too: a pipe's own name
+/// is a number.
+pub(super) const KEPT: &str = "script.py";
+
+/// Where a process finds it whose standard input it is.
+pub(super) const STDIN: &str = "/dev/stdin";
+
+/// Whether the script is no file that another process could open.
+pub(super) fn is_passed(script: &Path) -> bool {
+    let by_descriptor = ["/dev/stdin", "/dev/fd", "/proc/self/fd"];
+    by_descriptor.iter().any(|path| script.starts_with(path)) || !script.is_file()
+}
+
+/// What a script says that comes through a pipe or a descriptor; none if it does not.
+///
+/// # Errors
+/// One sentence, if it cannot be read or is too long.
+pub(super) fn read(script: &Path) -> Result<Option<Vec<u8>>, Refusal> {
+    if !is_passed(script) {
+        return Ok(None);
+    }
+    let failed = |why: String| Refusal::new(format!("plugin `{}`: {why}", script.display()));
+    let mut text = Vec::new();
+    File::open(script)
+        .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut text))
+        .map_err(|error| failed(error.to_string()))?;
+    if text.len() as u64 > LONGEST {
+        return Err(failed(format!("it is longer than {} MiB", LONGEST >> 20)));
+    }
+    Ok(Some(text))
+}
+
+/// Keep it in the attachment's folder.
+///
+/// # Errors
+/// One sentence, if it cannot be written.
+pub(super) fn keep(folder: &Folder, text: &[u8]) -> Result<PathBuf, Refusal> {
+    let path = folder.path().join(KEPT);
+    std::fs::write(&path, text)
+        .map_err(|error| Refusal::new(format!("`{}`: {error}", path.display())))?;
+    Ok(path)
+}
+
+/// Standard input for a process that runs it as [`STDIN`]. Whoever reads on from standard input finds nothing
+/// there, as in any other plugin.
+///
+/// # Errors
+/// One sentence, if there is no memory for it.
+pub(super) fn as_stdin(text: &[u8]) -> Result<File, Refusal> {
+    let failed = |error: std::io::Error| Refusal::new(format!("a copy of the script: {error}"));
+    let file = memfd_create(KEPT, MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+    let mut file = File::from(file);
+    file.write_all(text).map_err(failed)?;
+    file.seek(SeekFrom::End(0)).map_err(failed)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_left_where_it_is_and_what_comes_through_a_descriptor_is_read() {
+        let place = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = place.path().join("x.py");
+        std::fs::write(&path, "x").unwrap();
+        assert_eq!(read(&path), Ok(None));
+        let file = File::open(&path).unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+        for folder in ["/dev/fd", "/proc/self/fd"] {
+            let path = Path::new(folder).join(number.to_string());
+            assert_eq!(read(&path), Ok(Some(b"x".to_vec())));
+        }
+        assert_eq!(read(Path::new("/dev/null")), Ok(Some(Vec::new())));
+    }
+
+    #[test]
+    fn a_script_without_an_end_is_refused() {
+        let refusal = read(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert_eq!(refusal, "plugin `/dev/zero`: it is longer than 16 MiB");
+    }
+
+    #[test]
+    fn the_copy_is_whole_where_it_is_opened_and_at_its_end_where_it_is_inherited() {
+        let mut file = as_stdin(b"x = 1").unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+        let opened = std::fs::read(format!("/proc/self/fd/{number}"));
+        assert_eq!(opened.unwrap(), b"x = 1");
+        let mut rest = String::new();
+        file.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "");
+    }
+}
