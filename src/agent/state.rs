@@ -4,11 +4,13 @@
 //! The agent writes it; everybody reads it. Secrets are masked before they get here.
 
 use std::fmt;
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
@@ -105,6 +107,9 @@ impl fmt::Display for Way {
     }
 }
 
+/// More bytes than any state has: its parameters were on a command line.
+const LONGEST: u64 = 16 << 20;
+
 impl State {
     /// Note that the worker has died, and why.
     pub(super) fn crash(&mut self, cause: &str) {
@@ -118,12 +123,25 @@ impl State {
         disk.is_some_and(|disk| disk.read_only != Some(true))
     }
 
-    /// Read what stands in the folder.
+    /// Read what stands in the folder. That never waits, whatever has been put there.
     ///
     /// # Errors
     /// What the file system says; `InvalidData` for anything that is not a state.
     pub fn read(folder: &Folder) -> io::Result<Self> {
-        Self::parse(&fs::read(folder.state())?)
+        // A pipe that nobody writes to would be waited for.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(folder.state())?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is no ordinary file",
+            ));
+        }
+        let mut text = Vec::new();
+        file.take(LONGEST).read_to_end(&mut text)?;
+        Self::parse(&text)
     }
 
     /// What stands in a folder's file.
@@ -272,5 +290,20 @@ mod tests {
         let folder = Folder::at(place.path().to_owned());
         fs::write(folder.state(), "{\"name\":").unwrap();
         assert!(State::read(&folder).is_err());
+    }
+
+    #[test]
+    fn what_is_no_file_is_an_error_and_not_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::at(place.path().to_owned());
+        fs::create_dir(folder.state()).unwrap();
+        assert!(State::read(&folder).is_err());
+        fs::remove_dir(folder.state()).unwrap();
+        let mode = rustix::fs::Mode::RWXU;
+        rustix::fs::mkfifoat(rustix::fs::CWD, folder.state(), mode).unwrap();
+        let (done, read) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(State::read(&folder).unwrap_err()).unwrap());
+        let error = read.recv_timeout(std::time::Duration::from_secs(60));
+        assert_eq!(error.unwrap().to_string(), "it is no ordinary file");
     }
 }

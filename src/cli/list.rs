@@ -1,6 +1,7 @@
 //! `pydisk list` and `pydisk show`: what is attached.
 
 use std::fmt::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
@@ -11,6 +12,7 @@ use serde_json::json;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzzing;
 
+use super::complain;
 use crate::agent::{self, Connected, Folder, Holder, Phase, Role, Root, State, Way};
 use crate::frontends::Target;
 use crate::frontends::nbd::{Address, Place};
@@ -27,9 +29,25 @@ pub(super) struct Entry {
 
 impl Entry {
     fn read(folder: Folder) -> Self {
-        // One that is being made or removed just now has none.
-        let state = State::read(&folder).ok();
-        let condition = condition(&folder, state.as_ref());
+        let (state, condition) = match State::read(&folder) {
+            Ok(state) => {
+                let condition = condition(&folder, Some(&state));
+                (Some(state), condition)
+            }
+            // One that is being made or removed just now has none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (None, condition(&folder, None))
+            }
+            Err(error) => {
+                let state = folder.state();
+                complain(&Refusal::new(format!(
+                    "{}: what is known of it cannot be read: `{}`: {error}",
+                    folder.name(),
+                    state.display()
+                )));
+                (None, "unreadable")
+            }
+        };
         Self {
             folder,
             state,

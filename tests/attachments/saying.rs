@@ -56,3 +56,49 @@ fn a_script_from_a_pipe_is_kept_for_its_processes() {
         .refused("is on standard input, so a file is needed");
     assert_eq!(home.attachments(), ["mine", "script"]);
 }
+
+#[test]
+fn a_state_that_cannot_be_read_is_said_and_keeps_nobody_waiting() {
+    let home = Home::new();
+    let plugin = home.script("disk.py", DISK);
+    let plugin = plugin.to_str().unwrap();
+    for name in ["odd", "other"] {
+        let said = home.run(["attach", plugin, "nbd+unix:", "--name", name]);
+        assert_eq!(said.code, 0, "{said:?}");
+    }
+    let state = home.state("odd").join("state.json");
+    let kept = std::fs::read(&state).unwrap();
+    let spoil: [(&str, &dyn Fn()); 3] = [
+        ("it is no ordinary file", &|| {
+            let mode = rustix::fs::Mode::RWXU;
+            rustix::fs::mkfifoat(rustix::fs::CWD, &state, mode).unwrap();
+        }),
+        ("it is no ordinary file", &|| {
+            std::fs::create_dir(&state).unwrap()
+        }),
+        ("expected ident", &|| {
+            std::fs::write(&state, "nonsense").unwrap()
+        }),
+    ];
+    for (why, spoil) in spoil {
+        if state.is_dir() {
+            std::fs::remove_dir(&state).unwrap();
+        } else {
+            std::fs::remove_file(&state).unwrap();
+        }
+        spoil();
+        let list = home.run(["list"]);
+        assert_eq!(list.code, 0, "{list:?}");
+        assert_eq!(list.stderr.lines().count(), 1, "{list:?}");
+        let begin = "pydisk: odd: what is known of it cannot be read: `";
+        assert!(list.stderr.starts_with(begin), "{list:?}");
+        assert!(list.stderr.contains(why), "{list:?}");
+        let rows: Vec<_> = list.stdout.lines().collect();
+        assert!(rows[1].starts_with("odd ") && rows[1].ends_with("unreadable"));
+        assert!(rows[2].starts_with("other ") && rows[2].contains("attached"));
+        assert_eq!(home.run(["show", "other"]).code, 0);
+    }
+    assert_eq!(home.run(["detach", "other"]).code, 0);
+    std::fs::write(&state, kept).unwrap();
+    assert_eq!(home.run(["detach", "odd"]).code, 0);
+}
