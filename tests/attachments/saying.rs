@@ -1,6 +1,7 @@
 //! How the command is told things and how it says them: to people, to programs, and quietly.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use support::home::{Home, Said};
@@ -101,4 +102,35 @@ fn a_state_that_cannot_be_read_is_said_and_keeps_nobody_waiting() {
     assert_eq!(home.run(["detach", "other"]).code, 0);
     std::fs::write(&state, kept).unwrap();
     assert_eq!(home.run(["detach", "odd"]).code, 0);
+}
+
+#[test]
+fn a_key_that_everybody_may_read_is_warned_of() {
+    let home = Home::new();
+    let plugin = home.script("disk.py", DISK);
+    let folder = home.path("tls");
+    std::fs::create_dir(&folder).unwrap();
+    let set = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    set(&home.path(""), 0o755);
+    for name in ["server-cert.pem", "server-key.pem"] {
+        let from = support::repository("tests/certificates").join(name);
+        std::fs::copy(from, folder.join(name)).unwrap();
+    }
+    for (mode, warned) in [(0o644, 1), (0o600, 0)] {
+        set(&folder.join("server-key.pem"), mode);
+        let said = home.run([
+            "attach",
+            plugin.to_str().unwrap(),
+            "nbds+unix:",
+            "--tls-certificates",
+            folder.to_str().unwrap(),
+            "--run",
+            "true",
+        ]);
+        assert_eq!(said.code, 0, "{said:?}");
+        let words = "every user of this machine may read the key";
+        assert_eq!(said.stderr.matches(words).count(), warned, "{said:?}");
+    }
 }

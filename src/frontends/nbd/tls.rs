@@ -1,7 +1,9 @@
 //! Whether clients may or must encrypt, and who the server says it is.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
@@ -10,6 +12,8 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use serde::{Deserialize, Serialize};
+use x509_cert::der::Decode;
+use x509_cert::time::Validity;
 
 use crate::Refusal;
 
@@ -80,6 +84,10 @@ impl Identity {
         let key = folder.join("server-key.pem");
         let chain: Vec<CertificateDer<'static>> = all(&certificate)?;
         let secret = PrivateKeyDer::from_pem_file(&key).map_err(|error| unread(&key, &error))?;
+        let dated = times(&certificate, &chain, SystemTime::now());
+        for doubt in dated.into_iter().chain(open_to_all(&key)) {
+            log::warn!("{doubt}");
+        }
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| Refusal::new(format!("TLS: {error}")))?;
@@ -107,7 +115,11 @@ impl Identity {
 fn verifier(folder: &Path) -> Result<Arc<dyn ClientCertVerifier>, Refusal> {
     let authority = folder.join("ca-cert.pem");
     let mut roots = RootCertStore::empty();
-    for certificate in all(&authority)? {
+    let certificates = all(&authority)?;
+    for doubt in times(&authority, &certificates, SystemTime::now()) {
+        log::warn!("{doubt}");
+    }
+    for certificate in certificates {
         roots
             .add(certificate)
             .map_err(|error| refused(&authority, &error))?;
@@ -122,6 +134,47 @@ fn verifier(folder: &Path) -> Result<Arc<dyn ClientCertVerifier>, Refusal> {
         builder
     };
     builder.build().map_err(|error| refused(&authority, &error))
+}
+
+/// The certificates in `file` whose time is not now. They are used all the same: whether that matters is for
+/// whoever is shown them to say.
+fn times(file: &Path, certificates: &[CertificateDer<'_>], now: SystemTime) -> Vec<String> {
+    let doubt = |certificate: &CertificateDer<'_>| {
+        let found = match x509_cert::Certificate::from_der(certificate) {
+            Ok(found) => found.tbs_certificate,
+            Err(error) => return Some(format!("the dates in it cannot be read: {error}")),
+        };
+        let Validity {
+            not_before,
+            not_after,
+        } = found.validity;
+        let subject = found.subject;
+        if not_after.to_system_time() < now {
+            return Some(format!(
+                "the certificate of `{subject}` has expired on {not_after}"
+            ));
+        }
+        (not_before.to_system_time() > now)
+            .then(|| format!("the certificate of `{subject}` is not valid before {not_before}"))
+    };
+    let doubts = certificates.iter().filter_map(doubt);
+    doubts
+        .map(|doubt| format!("TLS: `{}`: {doubt}", file.display()))
+        .collect()
+}
+
+/// A key that is a secret no more: everybody may read the file, and look into all folders above it.
+fn open_to_all(key: &Path) -> Option<String> {
+    let mode = |path: &Path| path.metadata().map_or(0, |found| found.mode());
+    let real = key.canonicalize().ok()?;
+    let mut folders = real.ancestors().skip(1);
+    let open = mode(&real) & 0o004 != 0 && folders.all(|folder| mode(folder) & 0o001 != 0);
+    open.then(|| {
+        format!(
+            "TLS: `{}`: every user of this machine may read the key; `chmod 600` keeps it secret",
+            key.display()
+        )
+    })
 }
 
 /// All that a file has of one kind, which is at least one.
@@ -150,6 +203,8 @@ fn refused(file: &Path, error: &dyn std::fmt::Display) -> Refusal {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
 
     use crate::frontends::nbd::testing::certificates;
 
@@ -203,5 +258,49 @@ mod tests {
         assert!(matches!(load(TlsMode::Allowed), Tls::Allowed(_)));
         assert!(matches!(load(TlsMode::Required), Tls::Required(_)));
         assert!(matches!(Tls::load(&TlsSetup::default()), Ok(Tls::Off)));
+    }
+
+    #[test]
+    fn a_certificate_out_of_its_time_is_named() {
+        let file = certificates().join("server-cert.pem");
+        let chain: Vec<CertificateDer<'static>> = all(&file).unwrap();
+        let year = Duration::from_hours(365 * 24);
+        let after_1970 = |years| times(&file, &chain, SystemTime::UNIX_EPOCH + year * years);
+        // It was made in 2026, for a hundred years.
+        assert_eq!(after_1970(80), [""; 0]);
+        for (years, words) in [
+            (200, "has expired on 2126-"),
+            (30, "is not valid before 2026-"),
+        ] {
+            let doubts = after_1970(years);
+            assert_eq!(doubts.len(), 1);
+            assert!(doubts[0].starts_with(&format!("TLS: `{}`: ", file.display())));
+            assert!(doubts[0].contains(words), "{}", doubts[0]);
+        }
+        let odd = times(
+            &file,
+            &[CertificateDer::from(vec![0; 8])],
+            SystemTime::now(),
+        );
+        assert!(odd[0].contains("cannot be read"), "{}", odd[0]);
+    }
+
+    #[test]
+    fn a_key_that_everybody_may_read_is_named() {
+        // Where everybody may look, unlike a folder of tempfile's.
+        let place = tempfile::tempdir().unwrap();
+        let key = place.path().join("server-key.pem");
+        fs::write(&key, "").unwrap();
+        let open = |folder, file| {
+            let set = |path: &Path, mode| {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            };
+            set(&key, file);
+            set(place.path(), folder);
+            open_to_all(&key).is_some()
+        };
+        assert!(open(0o755, 0o644) && open(0o711, 0o604));
+        assert!(!open(0o755, 0o640) && !open(0o750, 0o644));
+        assert!(open_to_all(&place.path().join("none")).is_none());
     }
 }
