@@ -251,13 +251,17 @@ pub(crate) fn limit() {
     }
 }
 
+/// What libraries have to say is for finding faults, unless it is one. That of FUSE finds none: it names all that
+/// the kernel could do, and warns of a file system that is unmounted already, as it should be.
+fn is_told(by: &str, level: Level, most: LevelFilter) -> bool {
+    by.starts_with("pydisk")
+        || level == Level::Error
+        || (most >= LevelFilter::Debug && !by.starts_with("fuser"))
+}
+
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // What libraries have to say is for finding faults, unless it is one. A warning is often
-        // about what was meant to happen, such as a file system that is unmounted already.
-        metadata.target().starts_with("pydisk")
-            || metadata.level() == Level::Error
-            || log::max_level() >= LevelFilter::Debug
+        is_told(metadata.target(), metadata.level(), log::max_level())
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -347,5 +351,26 @@ fn written(bytes: &[u8]) -> Result<(), Refusal> {
             Err(Refusal::new(format!("standard output: {error}")))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_heard_where_faults_are_looked_for() {
+        use Level::{Debug, Error, Warn};
+        for (by, level, most, told) in [
+            ("pydisk::worker", Debug, LevelFilter::Info, true),
+            ("rustls::server", Error, LevelFilter::Info, true),
+            ("rustls::server", Warn, LevelFilter::Info, false),
+            ("rustls::server", Debug, LevelFilter::Debug, true),
+            ("fuser::mnt", Error, LevelFilter::Debug, true),
+            ("fuser::mnt", Warn, LevelFilter::Debug, false),
+            ("fuser::session", Debug, LevelFilter::Debug, false),
+        ] {
+            assert_eq!(is_told(by, level, most), told, "{by} {level} {most}");
+        }
     }
 }

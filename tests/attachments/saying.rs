@@ -4,7 +4,11 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
-use support::home::{Home, Said};
+use rustix::process::Signal;
+use serde_json::Value;
+use support::device::Kind;
+use support::home::{Home, Said, end, signal, until};
+use support::on_each;
 
 const DISK: &str = "API_VERSION = 2
 data = bytearray(1 << 20)
@@ -14,6 +18,38 @@ def get_size(h): return len(data)
 def pread(h, buf, offset, flags): buf[:] = data[offset:offset + len(buf)]
 def pwrite(h, buf, offset, flags): data[offset:offset + len(buf)] = buf
 ";
+
+fn parsed(said: &Said) -> Value {
+    serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+}
+
+/// All that is said is of use, and nothing of it a warning.
+fn a_clean_end_is_no_reason_for_a_warning(kind: Kind) {
+    for by_signal in [true, false] {
+        let home = Home::new();
+        let plugin = home.script("disk.py", DISK);
+        let target = kind.fresh_target(&home.path(""));
+        let mut child = home.start(["attach", plugin.to_str().unwrap(), &target, "-v", "-f"]);
+        until("it is attached", || {
+            let list = parsed(&home.run(["list", "--json"]));
+            list[0]["state"] == "attached"
+        });
+        if by_signal {
+            signal(home.pid("disk", "agent_pid"), Signal::TERM);
+        } else {
+            assert_eq!(home.run(["detach", "disk"]).code, 0);
+        }
+        assert!(end(&mut child).success());
+        let said = Said::of(&child.wait_with_output().unwrap());
+        assert!(said.stderr.contains("attached as"), "{said:?}");
+        for word in [": warning: ", ": error: ", "capability", "ount"] {
+            assert!(!said.stderr.contains(word), "{said:?}");
+        }
+        assert!(said.stderr.lines().count() < 12, "{said:?}");
+    }
+}
+
+on_each!(a_clean_end_is_no_reason_for_a_warning);
 
 #[test]
 fn a_script_from_a_pipe_is_kept_for_its_processes() {
