@@ -22,6 +22,13 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(12);
 /// How long the folder of an attachment whose agent ended meanwhile may take to go.
 const GONE_PATIENCE: Duration = Duration::from_secs(6);
 
+/// What became of one of them.
+struct Ended {
+    detached: bool,
+    /// Whether everything was; nobody knows yet where it was not detached.
+    stored: Option<bool>,
+}
+
 pub(super) fn detach(which: &[String], all: bool, force: bool) -> Result<ExitCode, Failure> {
     let found: Vec<Result<Entry, Refusal>> = if all {
         list::entries()?.into_iter().map(Ok).collect()
@@ -49,15 +56,16 @@ pub(super) fn detach(which: &[String], all: bool, force: bool) -> Result<ExitCod
             }
         }
     }
-    if !each(&folders, force, &under_way) {
+    let ended = each(&folders, force, all, &under_way);
+    if ended.iter().any(|ended| ended.stored != Some(true)) {
         code = ExitCode::FAILURE;
     }
     Ok(code)
 }
 
-/// Detach all of these at the same time, but a disk that lies on another one before that; whether all
-/// are gone, and everything was stored.
-fn each(folders: &[Folder], force: bool, told_of: &UnderWay) -> bool {
+/// Detach all of these at the same time, but a disk that lies on another one before that. The names of
+/// those that are gone are printed as they go, if they are to be.
+fn each(folders: &[Folder], force: bool, names: bool, told_of: &UnderWay) -> Vec<Ended> {
     let mut lying = match folders {
         [] | [_] => vec![BTreeSet::new(); folders.len()],
         _ => agent::lying_on_each(folders),
@@ -65,7 +73,7 @@ fn each(folders: &[Folder], force: bool, told_of: &UnderWay) -> bool {
     let mut waiting: BTreeSet<usize> = (0..folders.len()).collect();
     let (tell, told) = mpsc::channel();
     let mut under_way = 0_usize;
-    let mut well = true;
+    let mut all: Vec<(usize, Ended)> = Vec::new();
     thread::scope(|scope| {
         while !waiting.is_empty() || under_way > 0 {
             for number in next(&waiting, &lying, under_way) {
@@ -73,19 +81,26 @@ fn each(folders: &[Folder], force: bool, told_of: &UnderWay) -> bool {
                 under_way += 1;
                 let (tell, folder) = (tell.clone(), &folders[number]);
                 scope.spawn(move || {
-                    let gone = said(one(folder, force, told_of));
-                    tell.send((number, gone)).unwrap_or_default();
+                    let ended = said(one(folder, force, told_of));
+                    tell.send((number, ended)).unwrap_or_default();
                 });
             }
-            let (number, gone) = told.recv().expect("this thread holds a sender");
+            let (number, ended) = told.recv().expect("this thread holds a sender");
             under_way -= 1;
-            well &= gone;
+            if names
+                && ended.detached
+                && let Err(refusal) = logging::print(&format!("{}\n", folders[number].name()))
+            {
+                complain(&refusal);
+            }
+            all.push((number, ended));
             lying.iter_mut().for_each(|above| {
                 above.remove(&number);
             });
         }
     });
-    well
+    all.sort_by_key(|(number, _)| *number);
+    all.into_iter().map(|(_, ended)| ended).collect()
 }
 
 /// Those on which nothing lies any more. Disks that lie on each other have no order: then it is all.
@@ -98,11 +113,24 @@ fn next(waiting: &BTreeSet<usize>, lying: &[BTreeSet<usize>], under_way: usize) 
     found
 }
 
-/// Tell the user what went wrong with one of them; whether nothing did.
-fn said(done: Result<Vec<Refusal>, Refusal>) -> bool {
-    let refusals = done.unwrap_or_else(|refusal| vec![refusal]);
-    refusals.iter().for_each(complain);
-    refusals.is_empty()
+/// Tell the user what went wrong with one of them.
+fn said(done: Result<Vec<Refusal>, Refusal>) -> Ended {
+    match done {
+        Ok(unstored) => {
+            unstored.iter().for_each(complain);
+            Ended {
+                detached: true,
+                stored: Some(unstored.is_empty()),
+            }
+        }
+        Err(refusal) => {
+            complain(&refusal);
+            Ended {
+                detached: false,
+                stored: None,
+            }
+        }
+    }
 }
 
 /// What the disks wait for that are being detached, by their names.
