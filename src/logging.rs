@@ -33,6 +33,8 @@ pub struct Logging {
     pub level: Detail,
     /// Where to.
     pub sink: Sink,
+    /// Whether the user hears of errors only. The log has all.
+    pub quiet: bool,
 }
 
 /// From which importance on something is logged.
@@ -64,6 +66,12 @@ pub enum Sink {
 }
 
 impl Logging {
+    /// Log to standard error as the attachment `name` from here on.
+    pub(crate) fn start(&self, name: &str) {
+        QUIET.store(self.quiet, Ordering::Relaxed);
+        start(name, self.level);
+    }
+
     /// The file that it goes to, if it is one; `own` is the one in the attachment's folder.
     pub(crate) fn file(&self, own: &Path) -> Option<PathBuf> {
         match &self.sink {
@@ -154,6 +162,9 @@ static NAME: OnceLock<String> = OnceLock::new();
 
 /// Whether standard error is the log file, where lines need a time.
 static IN_FILE: AtomicBool = AtomicBool::new(false);
+
+/// Whether standard error gets errors only, as long as it is not the log file.
+static QUIET: AtomicBool = AtomicBool::new(false);
 
 /// The file that starts anew when it has grown, by device and inode. A plugin may put a file of its own
 /// in the place of standard error, or of any other descriptor.
@@ -280,6 +291,10 @@ fn of_one_event(text: &str) -> String {
 }
 
 fn write(level: Level, text: &std::fmt::Arguments<'_>) {
+    let in_file = IN_FILE.load(Ordering::Relaxed);
+    if !in_file && level > Level::Error && QUIET.load(Ordering::Relaxed) {
+        return;
+    }
     let name = NAME.get().map_or("", String::as_str);
     let word = match level {
         Level::Error => "error",
@@ -287,7 +302,7 @@ fn write(level: Level, text: &std::fmt::Arguments<'_>) {
         Level::Info => "info",
         Level::Debug | Level::Trace => "debug",
     };
-    let time = if IN_FILE.load(Ordering::Relaxed) {
+    let time = if in_file {
         format!("{} ", humantime::format_rfc3339_millis(SystemTime::now()))
     } else {
         String::new()

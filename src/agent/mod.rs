@@ -193,7 +193,7 @@ pub fn in_foreground(
     folder: Folder,
     command: Option<String>,
 ) -> Outcome {
-    logging::start(&job.name, job.logging.level);
+    job.logging.start(&job.name);
     match folder.hold(Role::Agent) {
         Ok(held) => Agent::new(job, passing, folder, held, Launcher::Myself(command)).run(),
         Err(error) => Outcome::Refused(Refusal::new(format!(
@@ -210,7 +210,7 @@ pub fn process() -> ExitCode {
         logging::say("pydisk: agent-process is started by `pydisk attach`\n");
         return ExitCode::from(2);
     };
-    logging::start(&job.name, job.logging.level);
+    job.logging.start(&job.name);
     if let Err(error) = rustix::process::setsid() {
         log::debug!("no session of its own: {error}");
     }

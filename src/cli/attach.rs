@@ -59,7 +59,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         None => script,
     };
     let name = folder.name();
-    if let Some(choice) = &choice {
+    if let Some(choice) = choice.as_ref().filter(|_| !args.quiet) {
         logging::say(&format!("pydisk: {name}: {}\n", choice.reason));
     }
     let target = target
@@ -67,7 +67,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         .unwrap_or_else(|| Target::File(folder.disk_file()));
     let foreground = args.foreground || args.run.is_some() || is_stdio(&target);
     // Standard output may be the client's, or the command's.
-    let prints = args.run.is_none() && !is_stdio(&target);
+    let prints = args.run.is_none() && !is_stdio(&target) && !args.quiet;
     let job = Job {
         name,
         folder: folder.path().to_owned(),
@@ -96,6 +96,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
             } else {
                 Sink::Folder
             },
+            quiet: args.quiet,
         },
         conduct: Conduct::of_attach(foreground, prints),
     };

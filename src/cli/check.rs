@@ -44,7 +44,9 @@ impl CheckOptions {
             format!("--steps={}", self.steps),
             format!("--patience={}", self.patience),
         ];
-        words.extend(self.write.then(|| "--write".to_owned()));
+        let flags = [("--write", self.write), ("--quiet", self.quiet)];
+        let given = flags.into_iter().filter(|(_, given)| *given);
+        words.extend(given.map(|(flag, _)| flag.to_owned()));
         words.push(format!("--export={}", self.export));
         words.extend(self.errno.map(|errnos| match errnos {
             Errnos::Nbdkit => "--errno=nbdkit".to_owned(),
@@ -73,7 +75,17 @@ struct Examined {
     /// `config` asks the user for a password.
     asks: bool,
     export: String,
+    told: Told,
     out: Mutex<File>,
+}
+
+/// How the report looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// All of it, for people.
+    Text,
+    /// Only what is wrong.
+    Quiet,
 }
 
 struct Loaded {
@@ -104,6 +116,10 @@ pub(super) fn process(
         errnos: options.errno,
         asks: Step::of_config(&parameters) == Step::Password,
         export: options.export.clone(),
+        told: match options.quiet {
+            true => Told::Quiet,
+            false => Told::Text,
+        },
         out: Mutex::new(out),
     });
     logging::collect({
@@ -255,6 +271,13 @@ impl Examined {
                 text += &format!("    ({} times)\n", trouble.times);
             }
         }
+        let wrong = findings.len() + troubles.len();
+        let fine = wrong == 0 && last.is_empty();
+        if self.told != Told::Text {
+            drop(loaded);
+            self.say(&text);
+            return fine;
+        }
         for note in self.report.notes().iter().chain(last) {
             text += &format!("note: {}\n", below(note));
         }
@@ -268,7 +291,6 @@ impl Examined {
             .map(|(name, count)| format!("{name} {count}"))
             .collect();
         text += &format!("seed {}: {}\n", self.plan.seed, counts.join(", "));
-        let wrong = findings.len() + troubles.len();
         text += &match (wrong, last) {
             (0, []) => "nothing wrong was found\n".to_owned(),
             (1, _) => "1 problem\n".to_owned(),
@@ -276,7 +298,7 @@ impl Examined {
         };
         drop(loaded);
         self.say(&text);
-        wrong == 0 && last.is_empty()
+        fine
     }
 
     fn say(&self, text: &str) {

@@ -22,6 +22,15 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(12);
 /// How long the folder of an attachment whose agent ended meanwhile may take to go.
 const GONE_PATIENCE: Duration = Duration::from_secs(6);
 
+/// How it is done, and what is said of it.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// Whatever its users and the plugin do.
+    pub(super) force: bool,
+    /// Nothing is said but errors.
+    pub(super) quiet: bool,
+}
+
 /// What became of one of them.
 struct Ended {
     detached: bool,
@@ -29,7 +38,7 @@ struct Ended {
     stored: Option<bool>,
 }
 
-pub(super) fn detach(which: &[String], all: bool, force: bool) -> Result<ExitCode, Failure> {
+pub(super) fn detach(which: &[String], all: bool, manner: Manner) -> Result<ExitCode, Failure> {
     let found: Vec<Result<Entry, Refusal>> = if all {
         list::entries()?.into_iter().map(Ok).collect()
     } else {
@@ -56,7 +65,7 @@ pub(super) fn detach(which: &[String], all: bool, force: bool) -> Result<ExitCod
             }
         }
     }
-    let ended = each(&folders, force, all, &under_way);
+    let ended = each(&folders, manner, all && !manner.quiet, &under_way);
     if ended.iter().any(|ended| ended.stored != Some(true)) {
         code = ExitCode::FAILURE;
     }
@@ -65,7 +74,7 @@ pub(super) fn detach(which: &[String], all: bool, force: bool) -> Result<ExitCod
 
 /// Detach all of these at the same time, but a disk that lies on another one before that. The names of
 /// those that are gone are printed as they go, if they are to be.
-fn each(folders: &[Folder], force: bool, names: bool, told_of: &UnderWay) -> Vec<Ended> {
+fn each(folders: &[Folder], manner: Manner, names: bool, told_of: &UnderWay) -> Vec<Ended> {
     let mut lying = match folders {
         [] | [_] => vec![BTreeSet::new(); folders.len()],
         _ => agent::lying_on_each(folders),
@@ -81,7 +90,7 @@ fn each(folders: &[Folder], force: bool, names: bool, told_of: &UnderWay) -> Vec
                 under_way += 1;
                 let (tell, folder) = (tell.clone(), &folders[number]);
                 scope.spawn(move || {
-                    let ended = said(one(folder, force, told_of));
+                    let ended = said(one(folder, manner, told_of));
                     tell.send((number, ended)).unwrap_or_default();
                 });
             }
@@ -139,9 +148,13 @@ struct UnderWay(Mutex<BTreeMap<String, Arc<Progress>>>);
 
 impl UnderWay {
     /// Tell the user of what takes long at the end of `name`, until the [`Progress`] is forgotten.
-    fn begins(&self, name: &str, force: bool) -> Arc<Progress> {
+    fn begins(&self, name: &str, manner: Manner) -> Arc<Progress> {
+        let Manner { force, quiet } = manner;
         let shown = name.to_owned();
         let progress = Arc::new(Progress::start(Step::Users, move |step, waited| {
+            if quiet {
+                return;
+            }
             let seconds = waited.as_secs();
             let hint = if force {
                 String::new()
@@ -177,7 +190,8 @@ impl UnderWay {
 }
 
 /// Detach one of them, and give what could not be stored.
-fn one(folder: &Folder, force: bool, under_way: &UnderWay) -> Result<Vec<Refusal>, Refusal> {
+fn one(folder: &Folder, manner: Manner, under_way: &UnderWay) -> Result<Vec<Refusal>, Refusal> {
+    let Manner { force, .. } = manner;
     let name = folder.name();
     let patience = if force {
         ANSWER_PATIENCE
@@ -185,7 +199,7 @@ fn one(folder: &Folder, force: bool, under_way: &UnderWay) -> Result<Vec<Refusal
         agent::DETACH_PATIENCE + ANSWER_PATIENCE
     };
     // A plugin may flush for long, or hang: the user learns what is waited for.
-    let progress = under_way.begins(&name, force);
+    let progress = under_way.begins(&name, manner);
     let doing = |step| progress.goes_on(step);
     let answer = agent::ask(folder, Ask::Detach { force }, patience, doing);
     under_way.ends(&name);

@@ -108,6 +108,9 @@ enum Command {
         /// first; exit status 1 if something could not be
         #[arg(long)]
         force: bool,
+        /// Say nothing but errors
+        #[arg(short, long)]
+        quiet: bool,
     },
     /// Show what a plugin can do, without attaching it
     #[command(override_usage = "pydisk info [OPTIONS] <PLUGIN> [KEY=VALUE]...")]
@@ -202,6 +205,9 @@ struct AttachArgs {
     /// Log what only helps to find a fault
     #[arg(short, long)]
     verbose: bool,
+    /// Say nothing but errors: no path, no choice of a front end, no warnings
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
     #[command(flatten)]
     server: server::ServerArgs,
 }
@@ -258,6 +264,9 @@ struct CheckOptions {
     /// nbdkit]
     #[arg(long, value_name = "native|nbdkit")]
     errno: Option<Errnos>,
+    /// Say nothing but what is wrong
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 /// A block size that every front end of a block device takes.
@@ -309,7 +318,12 @@ pub fn main() -> ExitCode {
         Command::Attach(args) => attach::attach(args),
         Command::List { json } => list::list(json).map_err(Failure::from),
         Command::Show { which, json } => list::show(&which, json).map_err(Failure::from),
-        Command::Detach { which, all, force } => detach::detach(&which, all, force),
+        Command::Detach {
+            which,
+            all,
+            force,
+            quiet,
+        } => detach::detach(&which, all, detach::Manner { force, quiet }),
         Command::Info(args) => info::info(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),

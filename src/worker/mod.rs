@@ -51,7 +51,7 @@ pub fn process() -> ExitCode {
         return ExitCode::from(2);
     };
     crate::python::allow_descriptors(&job.passwords);
-    logging::start(&job.name, job.logging.level);
+    job.logging.start(&job.name);
     // Before everything that this process has inherited is marked.
     let passing = Passing::inherited(&job.inherited);
     surroundings::settle(&job.target);

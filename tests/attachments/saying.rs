@@ -23,6 +23,44 @@ fn parsed(said: &Said) -> Value {
     serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
 }
 
+#[test]
+fn quietly_nothing_is_said_but_errors() {
+    let home = Home::new();
+    // Its capability is an odd one, of which a warning is said.
+    let plugin = home.script("disk.py", &format!("{DISK}def can_trim(h): return 1\n"));
+    let plugin = plugin.to_str().unwrap();
+    let nothing = |said: &Said| {
+        assert_eq!(
+            (said.code, said.stdout.as_str(), said.stderr.as_str()),
+            (0, "", "")
+        );
+    };
+    let loud = home.run(["attach", plugin, "nbd+unix:", "--name=loud"]);
+    assert!(loud.stderr.contains(": warning: "), "{loud:?}");
+    nothing(&home.run(["attach", plugin, "nbd+unix:", "-q", "--name=disk"]));
+    let names = home.run(["detach", "--all"]);
+    let mut lines: Vec<_> = names.stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!((names.code, lines), (0, vec!["disk", "loud"]));
+    nothing(&home.run(["attach", plugin, "nbd+unix:", "--quiet", "--run", "true"]));
+    nothing(&home.run(["attach", plugin, "nbd+unix:", "-q"]));
+    nothing(&home.run(["detach", "--all", "-q"]));
+    home.run(["detach", "-q", "disk"])
+        .refused("nothing of this name");
+    home.run(["attach", plugin, "/dev/sda", "-q"])
+        .refused("no front end makes this device");
+    let checked = home.run(["check", plugin, "-q", "--steps", "5"]);
+    assert_eq!(checked.code, 1);
+    let lines: Vec<_> = checked.stdout.lines().collect();
+    assert!(!lines.is_empty(), "{checked:?}");
+    assert!(
+        lines.iter().all(|line| line.contains("can_trim")),
+        "{checked:?}"
+    );
+    let fine = home.script("fine.py", DISK);
+    nothing(&home.run(["check", fine.to_str().unwrap(), "-q", "--steps", "5"]));
+}
+
 /// All that is said is of use, and nothing of it a warning.
 fn a_clean_end_is_no_reason_for_a_warning(kind: Kind) {
     for by_signal in [true, false] {

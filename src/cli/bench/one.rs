@@ -111,6 +111,7 @@ impl Bench {
             logging: Logging {
                 level: Detail::Events,
                 sink: Sink::Folder,
+                quiet: false,
             },
             conduct: Conduct::of_attach(false, false),
         })

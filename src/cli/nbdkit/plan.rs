@@ -303,7 +303,11 @@ fn logging(options: &Options, foreground: bool) -> Result<Logging, Refusal> {
         true => Detail::Everything,
         false => Detail::Warnings,
     };
-    Ok(Logging { level, sink })
+    Ok(Logging {
+        level,
+        sink,
+        quiet: false,
+    })
 }
 
 fn conduct(options: &Options, foreground: bool) -> Result<Conduct, Refusal> {
