@@ -184,18 +184,22 @@ impl Launched {
     }
 }
 
-/// Be the agent of `job` until the disk is gone. With `command`, run it when the disk can be used,
-/// and let go of the disk when it ends.
+/// Be the agent of `job` until the disk is gone. When it can be used, `tell` passes the news on to the user.
+/// With `command`, run that then, and let go of the disk when it ends.
 #[must_use]
 pub fn in_foreground(
     job: Job,
     passing: Passing,
     folder: Folder,
     command: Option<String>,
+    tell: Box<dyn Fn(&Served)>,
 ) -> Outcome {
     job.logging.start(&job.name);
     match folder.hold(Role::Agent) {
-        Ok(held) => Agent::new(job, passing, folder, held, Launcher::Myself(command)).run(),
+        Ok(held) => {
+            let launcher = Launcher::Myself { command, tell };
+            Agent::new(job, passing, folder, held, launcher).run()
+        }
         Err(error) => Outcome::Refused(Refusal::new(format!(
             "folder `{}`: {error}",
             folder.path().display()

@@ -23,7 +23,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         .map(str::parse::<Target>)
         .transpose()?;
     let server = args.server.options(&mut target, args.lanes)?;
-    if let Some(refusal) = unanswerable(target.as_ref(), args.run.as_deref()) {
+    if let Some(refusal) = unanswerable(target.as_ref(), &args) {
         return Err(refusal.into());
     }
     let mut passing = server::passing(target.as_ref())?;
@@ -105,6 +105,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         folder,
         held,
         passing,
+        json: args.json,
     };
     Ok(start.go(job, args.run)?)
 }
@@ -128,12 +129,14 @@ fn is_stdio(target: &Target) -> bool {
     matches!(target, Target::Server(address) if address.place == Place::Stdio)
 }
 
-/// A client on standard input and output leaves no place for a command that uses the disk.
-fn unanswerable(target: Option<&Target>, command: Option<&str>) -> Option<Refusal> {
+/// A client on standard input and output leaves no place for a command that uses the disk, nor for words to a
+/// program.
+fn unanswerable(target: Option<&Target>, args: &AttachArgs) -> Option<Refusal> {
     let target = target.filter(|target| is_stdio(target))?;
-    command?;
+    let options = [("--run", args.run.is_some()), ("--json", args.json)];
+    let (option, _) = options.into_iter().find(|(_, given)| *given)?;
     Some(Refusal::new(format!(
-        "--run: the target `{target}` has its one client on standard input and output"
+        "{option}: the target `{target}` has its one client on standard input and output"
     )))
 }
 

@@ -4,6 +4,7 @@
 //! for it, and what it breaks is that process. Unless `--write` is given, it is opened for reading
 //! only and nothing is ever written: what it serves may be somebody's disk.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
+use serde_json::json;
 
 use super::{CheckArgs, CheckOptions, Failure, info, interpreter, plugin};
 use crate::agent::{AGAIN, SILENCE, Step, interrupt};
@@ -44,7 +46,11 @@ impl CheckOptions {
             format!("--steps={}", self.steps),
             format!("--patience={}", self.patience),
         ];
-        let flags = [("--write", self.write), ("--quiet", self.quiet)];
+        let flags = [
+            ("--write", self.write),
+            ("--quiet", self.quiet),
+            ("--json", self.json),
+        ];
         let given = flags.into_iter().filter(|(_, given)| *given);
         words.extend(given.map(|(flag, _)| flag.to_owned()));
         words.push(format!("--export={}", self.export));
@@ -86,6 +92,8 @@ enum Told {
     Text,
     /// Only what is wrong.
     Quiet,
+    /// All of it, for programs.
+    Json,
 }
 
 struct Loaded {
@@ -116,9 +124,10 @@ pub(super) fn process(
         errnos: options.errno,
         asks: Step::of_config(&parameters) == Step::Password,
         export: options.export.clone(),
-        told: match options.quiet {
-            true => Told::Quiet,
-            false => Told::Text,
+        told: match (options.json, options.quiet) {
+            (true, _) => Told::Json,
+            (false, true) => Told::Quiet,
+            (false, false) => Told::Text,
         },
         out: Mutex::new(out),
     });
@@ -274,6 +283,9 @@ impl Examined {
         let wrong = findings.len() + troubles.len();
         let fine = wrong == 0 && last.is_empty();
         if self.told != Told::Text {
+            if self.told == Told::Json {
+                text = self.as_json(loaded.as_ref(), last);
+            }
             drop(loaded);
             self.say(&text);
             return fine;
@@ -299,6 +311,42 @@ impl Examined {
         drop(loaded);
         self.say(&text);
         fine
+    }
+
+    /// The same for programs; with last words, the check was not done to its end.
+    fn as_json(&self, loaded: Option<&Loaded>, last: &[String]) -> String {
+        let lines = loaded.map_or(&[][..], |loaded| &loaded.lines);
+        let line = |name: &str| lines.iter().find(|(known, _)| known == name);
+        let findings = loaded.map(|loaded| loaded.plugin.findings());
+        let findings = findings.unwrap_or_default().into_iter().map(|finding| {
+            json!({
+                "line": finding.line,
+                "callback": finding.name,
+                "text": finding.text,
+                "times": 1,
+            })
+        });
+        let troubles = self.report.troubles().into_iter().map(|trouble| {
+            json!({
+                "line": line(&trouble.callback).map(|(_, line)| line),
+                "callback": trouble.callback,
+                "text": trouble.text,
+                "times": trouble.times,
+            })
+        });
+        let counts: BTreeMap<_, _> = self.report.counts().into_iter().collect();
+        let problems: Vec<_> = findings.chain(troubles).collect();
+        let all = json!({
+            "plugin": self.script,
+            "fine": problems.is_empty() && last.is_empty(),
+            "complete": last.is_empty(),
+            "problems": problems,
+            "notes": self.report.notes(),
+            "written": self.plan.write,
+            "seed": self.plan.seed,
+            "calls": counts,
+        });
+        escape::json(&format!("{all:#}\n")).into_owned()
     }
 
     fn say(&self, text: &str) {

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use serde_json::json;
 
 use super::list::{self, Entry};
 use super::{Failure, complain};
@@ -29,6 +30,8 @@ pub(super) struct Manner {
     pub(super) force: bool,
     /// Nothing is said but errors.
     pub(super) quiet: bool,
+    /// What became of each is told to a program.
+    pub(super) json: bool,
 }
 
 /// What became of one of them.
@@ -53,23 +56,42 @@ pub(super) fn detach(which: &[String], all: bool, manner: Manner) -> Result<Exit
         move || under_way.interrupted()
     });
     let mut code = ExitCode::SUCCESS;
-    let mut folders: Vec<Folder> = Vec::new();
+    let (mut entries, mut folders): (Vec<Entry>, Vec<Folder>) = Default::default();
     for entry in found {
         match entry {
             // A disk may be named by its name and by its device.
             Ok(entry) if folders.contains(&entry.folder) => {}
-            Ok(entry) => folders.push(entry.folder),
+            Ok(entry) => {
+                folders.push(entry.folder.clone());
+                entries.push(entry);
+            }
             Err(refusal) => {
                 complain(&refusal);
                 code = ExitCode::FAILURE;
             }
         }
     }
-    let ended = each(&folders, manner, all && !manner.quiet, &under_way);
+    let names = all && !manner.quiet && !manner.json;
+    let ended = each(&folders, manner, names, &under_way);
+    if manner.json {
+        let all: Vec<_> = entries.iter().zip(&ended).map(as_json).collect();
+        logging::print_json(&all)?;
+    }
     if ended.iter().any(|ended| ended.stored != Some(true)) {
         code = ExitCode::FAILURE;
     }
     Ok(code)
+}
+
+fn as_json((entry, ended): (&Entry, &Ended)) -> serde_json::Value {
+    let known = entry.json();
+    json!({
+        "name": known["name"],
+        "device": known["device"],
+        "uri": known["uri"],
+        "detached": ended.detached,
+        "stored": ended.stored,
+    })
 }
 
 /// Detach all of these at the same time, but a disk that lies on another one before that. The names of
@@ -149,7 +171,7 @@ struct UnderWay(Mutex<BTreeMap<String, Arc<Progress>>>);
 impl UnderWay {
     /// Tell the user of what takes long at the end of `name`, until the [`Progress`] is forgotten.
     fn begins(&self, name: &str, manner: Manner) -> Arc<Progress> {
-        let Manner { force, quiet } = manner;
+        let Manner { force, quiet, .. } = manner;
         let shown = name.to_owned();
         let progress = Arc::new(Progress::start(Step::Users, move |step, waited| {
             if quiet {

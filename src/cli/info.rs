@@ -41,7 +41,8 @@ pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Failure> {
     let _progress = Progress::start(step, tell);
     let words = format!("pydisk: {}: interrupted\n", script.display());
     let told = move || words.clone();
-    in_own_process(INFO, &[], &script, &args.words, python, told)
+    let options: Vec<_> = args.json.then(|| "--json".to_owned()).into_iter().collect();
+    in_own_process(INFO, &options, &script, &args.words, python, told)
 }
 
 /// How long another process may take to end at Ctrl-C, which it gets as well.
@@ -105,7 +106,7 @@ pub(super) fn parameters(given: &[String]) -> Result<Vec<(String, String)>, Fail
 }
 
 /// The hidden subcommand.
-pub(super) fn process(script: &Path, words: &[String]) -> Result<ExitCode, Failure> {
+pub(super) fn process(script: &Path, words: &[String], json: bool) -> Result<ExitCode, Failure> {
     crate::python::remember_descriptors();
     logging::start("info", Detail::Events);
     let parameters = parameters(words)?;
@@ -116,10 +117,11 @@ pub(super) fn process(script: &Path, words: &[String]) -> Result<ExitCode, Failu
         Ok(limits) => facts.extend(limit_facts(&limits)),
         Err(refusal) => logging::say(&format!("note: size and limits are not known: {refusal}\n")),
     }
-    let text: String = facts
-        .iter()
-        .map(|(key, value)| format!("{}\n", escape::one_line(&format!("{key}={value}"))))
-        .collect();
+    let text = if json {
+        as_json(facts)
+    } else {
+        as_text(&facts)
+    };
     // A reader that has gone away wants no more of it.
     out.write_all(text.as_bytes()).unwrap_or_default();
     Ok(ExitCode::SUCCESS)
@@ -145,6 +147,31 @@ fn limit_facts(limits: &Limits) -> impl Iterator<Item = (String, String)> + use<
     facts
         .map(|(name, value)| (name.to_owned(), value))
         .into_iter()
+}
+
+fn as_text(facts: &[(String, String)]) -> String {
+    let line = |(key, value): &(String, String)| {
+        let line = format!("{key}={value}");
+        format!("{}\n", escape::one_line(&line))
+    };
+    facts.iter().map(line).collect()
+}
+
+/// Facts that are several words each, a list in JSON.
+const LISTS: [&str; 2] = ["callbacks", "async_callbacks"];
+
+/// Text, but for lists, by name. What pydisk says comes first, and no plugin can say otherwise.
+fn as_json(facts: Vec<(String, String)>) -> String {
+    let mut object = serde_json::Map::new();
+    for (key, value) in facts {
+        let value = match LISTS.contains(&&*key) {
+            true => value.split_ascii_whitespace().collect(),
+            false => serde_json::Value::from(value),
+        };
+        object.entry(key).or_insert(value);
+    }
+    let text = format!("{:#}\n", serde_json::Value::from(object));
+    escape::json(&text).into_owned()
 }
 
 /// Standard output, for what the user asked for: from here on, what the plugin prints goes to

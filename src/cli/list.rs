@@ -100,7 +100,7 @@ impl Entry {
         self.clients.as_deref()
     }
 
-    fn json(&self) -> serde_json::Value {
+    pub(super) fn json(&self) -> serde_json::Value {
         let state = self.state.as_ref();
         let disk = state.and_then(|state| state.disk.as_ref());
         let (device, uri, socket) = match disk.map(|disk| &disk.at) {
@@ -136,6 +136,18 @@ impl Entry {
             "log": state.and_then(|state| state.log.as_ref()),
         })
     }
+}
+
+/// What `show --json` tells of an attachment that is there just now. It may be this process's own, so its
+/// locks are not looked at.
+pub(super) fn attached(folder: &Folder) -> serde_json::Value {
+    let entry = Entry {
+        folder: folder.clone(),
+        state: State::read(folder).ok(),
+        condition: "attached",
+        clients: None,
+    };
+    entry.json()
 }
 
 /// Refuse a target that an attachment has. One that only wants it may not get it; the front end sees

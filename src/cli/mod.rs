@@ -111,6 +111,9 @@ enum Command {
         /// Say nothing but errors
         #[arg(short, long)]
         quiet: bool,
+        /// For programs: a list with what became of each
+        #[arg(long, conflicts_with = "quiet")]
+        json: bool,
     },
     /// Show what a plugin can do, without attaching it
     #[command(override_usage = "pydisk info [OPTIONS] <PLUGIN> [KEY=VALUE]...")]
@@ -163,7 +166,12 @@ enum Command {
         words: Vec<String>,
     },
     #[command(name = info::INFO, hide = true)]
-    InfoProcess { script: PathBuf, words: Vec<String> },
+    InfoProcess {
+        script: PathBuf,
+        words: Vec<String>,
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -208,6 +216,9 @@ struct AttachArgs {
     /// Say nothing but errors: no path, no choice of a front end, no warnings
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
+    /// For programs: print what `show --json` does in place of the path
+    #[arg(long, conflicts_with_all = ["run", "quiet"])]
+    json: bool,
     #[command(flatten)]
     server: server::ServerArgs,
 }
@@ -222,6 +233,9 @@ struct InfoArgs {
     /// The Python or the virtual environment whose packages the plugin sees
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
+    /// For programs
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -267,6 +281,9 @@ struct CheckOptions {
     /// Say nothing but what is wrong
     #[arg(short, long)]
     quiet: bool,
+    /// For programs
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
 }
 
 /// A block size that every front end of a block device takes.
@@ -323,7 +340,11 @@ pub fn main() -> ExitCode {
             all,
             force,
             quiet,
-        } => detach::detach(&which, all, detach::Manner { force, quiet }),
+            json,
+        } => {
+            let manner = detach::Manner { force, quiet, json };
+            detach::detach(&which, all, manner)
+        }
         Command::Info(args) => info::info(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
@@ -344,7 +365,11 @@ pub fn main() -> ExitCode {
             script,
             words,
         } => nbdkit::dump_process(&name, script.as_deref(), &words),
-        Command::InfoProcess { script, words } => info::process(&script, &words),
+        Command::InfoProcess {
+            script,
+            words,
+            json,
+        } => info::process(&script, &words, json),
     };
     match done {
         Ok(code) => code,

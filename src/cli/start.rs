@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::complain;
-use crate::agent::{self, Folder, Held, Job, Outcome, Passing, Root};
+use super::{complain, list};
+use crate::agent::{self, Folder, Held, Job, Outcome, Passing, Root, Served};
 use crate::{Refusal, logging};
 
 /// The folder that was reserved for a job, and what is passed on to it.
@@ -13,6 +13,8 @@ pub(super) struct Start {
     /// Until this process ends: by then the agent or nobody looks after the folder.
     pub(super) held: Held,
     pub(super) passing: Passing,
+    /// Whether a program is told of the disk.
+    pub(super) json: bool,
 }
 
 impl Start {
@@ -21,21 +23,28 @@ impl Start {
     /// # Errors
     /// One sentence: nothing was attached, or it did not end as it should.
     pub(super) fn go(self, job: Job, command: Option<String>) -> Result<ExitCode, Refusal> {
+        let (folder, json) = (self.folder.clone(), self.json);
+        let prints = job.conduct.prints_its_place;
+        let tell = move |disk: &Served| {
+            let printed = match (prints, json) {
+                (true, true) => logging::print_json(&list::attached(&folder)),
+                (true, false) => logging::print_exactly(&format!("{}\n", disk.at)),
+                (false, _) => Ok(()),
+            };
+            // The disk is there, and `pydisk list` tells its path as well.
+            if let Err(refusal) = printed {
+                complain(&refusal);
+            }
+        };
         if job.foreground {
-            return match agent::in_foreground(job, self.passing, self.folder, command) {
+            let tell = Box::new(tell);
+            return match agent::in_foreground(job, self.passing, self.folder, command, tell) {
                 Outcome::Stopped => Ok(ExitCode::SUCCESS),
                 Outcome::Command(status) => Ok(ExitCode::from(status)),
                 Outcome::Refused(refusal) | Outcome::Failed(refusal) => Err(refusal),
             };
         }
-        let launched = agent::launch(&job, self.passing, |disk| {
-            // The disk is there, and `pydisk list` tells its path as well.
-            if job.conduct.prints_its_place
-                && let Err(refusal) = logging::print_exactly(&format!("{}\n", disk.at))
-            {
-                complain(&refusal);
-            }
-        });
+        let launched = agent::launch(&job, self.passing, tell);
         // An agent that died early leaves its folder to us.
         if launched.is_err()
             && let Err(refusal) = self.root.release(&self.folder, &self.held)

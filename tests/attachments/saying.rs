@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::device::Kind;
 use support::home::{Home, Said, end, signal, until};
 use support::on_each;
@@ -19,8 +19,128 @@ def pread(h, buf, offset, flags): buf[:] = data[offset:offset + len(buf)]
 def pwrite(h, buf, offset, flags): data[offset:offset + len(buf)] = buf
 ";
 
+fn keys(value: &Value) -> Vec<&str> {
+    value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect()
+}
+
 fn parsed(said: &Said) -> Value {
     serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+}
+
+#[test]
+fn attach_and_detach_tell_programs_what_became_of_each() {
+    let home = Home::new();
+    let plugin = home.script("disk.py", DISK);
+    let attached = home.run([
+        "attach".as_ref(),
+        plugin.as_os_str(),
+        "a=1".as_ref(),
+        "nbd+unix:".as_ref(),
+        "--json".as_ref(),
+    ]);
+    assert_eq!(
+        (attached.code, attached.stderr.as_str()),
+        (0, ""),
+        "{attached:?}"
+    );
+    let (attached, shown) = (
+        parsed(&attached),
+        parsed(&home.run(["show", "disk", "--json"])),
+    );
+    assert_eq!(keys(&attached), keys(&shown));
+    for key in ["name", "uri", "state", "parameters", "agent_pid", "plugin"] {
+        assert_eq!(attached[key], shown[key], "{key}");
+        assert!(!attached[key].is_null(), "{key}");
+    }
+    let gone = home.run(["detach", "disk", "nosuch", "--json"]);
+    assert_eq!(gone.code, 1, "{gone:?}");
+    assert!(
+        gone.stderr
+            .starts_with("pydisk: `nosuch`: nothing of this name"),
+        "{gone:?}"
+    );
+    let expected = json!([{
+        "name": "disk", "device": null, "uri": attached["uri"], "detached": true, "stored": true,
+    }]);
+    assert_eq!(parsed(&gone), expected);
+    assert_eq!(parsed(&home.run(["detach", "--all", "--json"])), json!([]));
+}
+
+#[test]
+fn in_the_foreground_a_program_is_told_as_well() {
+    let home = Home::new();
+    let plugin = home.script("disk.py", DISK);
+    let mut child = home.start([
+        "attach",
+        plugin.to_str().unwrap(),
+        "nbd+unix:",
+        "--json",
+        "-f",
+    ]);
+    until("it is attached", || {
+        let list = parsed(&home.run(["list", "--json"]));
+        list[0]["state"] == "attached"
+    });
+    assert_eq!(home.run(["detach", "disk"]).code, 0);
+    assert!(end(&mut child).success());
+    let said = Said::of(&child.wait_with_output().unwrap());
+    let told: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(told["state"], "attached", "{said:?}");
+    assert!(told["uri"].as_str().unwrap().starts_with("nbd+unix:"));
+    home.run(["attach", plugin.to_str().unwrap(), "nbd+stdio:", "--json"])
+        .refused(
+            "--json: the target `nbd+stdio:///` has its one client on standard input and output",
+        );
+}
+
+#[test]
+fn info_and_check_tell_programs_what_they_tell_people() {
+    let home = Home::new();
+    let text = format!(
+        "{DISK}def dump_plugin(): print('mine=\\x1b[31m\\u202e\\npath=elsewhere')\n\
+         def can_trim(h): return 1\n"
+    );
+    let plugin = home.script("disk.py", &text);
+    let plugin = plugin.to_str().unwrap();
+    let info = home.run(["info", plugin, "--json"]);
+    assert_eq!(info.code, 0, "{info:?}");
+    assert!(info.stdout.contains("\\u001b[31m\\u202e"), "{info:?}");
+    let info = parsed(&info);
+    assert_eq!(info["path"], plugin);
+    assert_eq!(info["mine"], "\u{1b}[31m\u{202e}");
+    assert_eq!(info["async_callbacks"], json!([]));
+    assert_eq!(info["callbacks"][0], "config");
+    let shown = home.run(["info", plugin]).stdout;
+    assert!(shown.contains("mine=\\u{1b}[31m\\u{202e}\n"), "{shown}");
+
+    let checked = home.run(["check", plugin, "--json", "--steps", "5", "--seed", "7"]);
+    assert_eq!(
+        (checked.code, checked.stderr.as_str()),
+        (1, ""),
+        "{checked:?}"
+    );
+    let report = parsed(&checked);
+    for (key, value) in [
+        ("fine", json!(false)),
+        ("complete", json!(true)),
+        ("written", json!(false)),
+        ("seed", json!(7)),
+        ("plugin", json!(plugin)),
+    ] {
+        assert_eq!(report[key], value, "{key}");
+    }
+    assert!(report["calls"]["pread"].as_u64().unwrap() > 0, "{report}");
+    let problems = report["problems"].as_array().unwrap();
+    let found = problems.iter().find(|it| it["callback"] == "can_trim");
+    assert_eq!(found.unwrap()["line"], 9, "{report}");
+    let broken = home.script("broken.py", "1/0\n");
+    let refused = home.run(["check", broken.to_str().unwrap(), "--json"]);
+    refused.refused("ZeroDivisionError");
 }
 
 #[test]

@@ -118,18 +118,13 @@ impl Agent {
         self.save()?;
         let log = self.job.logging.open(&self.folder.log())?;
         self.job.conduct.write_pid_file()?;
-        if self.job.conduct.prints_its_place
-            && matches!(self.launcher, Launcher::Myself(_))
-            && let Err(refusal) = logging::print_exactly(&format!("{}\n", served.at))
-        {
-            log::error!("{refusal}");
-        }
         match &self.launcher {
             Launcher::Process(stream) => {
                 self.log_to(log)?;
                 send(stream, &FromAgent::Ready(served.clone()))?;
             }
-            Launcher::Myself(command) => {
+            Launcher::Myself { command, tell } => {
+                tell(served);
                 self.taken = true;
                 if let Some(command) = command {
                     let command = command::run(command, &self.job, served, &self.sender)?;

@@ -16,7 +16,7 @@ use super::conduct::SIGNAL_PATIENCE;
 use super::folder::{Folder, Held};
 use super::messages::{Answer, FromWorker, Job, send};
 use super::passing::Passing;
-use super::state::{Phase, State, Way, masked, now};
+use super::state::{Phase, Served, State, Way, masked, now};
 use super::step::{Progress, Step};
 use super::worker_process::WorkerProcess;
 use super::{command, control, inuse, storing};
@@ -70,12 +70,16 @@ pub(super) enum Event {
 }
 
 /// Who is to be told how it went.
-#[derive(Debug)]
 pub(super) enum Launcher {
     /// The `pydisk attach` that waits at the other end.
     Process(UnixStream),
-    /// This process, which is in the foreground, with the user's command, if any.
-    Myself(Option<String>),
+    /// This process, which is in the foreground.
+    Myself {
+        /// The user's, if there is one.
+        command: Option<String>,
+        /// Tells the user that the disk can be used.
+        tell: Box<dyn Fn(&Served)>,
+    },
 }
 
 /// One attachment, from the start of its worker to the end.

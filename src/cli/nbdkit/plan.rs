@@ -183,6 +183,7 @@ impl Plan {
             folder,
             held,
             passing: self.passing,
+            json: false,
         };
         start.go(job, self.command)
     }
