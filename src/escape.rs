@@ -13,6 +13,18 @@ pub(crate) fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, odd_in_lines, char::escape_default)
 }
 
+/// As [`one_line`], of what may be no text: bytes that are none are written as `\xe9`.
+pub(crate) fn bytes(bytes: &[u8]) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        shown.push_str(&one_line(chunk.valid()));
+        for byte in chunk.invalid() {
+            shown.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    shown
+}
+
 /// JSON that says the same: what is odd in its strings is written as JSON writes it, `\u009b`.
 pub(crate) fn json(text: &str) -> Cow<'_, str> {
     escaped(text, odd_in_lines, |letter| {
@@ -87,6 +99,12 @@ mod tests {
         }
         let plain = "\u{e4}\u{5d0}\u{627} \u{200d}\u{2027}\u{202f}\u{2065}\u{206a}\u{1f600}";
         assert!(matches!(one_line(plain), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_numbers() {
+        assert_eq!(bytes(b"caf\xe9\n.py"), "caf\\xe9\\n.py");
+        assert_eq!(bytes("\u{e9}".as_bytes()), "\u{e9}");
     }
 
     #[test]

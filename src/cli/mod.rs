@@ -3,6 +3,7 @@
 //! Exit statuses: 0 done, 1 refused or not all stored (a sentence on standard error), 2 wrong usage, or the status
 //! of the command of `--run`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -318,6 +319,16 @@ impl From<Refusal> for Failure {
 pub fn main() -> ExitCode {
     if let Some(words) = nbdkit::words() {
         return nbdkit::main(words);
+    }
+    // One process of pydisk hands paths to another as they are.
+    let is_hidden = |word: &OsString| word.to_str().is_some_and(|word| word.ends_with("-process"));
+    if !std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| is_hidden(&word))
+        && let Err(refusal) = usage::refuse_bytes(std::env::args_os().skip(1))
+    {
+        complain(&refusal);
+        return ExitCode::from(USAGE);
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -1,10 +1,12 @@
 //! From a job that is complete to a disk that can be used: in the background, or as the agent of it.
 
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use super::{complain, list};
 use crate::agent::{self, Folder, Held, Job, Outcome, Passing, Root, Served};
-use crate::{Refusal, logging};
+use crate::frontends::Target;
+use crate::{Refusal, escape, logging};
 
 /// The folder that was reserved for a job, and what is passed on to it.
 pub(super) struct Start {
@@ -23,6 +25,10 @@ impl Start {
     /// # Errors
     /// One sentence: nothing was attached, or it did not end as it should.
     pub(super) fn go(self, job: Job, command: Option<String>) -> Result<ExitCode, Refusal> {
+        if let Err(refusal) = refuse_bytes(&job) {
+            self.root.release(&self.folder, &self.held)?;
+            return Err(refusal);
+        }
         let (folder, json) = (self.folder.clone(), self.json);
         let prints = job.conduct.prints_its_place;
         let tell = move |disk: &Served| {
@@ -53,4 +59,29 @@ impl Start {
         }
         launched.map(|()| ExitCode::SUCCESS)
     }
+}
+
+/// Refuse a path that is no text, which a relative one is in a folder of such a name: what processes say to each
+/// other, and what `list` shows, is text.
+fn refuse_bytes(job: &Job) -> Result<(), Refusal> {
+    let target = match &job.target {
+        Target::File(path) => Some(path),
+        _ => None,
+    };
+    let paths = [
+        ("plugin", Some(&job.script)),
+        ("target", target),
+        ("state folder", Some(&job.folder)),
+        ("Python", job.python.as_ref()),
+        ("folder", job.server.tls.certificates.as_ref()),
+    ];
+    for (what, path) in paths {
+        if let Some(path) = path.filter(|path| path.to_str().is_none()) {
+            let shown = escape::bytes(path.as_os_str().as_bytes());
+            return Err(Refusal::new(format!(
+                "{what} `{shown}`: the path is not UTF-8"
+            )));
+        }
+    }
+    Ok(())
 }

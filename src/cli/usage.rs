@@ -1,12 +1,29 @@
 //! What clap finds wrong with a command line, said as pydisk says everything: one sentence, and a hint.
 
 use std::error::Error as _;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
 use super::Cli;
 use crate::{Refusal, escape};
+
+/// Refuse what is no text, before it is taken for anything. Which argument it is shows as bytes: `caf\xe9.py`.
+///
+/// # Errors
+/// One sentence.
+pub(super) fn refuse_bytes(arguments: impl Iterator<Item = OsString>) -> Result<(), Refusal> {
+    for argument in arguments {
+        if argument.to_str().is_none() {
+            let shown = escape::bytes(argument.as_bytes());
+            return Err(Refusal::new(format!("argument `{shown}`: it is not UTF-8"))
+                .hint("a link to a file can have another name: `ln -s FILE LINK`"));
+        }
+    }
+    Ok(())
+}
 
 /// Whether it is no fault but what the user asked for, such as help.
 pub(super) fn is_answer(error: &Error) -> bool {

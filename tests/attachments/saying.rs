@@ -1,6 +1,8 @@
 //! How the command is told things and how it says them: to people, to programs, and quietly.
 
+use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
@@ -19,6 +21,10 @@ def pread(h, buf, offset, flags): buf[:] = data[offset:offset + len(buf)]
 def pwrite(h, buf, offset, flags): data[offset:offset + len(buf)] = buf
 ";
 
+fn parsed(said: &Said) -> Value {
+    serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+}
+
 fn keys(value: &Value) -> Vec<&str> {
     value
         .as_object()
@@ -26,10 +32,6 @@ fn keys(value: &Value) -> Vec<&str> {
         .keys()
         .map(String::as_str)
         .collect()
-}
-
-fn parsed(said: &Said) -> Value {
-    serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
 }
 
 #[test]
@@ -250,6 +252,48 @@ fn a_script_from_a_pipe_is_kept_for_its_processes() {
     piped(&["attach", "/dev/stdin", "nbd+stdio:"])
         .refused("is on standard input, so a file is needed");
     assert_eq!(home.attachments(), ["mine", "script"]);
+}
+
+#[test]
+fn an_argument_that_is_no_text_is_named() {
+    let home = Home::new();
+    let odd = OsStr::from_bytes(b"caf\xe9\n.py");
+    for args in [
+        &["attach".as_ref(), odd][..],
+        &["show".as_ref(), odd],
+        &[
+            "attach".as_ref(),
+            "--python".as_ref(),
+            odd,
+            "memory".as_ref(),
+        ],
+    ] {
+        let said = home.run(args);
+        assert_eq!(said.code, 2, "{said:?}");
+        let sentence = "pydisk: argument `caf\\xe9\\n.py`: it is not UTF-8\nhint: ";
+        assert!(said.stderr.starts_with(sentence), "{said:?}");
+    }
+}
+
+#[test]
+fn in_a_folder_that_is_no_text_a_plugin_is_looked_at_and_not_attached() {
+    let home = Home::new();
+    let folder = home.path("").join(OsStr::from_bytes(b"caf\xe9"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("disk.py"), DISK).unwrap();
+    let run = |args: &[&str]| {
+        let output = home.command(args).current_dir(&folder).output();
+        Said::of(&output.unwrap())
+    };
+    let info = run(&["info", "disk.py"]);
+    assert_eq!((info.code, info.stderr.as_str()), (0, ""), "{info:?}");
+    assert_eq!(run(&["check", "disk.py", "--steps", "5"]).code, 0);
+    run(&["attach", "disk.py", "nbd+unix:"]).refused("caf\\xe9/disk.py`: the path is not UTF-8");
+    let plugin = home.script("disk.py", DISK);
+    run(&["attach", plugin.to_str().unwrap(), "./img"])
+        .refused("caf\\xe9/img`: the path is not UTF-8");
+    let list = home.run(["list"]);
+    assert_eq!((list.code, list.stdout.lines().count()), (0, 1), "{list:?}");
 }
 
 #[test]

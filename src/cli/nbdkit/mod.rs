@@ -52,6 +52,10 @@ fn is_nbdkit(program: &OsStr) -> bool {
 
 /// Do what the words say.
 pub(super) fn main(words: Vec<OsString>) -> ExitCode {
+    if let Err(refusal) = usage::refuse_bytes(words.iter().cloned()) {
+        logging::say(&format!("nbdkit: error: {refusal}\n"));
+        return ExitCode::FAILURE;
+    }
     let words = [OsString::from("nbdkit")].into_iter().chain(words);
     let options = match Options::try_parse_from(words) {
         Ok(options) => options,
