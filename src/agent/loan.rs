@@ -76,7 +76,7 @@ impl Loan {
         let watched = recall.watch(&agent);
         let served = watched
             .map_err(|error| Refusal::new(format!("{}: {error}", job.name)))
-            .and_then(|()| agent.served(job, &super::starting(&job.name)));
+            .and_then(|()| agent.served(job, &super::starting(job)));
         if served.is_err() {
             recall.stream.lock().take();
         }

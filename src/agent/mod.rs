@@ -95,7 +95,7 @@ pub fn clear(folder: &Folder, force: bool) -> Result<Option<Refusal>, Refusal> {
 /// One sentence; nothing is attached then.
 pub fn launch(job: &Job, passing: Passing, tell: impl FnOnce(&Served)) -> Result<(), Refusal> {
     let mut launched = Launched::start(passing)?;
-    let progress = Arc::new(starting(&job.name));
+    let progress = Arc::new(starting(job));
     let interrupted = {
         let (progress, name) = (Arc::clone(&progress), job.name.clone());
         interrupt::told(move || {
@@ -120,10 +120,13 @@ struct Launched {
     stream: UnixStream,
 }
 
-/// Tells the user what the start of `name` waits for, where that takes long.
-fn starting(name: &str) -> Progress {
-    let name = name.to_owned();
+/// Tells the user what the start of `job` waits for, where that takes long.
+fn starting(job: &Job) -> Progress {
+    let (name, quiet) = (job.name.clone(), job.logging.quiet);
     Progress::start(Step::Load, move |step, waited| {
+        if quiet {
+            return;
+        }
         let seconds = waited.as_secs();
         logging::say(&format!(
             "pydisk: {name}: waiting for {step} for {seconds} s; Ctrl-C gives up\n"

@@ -210,7 +210,8 @@ impl Examined {
         let Some((doing, since)) = self.watch.oldest() else {
             return;
         };
-        if self.asks && doing.callback == "config" {
+        let asks = self.asks && doing.callback == "config";
+        if asks || matches!(self.told, Told::Quiet) {
             return;
         }
         let due = match *told {

@@ -112,15 +112,17 @@ pub(super) fn process(script: &Path, words: &[String], json: bool) -> Result<Exi
     let parameters = parameters(words)?;
     let mut out = own_output(script)?;
     let plugin = Plugin::load(script)?;
-    let mut facts = plugin.info(&parameters)?;
-    match plugin.limits() {
-        Ok(limits) => facts.extend(limit_facts(&limits)),
-        Err(refusal) => logging::say(&format!("note: size and limits are not known: {refusal}\n")),
-    }
-    let text = if json {
-        as_json(facts)
-    } else {
-        as_text(&facts)
+    let said = plugin.info(&parameters)?;
+    let limits = match plugin.limits() {
+        Ok(limits) => limit_facts(&limits),
+        Err(refusal) => {
+            logging::say(&format!("note: size and limits are not known: {refusal}\n"));
+            Vec::new()
+        }
+    };
+    let text = match json {
+        true => as_json(limits, said),
+        false => as_text(said.iter().chain(&limits)),
     };
     // A reader that has gone away wants no more of it.
     out.write_all(text.as_bytes()).unwrap_or_default();
@@ -128,7 +130,7 @@ pub(super) fn process(script: &Path, words: &[String], json: bool) -> Result<Exi
 }
 
 /// The size and which requests the plugin takes, as facts.
-fn limit_facts(limits: &Limits) -> impl Iterator<Item = (String, String)> + use<> {
+fn limit_facts(limits: &Limits) -> Vec<(String, String)> {
     let BlockSizes {
         minimum,
         preferred,
@@ -144,26 +146,32 @@ fn limit_facts(limits: &Limits) -> impl Iterator<Item = (String, String)> + use<
         ("block_size_preferred", preferred.to_string()),
         ("block_size_maximum", maximum),
     ];
-    facts
-        .map(|(name, value)| (name.to_owned(), value))
-        .into_iter()
+    facts.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
-fn as_text(facts: &[(String, String)]) -> String {
+fn as_text<'a>(facts: impl Iterator<Item = &'a (String, String)>) -> String {
     let line = |(key, value): &(String, String)| {
         let line = format!("{key}={value}");
         format!("{}\n", escape::one_line(&line))
     };
-    facts.iter().map(line).collect()
+    facts.map(line).collect()
 }
 
 /// Facts that are several words each, a list in JSON.
 const LISTS: [&str; 2] = ["callbacks", "async_callbacks"];
+/// The fact that there is once for each parameter.
+const PARAMETER: &str = "parameter";
 
 /// Text, but for lists, by name. What pydisk says comes first, and no plugin can say otherwise.
-fn as_json(facts: Vec<(String, String)>) -> String {
+fn as_json(limits: Vec<(String, String)>, said: Vec<(String, String)>) -> String {
     let mut object = serde_json::Map::new();
-    for (key, value) in facts {
+    let (parameters, said): (Vec<_>, Vec<_>) =
+        said.into_iter().partition(|(key, _)| key == PARAMETER);
+    object.insert(
+        "parameters".to_owned(),
+        parameters.into_iter().map(|(_, text)| text).collect(),
+    );
+    for (key, value) in limits.into_iter().chain(said) {
         let value = match LISTS.contains(&&*key) {
             true => value.split_ascii_whitespace().collect(),
             false => serde_json::Value::from(value),

@@ -225,8 +225,8 @@ impl Agent {
 
     /// Serve until the disk is gone. The folder is gone afterwards, too.
     pub(super) fn run(mut self) -> Outcome {
-        if matches!(self.launcher, Launcher::Myself(_)) && !self.has_stdio_client() {
-            self.progress = Some(super::starting(&self.job.name));
+        if matches!(self.launcher, Launcher::Myself { .. }) && !self.has_stdio_client() {
+            self.progress = Some(super::starting(&self.job));
         }
         let started = self.start();
         let mut worker = match started {
