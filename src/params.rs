@@ -7,26 +7,30 @@ use std::time::Duration;
 
 use crate::Refusal;
 
-/// Parse a size in bytes: a decimal number with an optional suffix.
+/// Parse a size in bytes: a number with an optional suffix.
 ///
-/// The suffixes are `b`, `k`, `m`, `g`, `t`, `p`, `e` (each 1024 times the one before) and `s`
-/// (sectors of 512 bytes), in either case. As in `nbdkit_parse_size`, blanks and a `+` may lead, and
-/// the result is at most `i64::MAX`.
+/// The number is decimal, hexadecimal behind `0x` or octal behind `0`. The suffixes are `b`, `k`, `m`,
+/// `g`, `t`, `p`, `e` (each 1024 times the one before) and `s` (sectors of 512 bytes), in either case; a
+/// `_` may stand before them, which `b` and `e` need behind a hexadecimal number. As in
+/// `nbdkit_parse_size` since 1.48, blanks and a `+` may lead, and the result is at most `i64::MAX`.
 ///
 /// # Errors
 /// One sentence with the text and what is accepted.
 pub fn parse_size(text: &str) -> Result<u64, Refusal> {
     let refused = |why: &str| {
         Refusal::new(format!("size `{text}`: {why}"))
-            .hint("give a decimal number with an optional suffix b, k, m, g, t, p, e or s (512)")
+            .hint("give a number with an optional suffix b, k, m, g, t, p, e or s (512)")
     };
     let (negative, rest) = sign(text);
-    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, suffix) = rest.split_at(digits);
+    let (radix, digits) = radix(rest);
+    let end = digits
+        .find(|digit: char| !digit.is_digit(radix))
+        .unwrap_or(digits.len());
+    let (number, suffix) = digits.split_at(end);
     if number.is_empty() {
         return Err(refused("not a number"));
     }
-    let scale: u64 = match suffix.to_ascii_lowercase().as_str() {
+    let scale: u64 = match scaled_by(suffix).as_str() {
         "" | "b" => 1,
         "s" => 512,
         "k" => 1 << 10,
@@ -38,8 +42,7 @@ pub fn parse_size(text: &str) -> Result<u64, Refusal> {
         _ => return Err(refused(&format!("unknown suffix `{suffix}`"))),
     };
     // All digits, so the only way to fail is to be too large.
-    let size = number
-        .parse::<u64>()
+    let size = u64::from_str_radix(number, radix)
         .ok()
         .and_then(|number| number.checked_mul(scale))
         .filter(|size| i64::try_from(*size).is_ok())
@@ -131,6 +134,23 @@ pub fn parse_delay(what: &str, text: &str) -> Result<Duration, Refusal> {
     Duration::try_from_secs_f64(seconds).map_err(|error| refused(&error.to_string()))
 }
 
+/// How the number at the head of this is written, and the number without the `0x` that says so. The `0`
+/// of an octal number is a digit as well.
+fn radix(text: &str) -> (u32, &str) {
+    let behind = text.strip_prefix("0x").or(text.strip_prefix("0X"));
+    match behind {
+        Some(digits) if digits.starts_with(|first: char| first.is_ascii_hexdigit()) => (16, digits),
+        _ if text.starts_with('0') => (8, text),
+        _ => (10, text),
+    }
+}
+
+/// The suffix in lower case, without the `_` that may stand before it.
+fn scaled_by(suffix: &str) -> String {
+    let word = suffix.strip_prefix('_').filter(|word| !word.is_empty());
+    word.unwrap_or(suffix).to_ascii_lowercase()
+}
+
 /// Skip what C's number parsers skip: leading blanks and one sign.
 fn sign(text: &str) -> (bool, &str) {
     let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
@@ -160,7 +180,6 @@ mod tests {
         for (text, size) in [
             ("0", 0),
             ("-0", 0),
-            ("010", 10),
             ("  42", 42),
             ("\t+7", 7),
             ("1b", 1),
@@ -173,6 +192,25 @@ mod tests {
             ("1p", 1 << 50),
             ("7E", 7 << 60),
             ("9223372036854775807", i64::MAX as u64),
+            ("0x10", 16),
+            ("0X1f", 31),
+            ("+0x10k", 16384),
+            ("0xfG", 15 << 30),
+            ("0x1E", 30),
+            ("0x1B", 27),
+            ("0x1_E", 1 << 60),
+            ("0x2s", 1024),
+            ("0x7fffffffffffffff", i64::MAX as u64),
+            ("-0x0", 0),
+            ("010", 8),
+            ("0777", 511),
+            ("017_s", 7680),
+            ("00", 0),
+            ("0b", 0),
+            ("0_K", 0),
+            ("1_K", 1024),
+            ("1_b", 1),
+            ("7_E", 7 << 60),
         ] {
             assert_eq!(parse_size(text), Ok(size), "{text}");
         }
@@ -187,7 +225,26 @@ mod tests {
             "1KiB",
             "1kB",
             "1.5M",
-            "0x10",
+            "0x",
+            "0xg",
+            "0xS",
+            "0x_K",
+            "0x 1",
+            "0x+1",
+            "-0x1",
+            "0x1_000",
+            "0x8000000000000000",
+            "0xffffffffffffffffff",
+            "08",
+            "0o17",
+            "_1",
+            "_K",
+            "1_",
+            "1k_",
+            "1__K",
+            "1_Kb",
+            "8_E",
+            "１",
             "1 ",
             "1 k",
             "-1",
@@ -208,7 +265,7 @@ mod tests {
         assert_eq!(
             parse_size("1KiB").unwrap_err().to_string(),
             "size `1KiB`: unknown suffix `KiB`\n\
-             hint: give a decimal number with an optional suffix b, k, m, g, t, p, e or s (512)"
+             hint: give a number with an optional suffix b, k, m, g, t, p, e or s (512)"
         );
     }
 

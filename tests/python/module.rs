@@ -433,6 +433,7 @@ fn what_goes_to_the_log_is_checked_first() {
     let text = gives(
         "[said(nbdkit.debug, 'fine'), said(nbdkit.debug, 'a\\x00b'), said(nbdkit.debug, b'x'),
           said(nbdkit.debug_hexdump, b'abc'), said(nbdkit.debug_hexdump, bytearray(40), 'p: ', 7),
+          said(nbdkit.debug_hexdiff, b'a', b'ab', None, 3),
           said(nbdkit.debug_hexdump, 'text'), said(nbdkit.debug_hexdiff, b'a', memoryview(b'b')),
           nbdkit.stdio_safe(), type(nbdkit.timestamp()).__name__, type(nbdkit.name()).__name__]",
     );
@@ -442,6 +443,8 @@ fn what_goes_to_the_log_is_checked_first() {
     );
     assert!(text.ends_with("'None', False, 'str', 'str']"), "{text}");
     assert_eq!(text.matches("TypeError").count(), 2, "{text}");
+    let unequal = "'RuntimeError: nbdkit.debug_hexdiff: buffers must have equal length'";
+    assert!(text.contains(unequal), "{text}");
 }
 
 #[test]
