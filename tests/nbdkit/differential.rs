@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use support::nbd::{Said, clients, nbdkit};
+use support::nbdkit::newer_nbdkit;
 use support::say;
 
 /// Compare, with these options.
@@ -34,6 +35,22 @@ fn plugins_behave_as_in_nbdkit_but_for_what_is_meant() {
     }
     let said = compare(&[]);
     assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
+    say(said.stdout.trim_end());
+}
+
+#[test]
+fn plugins_behave_as_in_a_newer_nbdkit_but_for_what_is_meant() {
+    if !available() {
+        return;
+    }
+    let Some(newer) = newer_nbdkit() else { return };
+    let said = compare(&["--nbdkit", &newer]);
+    assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
+    assert!(
+        said.stdout.contains("plugins, nbdkit 1.48."),
+        "{}",
+        said.stdout
+    );
     say(said.stdout.trim_end());
 }
 

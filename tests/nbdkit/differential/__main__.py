@@ -3,6 +3,7 @@
     PYTHONPATH=tests/nbdkit /usr/bin/python3 -B -m differential              what `cargo test` runs
     ... --seed 7 --cases 5000                                         more, and others
     ... --only 'seed 7, number 12' --verbose                          one again, with all there is
+    ... --nbdkit "$(tests/tools/newer-nbdkit)"                        with another nbdkit than the installed one
 
 What is compared: whether the plugin is served, what each client learns and is told (result, errno,
 data), and every callback with its arguments, request by request, to the end. A difference has to be in
@@ -27,13 +28,13 @@ CASES = 300
 def main():
     options = _options()
     chosen = _chosen(options)
-    version = hosts.Nbdkit.version()
+    version = hosts.Nbdkit(options.nbdkit).version()
     print(f"seed {options.seed}: {len(chosen)} plugins, nbdkit {'.'.join(map(str, version))}", flush=True)
     started = time.monotonic()
     entries = [entry for entry in intended.ENTRIES if entry.name not in options.ignore]
     wrong, occurred = [], Counter()
     with multiprocessing.Pool(options.jobs) as pool:
-        work = [(case, options.pydisk, options.verbose) for case in chosen]
+        work = [(case, options.nbdkit, options.pydisk, options.verbose) for case in chosen]
         for case, differences, logs in pool.imap(_compared, work):
             unlisted = _unlisted(case, differences, entries, occurred)
             if options.verbose:
@@ -76,6 +77,7 @@ def _options():
     parser = argparse.ArgumentParser(prog="differential", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pydisk", type=Path, default=root / "target/debug/pydisk")
+    parser.add_argument("--nbdkit", default="nbdkit", metavar="PROGRAM")
     parser.add_argument("--docs", type=Path, default=root / "docs/nbdkit.md")
     parser.add_argument("--seed", default=str(SEED))
     parser.add_argument("--cases", type=int, default=CASES, help="how many besides the fixed ones")
@@ -100,8 +102,8 @@ def _chosen(options):
 
 
 def _compared(work):
-    case, program, verbose = work
-    pair = (hosts.Nbdkit(), hosts.Pydisk(program.resolve()))
+    case, nbdkit, program, verbose = work
+    pair = (hosts.Nbdkit(nbdkit), hosts.Pydisk(program.resolve()))
     with tempfile.TemporaryDirectory(prefix="differential-") as folder:
         servers = [host.serve(Path(folder) / host.name, case) for host in pair]
         seen = [compare.observe(server, case) for server in servers]

@@ -36,13 +36,16 @@ class Host:
 class Nbdkit(Host):
     name = "nbdkit"
 
-    @staticmethod
-    def version():
-        said = subprocess.run(["nbdkit", "--version"], check=True, capture_output=True, text=True).stdout
+    def __init__(self, program):
+        self._program = program
+
+    def version(self):
+        command = [self._program, "--version"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return tuple(int(part) for part in said.split()[1].split("."))
 
     def command(self, folder, script, case):
-        return ["nbdkit", "--foreground", "--exit-with-parent", "--unix", str(folder / "socket"),
+        return [self._program, "--foreground", "--exit-with-parent", "--unix", str(folder / "socket"),
                 *["--readonly"] * case.read_only, "python", str(script), *case.parameters]
 
     def is_ready(self, server):

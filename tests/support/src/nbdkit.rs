@@ -149,6 +149,18 @@ impl Nbdkit {
     }
 }
 
+/// A newer nbdkit than the installed one, which is fetched if it is not there yet.
+pub fn newer_nbdkit() -> Option<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/newer-nbdkit");
+    let output = Command::new(script).output().unwrap();
+    if output.status.success() {
+        return Some(String::from_utf8(output.stdout).unwrap().trim().to_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    skip("newer nbdkit", said.lines().last().unwrap_or_default());
+    None
+}
+
 /// The process that a pidfile names.
 #[track_caller]
 pub fn pid_in(path: &Path) -> i32 {
