@@ -26,6 +26,8 @@ use crate::python::Errnos;
 pub struct Job {
     /// The name of the attachment.
     pub name: String,
+    /// What the plugin is told to be called.
+    pub called: Option<String>,
     /// Its folder.
     pub folder: PathBuf,
     /// What tells its device or mount from those of others.

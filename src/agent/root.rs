@@ -311,8 +311,13 @@ impl Name {
     /// A name made from the file name of a plugin.
     #[must_use]
     pub fn from_script(script: &Path) -> Self {
-        let stem = script.file_stem().unwrap_or_default().to_string_lossy();
-        let name: String = stem
+        Self::like(&script.file_stem().unwrap_or_default().to_string_lossy())
+    }
+
+    /// A name made from any text.
+    #[must_use]
+    pub fn like(text: &str) -> Self {
+        let name: String = text
             .chars()
             .map(|char| if allowed(char) { char } else { '_' })
             .take(LONGEST - 5)

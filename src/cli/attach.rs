@@ -69,6 +69,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     // Standard output may be the client's, or the command's.
     let prints = args.run.is_none() && !is_stdio(&target) && !args.quiet;
     let job = Job {
+        called: Some(name.clone()),
         name,
         folder: folder.path().to_owned(),
         identity: Identity::new(),

@@ -50,6 +50,11 @@ pub fn remember_descriptors() {
     module::remember_descriptors();
 }
 
+/// Have `nbdkit.name()` say this from here on; without a call, it is the name at the head of log lines.
+pub fn go_by(name: Option<String>) {
+    module::go_by(name);
+}
+
 /// Let `nbdkit.read_password` take no descriptors but these, which nobody in this process owns.
 pub fn allow_descriptors(numbers: &[i32]) {
     module::allow_descriptors(numbers);

@@ -93,6 +93,7 @@ fn serve(
     receiver: agent::Receiver,
 ) -> Result<Option<Refusal>, Refusal> {
     doing(stream, Step::Load);
+    crate::python::go_by(job.called.clone());
     let plugin = Plugin::load(&job.script)?;
     if let Some(errnos) = job.errnos {
         plugin.settle_errnos(errnos);

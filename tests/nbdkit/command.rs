@@ -132,6 +132,15 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             &["--tls-psk=/keys"],
             "--tls-psk: pre-shared keys are not supported",
         ),
+        (
+            &["--tls-priority=NORMAL"],
+            "--tls-priority: which ciphers TLS may use cannot be chosen",
+        ),
+        (&["@./nosuch"], "@./nosuch: No such file or directory"),
+        (
+            &["@nosuch"],
+            "expecting key=value on the command line but got: @nosuch",
+        ),
         (&["--tls=on"], "--tls: the server needs a certificate"),
         (&["-t", "257"], "-t `257`: a number from 1 to 256"),
         (&["--timeout", "0"], "--timeout `0`"),
@@ -186,6 +195,86 @@ fn what_has_no_effect_is_warned_of() {
         let said = nbdkit.serve(&[words, &["--run", "exit 5"]].concat());
         assert_eq!(said.code, 5, "{words:?}: {said:?}");
         assert!(said.stderr.contains(what), "{words:?}: {said:?}");
+    }
+}
+
+#[test]
+fn a_server_goes_by_its_name() {
+    let nbdkit = Nbdkit::ours();
+    let tell = "tell=repr(nbdkit.name())";
+    for (words, name, listed) in [
+        (&["--name", "my disk.1"][..], "'my disk.1'", "my_disk.1"),
+        (&["--name="], "''", "disk"),
+        (&[], "None", "disk"),
+    ] {
+        nbdkit.forget_calls();
+        let command = ["-U", "-", tell, "--run", "echo \"$name\""];
+        let said = nbdkit.serve(&[&command[..], words].concat());
+        assert_eq!(
+            (said.code, said.stdout),
+            (0, format!("{listed}\n")),
+            "{words:?}"
+        );
+        assert_eq!(nbdkit.calls()[0], format!("after_fork {name}"), "{words:?}");
+    }
+    for (name, head) in [
+        ("one", "nbdkit[one]: error: "),
+        ("a\nb", "nbdkit[a\\nb]: error: "),
+    ] {
+        let said = nbdkit.run(["--name", name, "python", "/nosuch.py"]);
+        assert!(said.stderr.starts_with(head), "{said:?}");
+    }
+}
+
+#[test]
+fn parameters_stand_in_a_file() {
+    let nbdkit = Nbdkit::ours();
+    std::fs::create_dir(nbdkit.home.path("more")).unwrap();
+    let script = format!("{}\n# the rest\n\n@more/rest\n", nbdkit.plugin);
+    nbdkit.home.script("words", &script);
+    nbdkit
+        .home
+        .script("more/rest", "tell=model, last\nmodel=3\n");
+    let said = nbdkit.run(["-U", "-", "python", "@./words", "last=1", "--run", "exit 5"]);
+    assert_eq!(said.code, 5, "{said:?}");
+    assert_eq!(nbdkit.calls()[0], "after_fork ('3', '1')");
+}
+
+#[test]
+fn what_helps_to_find_a_fault_is_shown_at_the_start() {
+    let nbdkit = Nbdkit::ours();
+    let version = nbdkit.run(["--version"]).stdout;
+    let words = ["-U", "-", "python", &nbdkit.plugin, "--run", "true"];
+    let start = |more: &[&str]| {
+        let mut command = nbdkit.command([&words[..], more].concat());
+        command
+            .env("PYDISK_TEST_SHOWN", "a\nb")
+            .stdin(std::process::Stdio::null());
+        Said::of(&command.output().unwrap()).stderr
+    };
+    let environment = "nbdkit: debug: PYDISK_TEST_SHOWN=a\\nb\n";
+    let said = start(&[
+        "-v",
+        "-D",
+        "nbdkit.environ=1",
+        "-D",
+        "nbdkit.backend.datapath=0",
+    ]);
+    assert!(
+        said.starts_with(&format!("nbdkit: debug: {version}")),
+        "{said}"
+    );
+    assert!(
+        said.contains(environment) && !said.contains("was not used"),
+        "{said}"
+    );
+    for quiet in [
+        &["-v"][..],
+        &["-v", "-D", "nbdkit.environ=0"],
+        &["-D", "nbdkit.environ=1"],
+    ] {
+        let said = start(quiet);
+        assert!(!said.contains("PYDISK_TEST_SHOWN"), "{quiet:?}: {said}");
     }
 }
 

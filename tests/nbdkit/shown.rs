@@ -144,6 +144,37 @@ fn versions_and_help_are_shown_without_running_the_script() {
 }
 
 #[test]
+fn the_names_of_options_are_listed() {
+    let nbdkit = Nbdkit::ours();
+    // Those of nbdkit 1.48, but for the ones that are refused.
+    let names = "ipv4-only ipv6-only debug dump-config dump-plugin exit-with-parent export export-name \
+        exportname foreground no-fork group help ip-addr ipaddr keepalive keep-alive log long-options \
+        mask-handshake name new-style newstyle no-mc no-meta-contexts no-sr no-structured-replies \
+        old-style oldstyle pid-file pidfile print-uri print-url port read-only readonly run \
+        selinux-label short-options show-uri show-url single stdin swap threads timeout time-out tls \
+        tls-certificates tls-verify-peer unix user verbose version vsock";
+    let mut expected: Vec<_> = names
+        .split_ascii_whitespace()
+        .map(|name| format!("--{name}"))
+        .collect();
+    expected.sort();
+    for (words, expected) in [
+        (&["--long-options"][..], expected),
+        (
+            &["--short-options", "--filter=x"],
+            "-4 -6 -D -e -f -g -i -n -o -p -P -r -s -t -u -U -v -V"
+                .split(' ')
+                .map(str::to_owned)
+                .collect(),
+        ),
+    ] {
+        let said = nbdkit.run(words);
+        assert_eq!(said.code, 0, "{said:?}");
+        assert_eq!(said.stdout.lines().collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
 fn a_filter_that_is_not_there_is_found_out_as_scripts_do() {
     for nbdkit in Nbdkit::both() {
         for shown in ["--version", "--help", "--dump-plugin"] {

@@ -84,6 +84,7 @@ impl Bench {
     fn job(&self, kind: Kind, folder: &Folder) -> Result<Job, Refusal> {
         Ok(Job {
             name: folder.name(),
+            called: Some(folder.name()),
             folder: folder.path().to_owned(),
             identity: Identity::new(),
             script: self.script.clone(),

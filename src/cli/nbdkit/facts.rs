@@ -22,7 +22,7 @@ use crate::{Refusal, escape};
 pub(in crate::cli) const DUMP: &str = "dump-process";
 
 /// The release of nbdkit whose options for Python plugins are taken.
-const VERSION: (u32, u32, u32) = (1, 46, 0);
+const VERSION: (u32, u32, u32) = (1, 48, 0);
 
 /// Callbacks that nbdkit's own plugin for Python has, whatever the script defines.
 const CALLBACKS: &str = "load unload dump_plugin config config_complete config_help thread_model \
@@ -56,15 +56,64 @@ pub(super) fn help(options: &Options) -> Result<ExitCode, Refusal> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What this program says that it is.
+pub(super) fn name_and_version() -> String {
+    format!(
+        "nbdkit {} (pydisk {})",
+        release(),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
 /// `--version`.
 pub(super) fn version(options: &Options) -> Result<ExitCode, Refusal> {
     let release = release();
-    let mut text = format!("nbdkit {release} (pydisk {})\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!("{}\n", name_and_version());
     if let Some(word) = &options.plugin {
         let named = Named::find(word)?;
         writeln!(text, "{} {release}", named.name()).expect("a string takes all");
     }
     logging::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Options that are known only to be refused by their names.
+const REFUSED: [&str; 3] = ["filter", "tls-priority", "tls-psk"];
+
+/// `--long-options`: all names that can be given, for the completion of command lines.
+pub(super) fn long_options() -> Result<ExitCode, Refusal> {
+    let command = Options::command();
+    let honoured = command.get_arguments().filter(|option| {
+        option
+            .get_long()
+            .is_some_and(|name| !REFUSED.contains(&name))
+    });
+    let mut names: Vec<&str> = honoured
+        .flat_map(|option| option.get_long().into_iter().chain(aliases(option)))
+        .collect();
+    names.sort_unstable();
+    let lines: String = names.iter().map(|name| format!("--{name}\n")).collect();
+    logging::print(&lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn aliases(option: &clap::Arg) -> Vec<&str> {
+    option.get_all_aliases().unwrap_or_default()
+}
+
+/// `--short-options`: the same for those of one letter.
+pub(super) fn short_options() -> Result<ExitCode, Refusal> {
+    let command = Options::command();
+    let mut letters: Vec<char> = command
+        .get_arguments()
+        .filter_map(clap::Arg::get_short)
+        .collect();
+    letters.sort_unstable_by_key(|letter| (letter.to_ascii_lowercase(), letter.is_uppercase()));
+    let lines: String = letters
+        .iter()
+        .map(|letter| format!("-{letter}\n"))
+        .collect();
+    logging::print(&lines)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -93,7 +142,7 @@ pub(super) fn config() -> Result<ExitCode, Refusal> {
     let text = format!(
         "binary={}\nbindir={folder}\nexit_with_parent=yes\nhost_cpu={}\nhost_os=linux-gnu\n\
          max_api_version=2\nname=nbdkit\nplugindir={plugins}\n\
-         root_tls_certificates_dir={CERTIFICATES}\nrun_default_socket=unix\nsbindir={folder}\n\
+         root_tls_certificates_dir={CERTIFICATES}\nrun_default_socket=Unix\nsbindir={folder}\n\
          selinux={selinux}\ntimeout_option=yes\ntls=yes\nversion={}\nversion_major={major}\n\
          version_minor={minor}\nvsock_option=yes\nzstd=no\npydisk_version={}\n",
         program.display(),

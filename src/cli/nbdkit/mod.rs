@@ -1,7 +1,7 @@
 //! nbdkit's command line for Python plugins: `nbdkit [OPTIONS] python SCRIPT [KEY=VALUE]...`, by a
 //! link of that name to this program or as `pydisk nbdkit ...`.
 //!
-//! `options` parses, `script` finds the plugin, `place` says where it listens, `tls` how it encrypts,
+//! `options` parses, `script` finds the plugin, `listed` reads parameters from files, `place` says where it listens, `tls` how it encrypts, `debug` what is shown of the start,
 //! `plan` makes a job of it all for the same agent and worker that `pydisk attach` has, `facts` shows
 //! instead of serving.
 //! What cannot be honoured is refused by the name of its option. Every failure has status 1, as there.
@@ -9,12 +9,15 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::Parser;
 use rustix::fs::Mode;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal, umask};
 
+mod debug;
 mod facts;
+mod listed;
 mod options;
 mod place;
 mod plan;
@@ -24,7 +27,7 @@ mod tls;
 pub(super) use facts::{DUMP, process as dump_process};
 
 use super::usage;
-use crate::{Refusal, logging};
+use crate::{Refusal, escape, logging};
 use options::Options;
 
 /// The words behind the program's name, if this is a command line of nbdkit's.
@@ -65,16 +68,36 @@ pub(super) fn main(words: Vec<OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Some(name) = &options.name {
+        NAME.get_or_init(|| escape::one_line(name).into_owned());
+    }
     match follow(options) {
         Ok(code) => code,
         Err(refusal) => {
-            logging::say(&format!("nbdkit: error: {refusal}\n"));
+            logging::say(&format!("{}: error: {refusal}\n", head()));
             ExitCode::FAILURE
         }
     }
 }
 
+/// What `--name` says, without what would look like another message.
+static NAME: OnceLock<String> = OnceLock::new();
+
+/// What stands at the head of messages.
+fn head() -> String {
+    match NAME.get() {
+        Some(name) => format!("nbdkit[{name}]"),
+        None => "nbdkit".to_owned(),
+    }
+}
+
 fn follow(options: Options) -> Result<ExitCode, Refusal> {
+    if options.long_options {
+        return facts::long_options();
+    }
+    if options.short_options {
+        return facts::short_options();
+    }
     plan::check(&options)?;
     if options.help {
         return facts::help(&options);
@@ -88,6 +111,7 @@ fn follow(options: Options) -> Result<ExitCode, Refusal> {
     if options.dump_plugin {
         return facts::plugin(&options);
     }
+    debug::start(&options);
     if options.exit_with_parent {
         follow_parent()?;
     }
@@ -109,7 +133,7 @@ fn follow_parent() -> Result<(), Refusal> {
 
 /// Say what is not done, to whoever may have expected it.
 fn warn(what: &str) {
-    logging::say(&format!("nbdkit: warning: {what}\n"));
+    logging::say(&format!("{}: warning: {what}\n", head()));
 }
 
 #[cfg(test)]

@@ -74,14 +74,20 @@ pub(super) struct Options {
     )]
     pub(super) address: Option<String>,
     /// Look after TCP connections that say nothing, which is always done
-    #[arg(long)]
+    #[arg(long, alias = "keep-alive")]
     pub(super) keepalive: bool,
     /// Where messages go: stderr, syslog, null, default or an absolute path
     #[arg(long, value_name = "WHERE", allow_hyphen_values = true)]
     pub(super) log: Option<String>,
+    /// Show the names of the long options, and end
+    #[arg(long)]
+    pub(super) long_options: bool,
     /// Which flags of the handshake are offered, for tests of clients
     #[arg(long, value_name = "MASK", allow_hyphen_values = true)]
     pub(super) mask_handshake: Option<String>,
+    /// What this server is called, in messages, by the plugin and by `pydisk list`
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub(super) name: Option<String>,
     /// Speak the protocol of today, as without it
     #[arg(
         short = 'n',
@@ -91,10 +97,10 @@ pub(super) struct Options {
     )]
     pub(super) newstyle: bool,
     /// Do not offer several connections, for tests of clients
-    #[arg(long)]
+    #[arg(long, alias = "no-meta-contexts")]
     pub(super) no_mc: bool,
     /// Do not offer structured replies, for tests of clients
-    #[arg(long)]
+    #[arg(long, alias = "no-structured-replies")]
     pub(super) no_sr: bool,
     /// Speak the protocol of old, without negotiation
     #[arg(
@@ -117,7 +123,7 @@ pub(super) struct Options {
     #[arg(short = 'p', long, value_name = "PORT", allow_hyphen_values = true)]
     pub(super) port: Option<String>,
     /// Print the URI of the server
-    #[arg(long)]
+    #[arg(long, aliases = ["print-url", "show-uri", "show-url"])]
     pub(super) print_uri: bool,
     /// Open the disk for reading only
     #[arg(short = 'r', long = "readonly", alias = "read-only")]
@@ -128,6 +134,9 @@ pub(super) struct Options {
     /// The SELinux label of the listening sockets
     #[arg(long, value_name = "LABEL", allow_hyphen_values = true)]
     pub(super) selinux_label: Option<String>,
+    /// Show the names of the short options, and end
+    #[arg(long)]
+    pub(super) short_options: bool,
     /// Serve one client on standard input and output
     #[arg(short = 's', long = "single", alias = "stdin")]
     pub(super) single: bool,
@@ -138,7 +147,12 @@ pub(super) struct Options {
     #[arg(short = 't', long, value_name = "THREADS", allow_hyphen_values = true)]
     pub(super) threads: Option<String>,
     /// How long a client may negotiate [default: 10]
-    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        alias = "time-out",
+        value_name = "SECONDS",
+        allow_hyphen_values = true
+    )]
     pub(super) timeout: Option<String>,
     /// Whether clients encrypt: off, on or require
     #[arg(long, value_name = "MODE", allow_hyphen_values = true)]
@@ -146,6 +160,9 @@ pub(super) struct Options {
     /// Folder with server-cert.pem, server-key.pem and, to verify clients, ca-cert.pem
     #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
     pub(super) tls_certificates: Option<PathBuf>,
+    /// Which ciphers TLS may use, which cannot be chosen and is refused
+    #[arg(long, value_name = "PRIORITY", allow_hyphen_values = true)]
+    pub(super) tls_priority: Option<String>,
     /// Pre-shared keys, which are not supported and refused
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub(super) tls_psk: Option<PathBuf>,
@@ -235,6 +252,17 @@ mod tests {
             }),
             ("--version -V --vers", |options| options.version),
             ("--tls=on", |options| options.tls.is_some()),
+            ("--keepalive --keep-alive", |options| options.keepalive),
+            ("--no-mc --no-meta-contexts", |options| options.no_mc),
+            ("--no-sr --no-structured-replies", |options| options.no_sr),
+            (
+                "--print-uri --print-url --show-uri --show-url --show",
+                |options| options.print_uri,
+            ),
+            ("--timeout=1 --time-out=1 --time=1", |options| {
+                options.timeout.is_some()
+            }),
+            ("--name=x --na=x", |options| options.name.is_some()),
         ] {
             for name in names.split(' ') {
                 assert!(given(parsed(&[name]).unwrap()), "{name}");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::unistd::{Group, User};
 
+use super::debug;
 use super::options::Options;
 use super::place::{self, Placed, placed};
 use super::script::{Configured, Named, configure};
@@ -46,6 +47,7 @@ pub(super) struct Plan {
     read_only: bool,
     threads: Option<u16>,
     command: Option<String>,
+    called: Option<String>,
 }
 
 /// Refuse options that cannot be honoured by themselves, also where nothing is to be served: scripts
@@ -55,7 +57,7 @@ pub(super) struct Plan {
 /// One sentence that names the option.
 pub(super) fn check(options: &Options) -> Result<(), Refusal> {
     refuse_absent(options)?;
-    debug_flags(options)?;
+    debug::check(options)?;
     threads(options)?;
     handshake(options)?;
     dialect(options)?;
@@ -73,12 +75,7 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         return Err(Refusal::new("no plugins given on the command line")
             .hint("`nbdkit --help` shows what is accepted"));
     };
-    for flag in &options.debug {
-        // As in nbdkit, one that nobody uses is no reason to fail.
-        warn(&format!(
-            "debug flag -D {flag} was not used: pydisk has none"
-        ));
-    }
+    debug::warn_of_unused(&options);
     let named = Named::find(word)?;
     let configured = configure(&named, &options.words)?.ok_or_else(|| {
         Refusal::new("the first parameter must be script=/path/to/python/script.py")
@@ -134,6 +131,7 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         read_only: options.read_only,
         threads,
         command: options.run,
+        called: options.name,
     })
 }
 
@@ -147,18 +145,20 @@ impl Plan {
         let python = interpreter::choose(None, &script)?;
         let root = Root::open_anywhere()?;
         agent::sweep(&root)?;
-        // A pipe's own name is a number.
-        let named_after = match self.text {
-            Some(_) => Path::new(KEPT),
-            None => &script,
+        let name = match (&self.called, &self.text) {
+            (Some(called), _) if !called.is_empty() => Name::like(called),
+            // A pipe's own name is a number.
+            (_, Some(_)) => Name::from_script(Path::new(KEPT)),
+            (_, None) => Name::from_script(&script),
         };
-        let (folder, held) = root.reserve(&Name::from_script(named_after))?;
+        let (folder, held) = root.reserve(&name)?;
         let script = match self.text {
             Some(text) => passed::keep(&folder, &text)?,
             None => script,
         };
         let job = Job {
             name: folder.name(),
+            called: self.called,
             folder: folder.path().to_owned(),
             identity: Identity::new(),
             script,
@@ -202,23 +202,13 @@ fn refuse_absent(options: &Options) -> Result<(), Refusal> {
         )
         .hint("use certificates: --tls-certificates DIR"));
     }
+    if options.tls_priority.is_some() {
+        return Err(Refusal::new(
+            "--tls-priority: which ciphers TLS may use cannot be chosen, so it cannot be honoured",
+        )
+        .hint("without it, those of TLS 1.2 and 1.3 that are held to be safe are used"));
+    }
     Ok(())
-}
-
-/// Debug flags belong to compiled plugins.
-fn debug_flags(options: &Options) -> Result<(), Refusal> {
-    let is_flag = |flag: &str| {
-        let (name, value) = flag.split_once('=')?;
-        let (plugin, flag) = name.split_once('.')?;
-        (!plugin.is_empty() && !flag.is_empty()).then_some(())?;
-        value.parse::<i32>().ok()
-    };
-    let odd = options.debug.iter().find(|flag| is_flag(flag).is_none());
-    odd.map_or(Ok(()), |flag| {
-        Err(Refusal::new(format!(
-            "-D `{flag}`: a debug flag has the format NAME.FLAG=N"
-        )))
-    })
 }
 
 fn threads(options: &Options) -> Result<Option<u16>, Refusal> {

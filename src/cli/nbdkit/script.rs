@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::listed;
 use crate::Refusal;
 use crate::cli::{plugin, words};
 
@@ -96,6 +97,7 @@ pub(super) struct Configured {
 /// # Errors
 /// One sentence: there is no script, or a word is no parameter.
 pub(super) fn configure(named: &Named, given: &[String]) -> Result<Option<Configured>, Refusal> {
+    let given = listed::expanded(given)?;
     let mut parameters = given
         .iter()
         .enumerate()

@@ -18,6 +18,7 @@ pub(super) use calling::{Calling, chosen_error, clear_error, look_in};
 pub(super) use connection::Connection;
 pub(super) use password::{allow_descriptors, remember_descriptors};
 pub(super) use stop::{interrupt_sleeps, on_shutdown};
+pub(super) use text::go_by;
 
 /// What the server of a plugin offers it: errors to choose, parameters to read, its client to look at.
 #[pymodule(gil_used = true)]

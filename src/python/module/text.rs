@@ -1,5 +1,6 @@
 //! What a plugin writes to the log, and what it may know for that.
 
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use pyo3::buffer::PyBuffer;
@@ -79,10 +80,21 @@ pub(super) fn timestamp() -> String {
     text.trim_end_matches('Z').replace('T', " ")
 }
 
-/// The name of the attachment.
+/// What the plugin is told to be called, once that was said.
+static CALLED: OnceLock<Option<String>> = OnceLock::new();
+
+/// Tell plugins what they are called from here on. Only the first call counts.
+pub(in crate::python) fn go_by(name: Option<String>) {
+    CALLED.get_or_init(|| name);
+}
+
+/// The name of the attachment, or of the server by nbdkit's --name; None where nobody gave it one.
 #[pyfunction]
-pub(super) fn name() -> &'static str {
-    crate::logging::name()
+pub(super) fn name() -> Option<&'static str> {
+    match CALLED.get() {
+        Some(called) => called.as_deref(),
+        None => Some(crate::logging::name()),
+    }
 }
 
 /// Whether standard input and output may be used. They never may: pydisk uses them itself.
