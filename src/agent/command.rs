@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::messages::Job;
+use super::spelling::Spelling;
 use super::state::{Served, Way};
 use super::supervise::Event;
 use super::worker_process::shell_status;
@@ -26,8 +27,8 @@ pub(super) fn run(
 ) -> io::Result<Pid> {
     let mut child = Command::new("sh")
         .args(["-c", command])
-        .envs(variables(&disk.at))
-        .envs(tls_variables(&job.server.tls))
+        .envs(variables(&disk.at, &job.conduct.spelling))
+        .envs(tls_variables(&job.server.tls, &job.conduct.spelling))
         .env("name", &job.name)
         .spawn()?;
     let pid = Pid::from_child(&child);
@@ -42,14 +43,15 @@ pub(super) fn run(
 }
 
 /// What the command finds the disk by; for a server the names are nbdkit's.
-fn variables(at: &Way) -> Vec<(&'static str, OsString)> {
+fn variables(at: &Way, spelling: &Spelling) -> Vec<(&'static str, OsString)> {
     let (uri, unix_socket) = match at {
         Way::Device(path) => return vec![("device", path.into())],
         Way::Server { uri, unix_socket } => (uri, unix_socket),
     };
+    let place = spelling.place(at);
     let mut variables = vec![
-        ("uri", uri.into()),
-        ("nbd", uri.into()),
+        ("uri", place.clone().into()),
+        ("nbd", place.into()),
         ("unixsocket", unix_socket.clone().unwrap_or_default().into()),
     ];
     if let Ok(address) = uri.parse::<Address>() {
@@ -64,15 +66,19 @@ fn variables(at: &Way) -> Vec<(&'static str, OsString)> {
     variables
 }
 
-/// How a server's clients encrypt, as nbdkit says it; nothing where they cannot.
-fn tls_variables(tls: &TlsSetup) -> Vec<(&'static str, OsString)> {
+/// How a server's clients encrypt, as nbdkit says it. There the folder is told as it was given, whether
+/// they can or not.
+fn tls_variables(tls: &TlsSetup, spelling: &Spelling) -> Vec<(&'static str, OsString)> {
     let mode = match tls.mode {
-        TlsMode::Off => return Vec::new(),
-        TlsMode::Allowed => "1",
-        TlsMode::Required => "2",
+        TlsMode::Off => None,
+        TlsMode::Allowed => Some(("tls", "1".into())),
+        TlsMode::Required => Some(("tls", "2".into())),
     };
-    let folder = tls.certificates.clone().unwrap_or_default();
-    vec![("tls", mode.into()), ("tls_certificates", folder.into())]
+    let folder = spelling
+        .certificates()
+        .or(tls.certificates.as_deref().filter(|_| mode.is_some()));
+    let folder = folder.map(|folder| ("tls_certificates", folder.into()));
+    mode.into_iter().chain(folder).collect()
 }
 
 /// Tell the user's command to end, and what it has started: a shell that is told so ends and leaves

@@ -9,11 +9,15 @@ use std::{fs, process};
 
 use serde::{Deserialize, Serialize};
 
+use super::spelling::Spelling;
+
 /// How the processes of an attachment behave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conduct {
     /// In the foreground, standard output gets a line that says where the disk is.
     pub prints_its_place: bool,
+    /// How that is said, there and to the user's command.
+    pub spelling: Spelling,
     /// A file for the agent's number, written when the disk can be used.
     pub pid_file: Option<PathBuf>,
     /// The worker goes on when its agent is killed.
@@ -44,6 +48,7 @@ impl Conduct {
     pub fn of_attach(foreground: bool, prints_its_place: bool) -> Self {
         Self {
             prints_its_place,
+            spelling: Spelling::Own,
             pid_file: None,
             outlives_agent: true,
             leaves_folder: true,

@@ -30,11 +30,11 @@ impl Start {
             return Err(refusal);
         }
         let (folder, json) = (self.folder.clone(), self.json);
-        let prints = job.conduct.prints_its_place;
+        let (prints, spelling) = (job.conduct.prints_its_place, job.conduct.spelling.clone());
         let tell = move |disk: &Served| {
             let printed = match (prints, json) {
                 (true, true) => logging::print_json(&list::attached(&folder)),
-                (true, false) => logging::print_exactly(&format!("{}\n", disk.at)),
+                (true, false) => logging::print_exactly(&spelling.printed(&disk.at)),
                 (false, _) => Ok(()),
             };
             // The disk is there, and `pydisk list` tells its path as well.

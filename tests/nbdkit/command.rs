@@ -191,6 +191,10 @@ fn what_has_no_effect_is_warned_of() {
             &["--tls=off", "--tls-verify-peer"],
             "warning: --tls-certificates and --tls-verify-peer",
         ),
+        (
+            &["--tls-verify-peer"],
+            "warning: --tls-certificates and --tls-verify-peer",
+        ),
     ] {
         let said = nbdkit.serve(&[words, &["--run", "exit 5"]].concat());
         assert_eq!(said.code, 5, "{words:?}: {said:?}");

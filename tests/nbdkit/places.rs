@@ -406,6 +406,26 @@ fn clients_encrypt_as_they_are_told_to() {
 }
 
 #[test]
+fn the_certificates_are_told_as_they_were_given() {
+    let nbdkit = Nbdkit::ours();
+    certificates(&nbdkit);
+    let command = "echo \"${uri%%\\?*} ${uri##*/sock} $tls_certificates\"";
+    for (mode, expected) in [
+        ("--tls=off", "nbd+unix:// "),
+        ("--tls=on", "nbd+unix:// "),
+        ("--tls=require", "nbds+unix:// &tls-certificates=./pki"),
+    ] {
+        let folder = ["-U", "sock", "--tls-certificates", "./pki"];
+        let said = nbdkit.serve(&[&[mode], &folder[..], &["--run", command]].concat());
+        assert_eq!(
+            said.stdout,
+            format!("{expected} ./pki\n"),
+            "{mode}: {said:?}"
+        );
+    }
+}
+
+#[test]
 fn a_client_that_says_nothing_is_sent_away_when_its_time_is_over() {
     let nbdkit = Nbdkit::ours();
     for option in ["--timeout=200ms", "--timeout=0.2"] {
@@ -445,5 +465,5 @@ fn vsock_is_served_where_there_is_one() {
         return;
     }
     assert_eq!(said.code, 0, "{said:?}");
-    assert_eq!(said.stdout, "nbd+vsock://1:70123/ [70123] []\n");
+    assert_eq!(said.stdout, "nbd+vsock://1:70123 [70123] []\n");
 }

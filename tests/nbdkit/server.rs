@@ -343,16 +343,22 @@ fn the_systems_log_is_told_what_goes_wrong_in_the_background() {
 #[test]
 fn its_uri_is_printed_on_demand() {
     let nbdkit = Nbdkit::ours();
+    let printed = |uri: &str, quoted: &str| {
+        format!(
+            "{uri}\nShell-quoted URI: {quoted}\n\
+             Command to query the NBD endpoint:\n  nbdinfo {quoted}\n"
+        )
+    };
     let said = nbdkit.serve(&["-U", "socket", "--print-uri"]);
     assert_eq!(said.code, 0, "{said:?}");
-    assert_eq!(said.stdout.trim(), unix_uri(&nbdkit.home.path("socket")));
+    let socket = nbdkit.home.path("socket");
+    let uri = format!("nbd+unix://?socket={}", socket.display());
+    assert_eq!(said.stdout, printed(&uri, &format!("\"{uri}\"")));
     let port = free_port().to_string();
-    let said = nbdkit.serve(&["-p", &port, "--print-uri", "--run", "true", "-e", "x"]);
-    assert_eq!(
-        said.stdout,
-        format!("nbd://localhost:{port}/x\n"),
-        "{said:?}"
-    );
+    let said = nbdkit.serve(&["-p", &port, "--print-uri", "--run", "echo $uri", "-e", "x"]);
+    let uri = format!("nbd://localhost:{port}/x");
+    let expected = format!("{}{uri}\n", printed(&uri, &uri));
+    assert_eq!(said.stdout, expected, "{said:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::place::{self, Placed, placed};
 use super::script::{Configured, Named, configure};
 use super::tls::{self, mode_asked_for};
 use super::warn;
-use crate::agent::{self, Conduct, Job, Name, Passing, Root, ServerOptions};
+use crate::agent::{self, Conduct, Job, Name, Passing, Root, ServerOptions, Spelling};
 use crate::cli::interpreter;
 use crate::cli::passed::{self, KEPT, is_passed};
 use crate::cli::start::Start;
@@ -311,6 +311,9 @@ fn conduct(options: &Options, foreground: bool) -> Result<Conduct, Refusal> {
     }
     Ok(Conduct {
         prints_its_place: options.print_uri && !options.single,
+        spelling: Spelling::Nbdkit {
+            certificates: options.tls_certificates.clone(),
+        },
         pid_file: pid_file.transpose()?,
         outlives_agent: false,
         leaves_folder: !foreground,

@@ -46,7 +46,7 @@ pub(super) fn setup(options: &Options) -> Result<TlsSetup, Refusal> {
     let mode = match mode_asked_for(options)? {
         Some(TlsMode::Off) => TlsMode::Off,
         Some(mode) => mode,
-        None if options.tls_certificates.is_some() || options.tls_verify_peer => TlsMode::Allowed,
+        None if options.tls_certificates.is_some() => TlsMode::Allowed,
         None if certificates().is_some() => TlsMode::Allowed,
         None => TlsMode::Off,
     };

@@ -333,14 +333,14 @@ impl fmt::Display for Address {
 const UNRESERVED_IN_PATH: &[u8] = b"-._~/:@+,=";
 
 /// What stands for itself in the value of a parameter: a shell and every client take these.
-const UNRESERVED_IN_QUERY: &[u8] = b"-._~/";
+pub(super) const UNRESERVED_IN_QUERY: &[u8] = b"-._~/";
 
-fn encoded_path(path: &Path) -> Encoded<'_> {
+pub(super) fn encoded_path(path: &Path) -> Encoded<'_> {
     Encoded(path.as_os_str().as_bytes(), UNRESERVED_IN_QUERY)
 }
 
 /// Bytes with `%41` in place of all but letters, digits and those in the second list.
-struct Encoded<'a>(&'a [u8], &'static [u8]);
+pub(super) struct Encoded<'a>(pub(super) &'a [u8], pub(super) &'static [u8]);
 
 impl fmt::Display for Encoded<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -28,6 +28,7 @@ mod server;
 mod service;
 #[cfg(any(test, feature = "fuzzing"))]
 mod shelf;
+mod spelled;
 mod stream;
 #[cfg(test)]
 mod testing;
