@@ -166,9 +166,12 @@ fn a_command_that_does_not_end_is_ended_with_the_server() {
 #[test]
 fn standard_input_that_is_no_connection_is_refused() {
     let nbdkit = Nbdkit::ours();
-    let said = nbdkit.serve(&["-s"]);
+    let mut folder = nbdkit.command(["-s", "python", &nbdkit.plugin]);
+    folder.stdin(std::fs::File::open("/").unwrap());
+    let said = Said::of(&folder.output().unwrap());
     assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{said:?}");
-    assert!(said.stderr.contains("one socket or two pipes"), "{said:?}");
+    let what = "one socket, or two pipes or files";
+    assert!(said.stderr.contains(what), "{said:?}");
     let script = nbdkit.run(["-s", "python", "/dev/stdin"]);
     assert_eq!(script.code, 1, "{script:?}");
     assert!(script.stderr.contains("the script cannot be"), "{script:?}");

@@ -164,6 +164,71 @@ fn a_client_that_speaks_no_nbd_is_no_reason_to_fail() {
     }
 }
 
+/// What a client says that reads 16 bytes and leaves.
+fn recorded() -> Vec<u8> {
+    let mut said = 3u32.to_be_bytes().to_vec();
+    said.extend(b"IHAVEOPT");
+    said.extend([1u32, 0].map(u32::to_be_bytes).concat());
+    for (command, length) in [(0u16, 16u32), (2, 0)] {
+        said.extend(0x2560_9513_u32.to_be_bytes());
+        said.extend([0, command].map(u16::to_be_bytes).concat());
+        said.extend([77, 0].map(u64::to_be_bytes).concat());
+        said.extend(length.to_be_bytes());
+    }
+    said
+}
+
+#[test]
+fn a_recorded_conversation_comes_from_a_file_and_goes_to_one() {
+    for nbdkit in Nbdkit::both() {
+        std::fs::write(nbdkit.home.path("said"), recorded()).unwrap();
+        let answered = |answer: &[u8], what: &str| {
+            let who = nbdkit.name();
+            assert_eq!(answer.len(), 60, "{who} {what}");
+            assert!(answer.starts_with(b"NBDMAGICIHAVEOPT"), "{who} {what}");
+            assert!(answer.ends_with(b"pydisk!.pydisk!."), "{who} {what}");
+        };
+        let from = || std::fs::File::open(nbdkit.home.path("said")).unwrap();
+        let path = nbdkit.home.path("answer");
+        let served = nbdkit
+            .command(["-s", "python", &nbdkit.plugin])
+            .stdin(from())
+            .stdout(std::fs::File::create(&path).unwrap())
+            .output()
+            .unwrap();
+        let said = Said::of(&served);
+        assert_eq!(said.code, 0, "{} {said:?}", nbdkit.name());
+        answered(&std::fs::read(&path).unwrap(), "to a file");
+        let served = nbdkit
+            .command(["-s", "python", &nbdkit.plugin])
+            .stdin(from())
+            .output()
+            .unwrap();
+        assert_eq!(served.status.code(), Some(0), "{served:?}");
+        answered(&served.stdout, "to a pipe");
+        // Nobody has said anything here.
+        let said = nbdkit.serve(&["-s"]);
+        assert_eq!((said.code, said.stdout.len()), (0, 18), "{said:?}");
+    }
+}
+
+#[test]
+fn a_client_at_a_socket_on_standard_input_is_known() {
+    if !available() {
+        return;
+    }
+    let nbdkit = Nbdkit::ours();
+    let tell = "who=nbdkit.peer_pid(), nbdkit.peer_uid(), nbdkit.peer_gid(), nbdkit.peer_name()";
+    let options = ["-s", "python", &nbdkit.plugin, tell];
+    let mut client = started_by_client(&nbdkit, "connect_command", &options);
+    let pid = client.eval("__import__('os').getpid()");
+    client.leave();
+    let me = rustix::process::geteuid().as_raw();
+    let group = rustix::process::getegid().as_raw();
+    let expected = format!("who ({pid}, {me}, {group}, '')");
+    assert!(nbdkit.calls().contains(&expected), "{:?}", nbdkit.calls());
+}
+
 #[test]
 fn sockets_that_systemd_passes_are_served() {
     if !available() {

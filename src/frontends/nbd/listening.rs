@@ -38,7 +38,7 @@ pub(super) struct Listening {
     /// Not blocking, because a client may be gone before it is accepted.
     pub(super) sockets: Vec<OwnedFd>,
     /// The one client that needs no accepting. Pipes are opened for it while there is a right to.
-    pub(super) given: Option<Stream>,
+    pub(super) given: Option<Given>,
     /// The sockets were opened here; others are somebody's who goes on listening.
     opened: bool,
     /// What clients are told.
@@ -481,7 +481,10 @@ fn check_passed(socket: &OwnedFd) -> Result<(), String> {
 }
 
 /// The client behind standard input and output.
-fn given(mut passed: Vec<OwnedFd>) -> Result<Stream, String> {
+/// The bytes to and from the client that is there already, and who it is.
+pub(super) type Given = (Stream, Peer);
+
+fn given(mut passed: Vec<OwnedFd>) -> Result<Given, String> {
     let (Some(output), Some(input)) = (passed.pop(), passed.pop()) else {
         return Err("standard input and output were not passed".into());
     };
@@ -492,11 +495,27 @@ fn given(mut passed: Vec<OwnedFd>) -> Result<Stream, String> {
     };
     use rustix::fs::FileType;
     let ((one, here), (other, there)) = (kind(&input)?, kind(&output)?);
-    match (one, other) {
-        (FileType::Socket, FileType::Socket) if here == there => Ok(Stream::socket(input)),
-        (FileType::Fifo, FileType::Fifo) => Stream::pipes(&input, &output)
-            .map_err(|error| format!("standard input and output: {error}")),
-        _ => Err("standard input and output have to be one socket or two pipes".into()),
+    if (one, other) == (FileType::Socket, FileType::Socket) && here == there {
+        let peer = peer_of(&input).unwrap_or_else(|error| {
+            log::debug!("the client at standard input is not known: {error}");
+            Peer::Stdio
+        });
+        return Ok((Stream::socket(input), peer));
+    }
+    // A conversation that was recorded comes from a file, or goes to one; a terminal is a mistake.
+    let carries = |kind, end: &OwnedFd| match kind {
+        FileType::Fifo | FileType::RegularFile => true,
+        FileType::CharacterDevice => !rustix::termios::isatty(end),
+        _ => false,
+    };
+    if !carries(one, &input) || !carries(other, &output) {
+        return Err(
+            "standard input and output have to be one socket, or two pipes or files".into(),
+        );
+    }
+    match Stream::pipes(&input, &output) {
+        Ok(stream) => Ok((stream, Peer::Stdio)),
+        Err(error) => Err(format!("standard input and output: {error}")),
     }
 }
 

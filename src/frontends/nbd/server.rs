@@ -24,7 +24,7 @@ use super::dialect::Dialect;
 use super::family::Family;
 use super::label::Labelled;
 use super::link::Link;
-use super::listening::{Listening, accept};
+use super::listening::{Given, Listening, accept};
 use super::registry::{Connected, Connection, Entry, Registry};
 use super::service::{Seats, Service};
 use super::stream::Stream;
@@ -250,8 +250,8 @@ impl Shared {
     }
 
     /// Serve the one client that is there already, on a thread of its own like all.
-    fn serve_given(self: &Arc<Self>, given: Stream, ended: &Ended) {
-        if let Err(error) = self.serve(given, Peer::Stdio) {
+    fn serve_given(self: &Arc<Self>, (given, peer): Given, ended: &Ended) {
+        if let Err(error) = self.serve(given, peer) {
             ended
                 .send(format!("standard input and output: {error}"))
                 .unwrap_or_default();

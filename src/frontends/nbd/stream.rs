@@ -1,4 +1,4 @@
-//! The bytes to and from one client: a socket, or the two pipes of standard input and output.
+//! The bytes to and from one client: a socket, or the two pipes or files of standard input and output.
 //!
 //! A [`super::link::Link`] reads and writes here; the server holds the same stream, to end it.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use pydisk_kernel::peer;
 use pydisk_kernel::unforked::Unforked;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, shutdown, sockopt,
@@ -54,9 +54,14 @@ impl Stream {
         }
     }
 
-    /// Two pipes. They are opened anew, because whether a pipe blocks is known to all who have it.
+    /// Two pipes, or files in their place. Pipes are opened anew, because whether a pipe blocks is known to
+    /// all who have it. A file never blocks, and goes on where those who have it are.
     pub(super) fn pipes(input: &OwnedFd, output: &OwnedFd) -> io::Result<Self> {
         let anew = |pipe: &OwnedFd, how| {
+            let found = rustix::fs::fstat(pipe)?;
+            if FileType::from_raw_mode(found.st_mode) != FileType::Fifo {
+                return rustix::io::fcntl_dupfd_cloexec(pipe, 3);
+            }
             let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
             rustix::fs::open(
                 path,

@@ -22,6 +22,7 @@ def after_fork():
     if 'tell' in globals(): log('after_fork', eval(tell))
 def open(readonly):
     log('open', readonly, repr(nbdkit.export_name()))
+    if 'who' in globals(): log('who', eval(who))
     return bytearray(b'pydisk!.' * (1 << 17))
 def get_size(h): return len(h)
 def can_multi_conn(h): return True
