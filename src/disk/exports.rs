@@ -76,6 +76,7 @@ pub struct Client {
     pub peer: Peer,
     certificate: OnceLock<Certificate>,
     leaving: AtomicBool,
+    cut_off: AtomicBool,
     hang_up: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -88,6 +89,7 @@ impl Client {
             peer,
             certificate: OnceLock::new(),
             leaving: AtomicBool::new(false),
+            cut_off: AtomicBool::new(false),
             hang_up: OnceLock::new(),
         }
     }
@@ -113,7 +115,11 @@ impl Client {
     /// is under way is answered.
     pub fn disconnect(&self, force: bool) {
         self.leaving.store(true, Ordering::Release);
-        if force && let Some(hang_up) = self.hang_up.get() {
+        if !force {
+            return;
+        }
+        self.cut_off.store(true, Ordering::Release);
+        if let Some(hang_up) = self.hang_up.get() {
             hang_up();
         }
     }
@@ -122,6 +128,12 @@ impl Client {
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Whether it was sent away without an answer to what is under way.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Acquire)
     }
 }
 

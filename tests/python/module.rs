@@ -400,7 +400,7 @@ fn a_disconnected_client_is_told_to_its_front_end() {
 }
 
 #[test]
-fn a_disconnected_client_ends_the_sleeps_of_its_callbacks() {
+fn a_client_that_is_cut_off_ends_the_sleeps_of_its_callbacks_and_no_other_does() {
     let plugin = load(
         "
 def thread_model(): return nbdkit.THREAD_MODEL_PARALLEL
@@ -411,7 +411,7 @@ def pread(h, buf, offset, flags):
         nbdkit.nanosleep(3600, 0)
         raise RuntimeError('woke up')
     started.wait()
-    nbdkit.disconnect(False)
+    nbdkit.disconnect(offset == 1024)
 ",
     );
     let exports = plugin.exports(false);
@@ -422,6 +422,10 @@ def pread(h, buf, offset, flags):
     let sleeping = thread::spawn(move || done.send(told(&*disk)).unwrap());
     let mut buffer = [0; 512];
     let other = Request::new(Op::Read(&mut buffer), 512);
+    export.disk().serve(other).unwrap();
+    // What is under way is to be answered first.
+    assert!(ended.recv_timeout(Duration::from_millis(300)).is_err());
+    let other = Request::new(Op::Read(&mut buffer), 1024);
     export.disk().serve(other).unwrap();
     let said = ended.recv_timeout(PATIENCE).unwrap();
     assert_eq!(said.as_deref(), Some("woke up"));

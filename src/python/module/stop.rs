@@ -55,15 +55,15 @@ pub(super) fn shutdown() {
 }
 
 /// Sleep, and let other threads run meanwhile. Ends early, without an error, when the disk is being
-/// detached or the client is gone. Errors: OverflowError for anything negative.
+/// detached or the client was cut off. Errors: OverflowError for anything negative.
 #[pyfunction]
 pub(super) fn nanosleep(py: Python<'_>, sec: u32, nsec: u32) {
     let client = connection::current_client(py);
-    let leaves = || client.as_ref().is_some_and(|client| client.is_leaving());
+    let cut_off = || client.as_ref().is_some_and(|client| client.is_cut_off());
     let until = Instant::now() + Duration::new(sec.into(), 0) + Duration::from_nanos(nsec.into());
     let slept = py.detach(|| {
         let mut ending = ENDING.lock();
-        while !*ending && !leaves() {
+        while !*ending && !cut_off() {
             if CHANGED.wait_until(&mut ending, until).timed_out() {
                 return true;
             }
