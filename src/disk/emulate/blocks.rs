@@ -9,8 +9,9 @@ use crate::disk::{Owner, go_on};
 /// in pieces of this size, a multiple of every block size.
 const LONGEST_RANGE: u64 = 1 << 31;
 
-/// What is read at a time only to be dropped.
-const LONGEST_DROP: usize = 1 << 20;
+/// What is read at a time only to be dropped: as much as nbdkit reads, so a plugin that counts on whole
+/// requests sees the same ones.
+const LONGEST_DROP: usize = 64 << 20;
 
 impl<D: Disk> Emulate<D> {
     /// `range` without the parts of blocks at its ends; empty if it holds no whole block.
