@@ -5,8 +5,9 @@ Parameters:
     size=SIZE    how big the disk is, such as 512M or 1T (required)
 
 Memory is taken when something is written and given back when it is trimmed
-or zeroed, so the disk can be bigger than the machine's memory. What was
-written is gone when the disk is detached.
+or zeroed, so the disk can be bigger than the machine's memory: up to
+9223372036854775807 bytes, as in nbdkit. What was written is gone when the
+disk is detached.
 """
 
 import mmap
@@ -25,7 +26,7 @@ ZEROES = bytes(1024 * 1024)
 # memory holds Python's lock, so more threads would only wait for each other.
 
 size: int | None = None
-disk: "Memory | None" = None
+disk: "Memory | Chunks | None" = None
 
 
 class Memory:
@@ -64,6 +65,19 @@ class Memory:
         if first < last:
             self.written[first:last] = bytes(last - first)
 
+    def read(self, start: int, buf) -> None:
+        buf[:] = self.view[start:start + len(buf)]
+
+    def write(self, start: int, buf) -> None:
+        end = start + len(buf)
+        self.mark(start, end)
+        self.view[start:end] = buf
+
+    def zero(self, start: int, end: int) -> None:
+        """Overwrite these bytes, and keep their memory."""
+        self.mark(start, end)
+        self.fill(start, end)
+
     def extent(self, start: int, end: int) -> tuple[int, bool]:
         """The end of the extent that starts there, and if it is a hole."""
         chunk = start // CHUNK
@@ -71,6 +85,68 @@ class Memory:
         change = self.written.find(b"\1" if hole else b"\0", chunk,
                                    -(-end // CHUNK))
         return end if change < 0 else change * CHUNK, hole
+
+
+class Chunks:
+    """The same for more bytes than a process can map: slower."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.chunks: dict[int, bytearray] = {}
+
+    def parts(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Each chunk's number, and where in it the range begins and ends."""
+        while start < end:
+            number, first = divmod(start, CHUNK)
+            last = min(CHUNK, first + end - start)
+            yield number, first, last
+            start += last - first
+
+    def read(self, start: int, buf) -> None:
+        at = 0
+        for number, first, last in self.parts(start, start + len(buf)):
+            chunk = self.chunks.get(number, ZEROES)
+            buf[at:at + last - first] = memoryview(chunk)[first:last]
+            at += last - first
+
+    def write(self, start: int, buf) -> None:
+        at = 0
+        for number, first, last in self.parts(start, start + len(buf)):
+            chunk = self.chunks.get(number)
+            if chunk is None:
+                chunk = self.chunks[number] = bytearray(CHUNK)
+            chunk[first:last] = buf[at:at + last - first]
+            at += last - first
+
+    def zero(self, start: int, end: int) -> None:
+        for number, first, last in self.parts(start, end):
+            chunk = self.chunks.get(number)
+            if chunk is None:
+                chunk = self.chunks[number] = bytearray(CHUNK)
+            chunk[first:last] = ZEROES[:last - first]
+
+    def discard(self, start: int, end: int) -> None:
+        for number, first, last in self.parts(start, end):
+            if last - first == CHUNK:
+                self.chunks.pop(number, None)
+            elif number in self.chunks:
+                self.chunks[number][first:last] = ZEROES[:last - first]
+
+    def extent(self, start: int, end: int) -> tuple[int, bool]:
+        """The end of the extent that starts there, and if it is a hole."""
+        chunk, last = start // CHUNK, -(-end // CHUNK)
+        hole = chunk not in self.chunks
+        while chunk < last and (chunk not in self.chunks) == hole:
+            chunk += 1
+        return min(chunk * CHUNK, end), hole
+
+
+def disk_of(size: int) -> Memory | Chunks:
+    """Whatever can hold that much."""
+    try:
+        return Memory(size)
+    except (OSError, OverflowError):
+        return Chunks(size)
 
 
 def untouched(count: int) -> mmap.mmap:
@@ -94,59 +170,53 @@ def config_complete() -> None:
     global disk
     if size is None:
         raise ValueError("size=SIZE is needed, for example size=1G")
-    try:
-        disk = Memory(size)
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"size: {size} bytes: {error}") from None
+    disk = disk_of(size)
 
 
-def open(readonly: bool) -> Memory | None:
+def open(readonly: bool) -> Memory | Chunks | None:
     return disk
 
 
-def get_size(h: Memory) -> int:
+def get_size(h: Memory | Chunks) -> int:
     return h.size
 
 
-def can_multi_conn(h: Memory) -> bool:
+def can_multi_conn(h: Memory | Chunks) -> bool:
     return True
 
 
-def can_fua(h: Memory) -> int:
+def can_fua(h: Memory | Chunks) -> int:
     # Nothing here is more stable than anything else: a write is as good as
     # flushed.
     return nbdkit.FUA_NATIVE
 
 
-def pread(h: Memory, buf, offset: int, flags: int) -> None:
-    buf[:] = h.view[offset:offset + len(buf)]
+def pread(h: Memory | Chunks, buf, offset: int, flags: int) -> None:
+    h.read(offset, buf)
 
 
-def pwrite(h: Memory, buf, offset: int, flags: int) -> None:
-    end = offset + len(buf)
-    h.mark(offset, end)
-    h.view[offset:end] = buf
+def pwrite(h: Memory | Chunks, buf, offset: int, flags: int) -> None:
+    h.write(offset, buf)
 
 
-def flush(h: Memory, flags: int) -> None:
+def flush(h: Memory | Chunks, flags: int) -> None:
     pass
 
 
-def trim(h: Memory, count: int, offset: int, flags: int) -> None:
+def trim(h: Memory | Chunks, count: int, offset: int, flags: int) -> None:
     h.discard(offset, offset + count)
 
 
-def zero(h: Memory, count: int, offset: int, flags: int) -> None:
+def zero(h: Memory | Chunks, count: int, offset: int, flags: int) -> None:
     end = offset + count
     if flags & nbdkit.FLAG_MAY_TRIM:
         h.discard(offset, end)
-        return
-    h.mark(offset, end)
-    h.fill(offset, end)
+    else:
+        h.zero(offset, end)
 
 
 def extents(
-    h: Memory, count: int, offset: int, flags: int
+    h: Memory | Chunks, count: int, offset: int, flags: int
 ) -> Iterator[tuple[int, int, int]]:
     end = offset + count
     while offset < end:

@@ -501,6 +501,29 @@ fn plugins_that_ship_go_by_their_names() {
         (0, "67108864\n"),
         "{memory:?}"
     );
+    // More than a process can map, up to the largest that there is.
+    let code = "
+import nbd, sys
+h = nbd.NBD(); h.add_meta_context('base:allocation'); h.connect_uri(sys.argv[1])
+size = h.get_size(); at = size - 200000
+h.pwrite(b'x' * 150000, at)
+h.zero(1000, at + 65000, nbd.CMD_FLAG_NO_HOLE)
+h.trim(131072, at + 1)
+found = []
+h.block_status(200000, at, lambda m, o, e, err: found.extend(e))
+print(size, h.pread(1, at), h.pread(131072, at + 1) == bytes(131072), h.pread(2, at + 131073),
+      h.pread(1, size - 1), found[1::2], h.pread(4096, 0) == bytes(4096))
+";
+    nbdkit.home.script("client.py", code);
+    let command = "/usr/bin/python3 client.py \"$uri\"";
+    let largest = nbdkit.run(["memory", "9223372036854775807", "--run", command]);
+    let expected = "9223372036854775807 bytearray(b'x') True bytearray(b'xx') bytearray(b'\\x00') \
+                    [0, 3, 0] True\n";
+    assert_eq!(
+        (largest.code, largest.stdout.as_str()),
+        (0, expected),
+        "{largest:?}"
+    );
     nbdkit.home.script("image", &"x".repeat(4096));
     let file = nbdkit.run(["file", "image", "--run", size]);
     assert_eq!((file.code, file.stdout.as_str()), (0, "4096\n"), "{file:?}");
