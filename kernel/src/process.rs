@@ -44,10 +44,22 @@ pub fn leave_mount_namespace() -> io::Result<()> {
 /// Processor time that this process has used so far, all threads, in user mode and in the kernel.
 #[must_use]
 pub fn cpu_time() -> Duration {
+    clock(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// A clock that never goes back, in milliseconds. It is read from memory, on most systems, and right to some
+/// milliseconds.
+#[must_use]
+pub fn coarse_milliseconds() -> u64 {
+    let time = clock(libc::CLOCK_MONOTONIC_COARSE);
+    time.as_secs() * 1000 + u64::from(time.subsec_millis())
+}
+
+fn clock(which: libc::clockid_t) -> Duration {
     // Not rustix's: it panics where the kernel's vDSO is not what it expects, as in User-Mode Linux.
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: clock_gettime(2) writes one timespec to the pointer, which lives through the call.
-    let done = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, time.as_mut_ptr()) };
+    let done = unsafe { libc::clock_gettime(which, time.as_mut_ptr()) };
     debug_assert_eq!(done, 0, "every kernel has this clock");
     // SAFETY: two integers, for which every value is valid, zeroed before the kernel filled them.
     let time = unsafe { time.assume_init() };

@@ -17,6 +17,28 @@ use rustix::io::Errno;
 use crate::loopdev::{self, LoopDevice};
 use crate::mounts::{self, Device};
 
+/// How many requests of the block device or the FUSE file at `path` wait for an answer, if the kernel tells. Some
+/// kinds, such as flushes, it does not count. The path itself is not looked at: the file may lie on a filesystem
+/// that does not answer.
+#[must_use]
+pub fn requests_under_way(path: &Path) -> Option<u64> {
+    let counts = match path.strip_prefix("/dev") {
+        Ok(name) if name.components().count() == 1 => {
+            Path::new("/sys/block").join(name).join("inflight")
+        }
+        _ => {
+            let minor = mounts::mounted_at(path).ok()??.device.minor;
+            format!("/sys/fs/fuse/connections/{minor}/waiting").into()
+        }
+    };
+    // Reads and writes of a device, all together of a file.
+    let counts = fs::read_to_string(counts).ok()?;
+    counts
+        .split_whitespace()
+        .map(|count| count.parse::<u64>().ok())
+        .sum()
+}
+
 /// One use of a device or a file. Shown as what follows "`/dev/ublkb0` ...".
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum User {

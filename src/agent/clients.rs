@@ -51,7 +51,7 @@ pub fn telling(folder: &Folder) -> io::Result<Telling> {
 /// `NotFound` or `ConnectionRefused` if there is no worker that serves, `TimedOut` if it does not
 /// answer.
 pub fn connected(folder: &Folder) -> io::Result<Vec<Connected>> {
-    telling::told(folder, SOCKET)
+    telling::told(folder, SOCKET, telling::PATIENCE)
 }
 
 #[cfg(test)]

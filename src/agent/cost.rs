@@ -23,5 +23,5 @@ pub fn tell_cost(folder: &Folder, count: impl Fn() -> Cost + Send + 'static) -> 
 /// `NotFound` or `ConnectionRefused` if there is no worker that counts, `TimedOut` if it does not
 /// answer.
 pub fn cost(folder: &Folder) -> io::Result<Cost> {
-    telling::told(folder, SOCKET)
+    telling::told(folder, SOCKET, telling::PATIENCE)
 }

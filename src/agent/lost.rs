@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::activity;
 use super::folder::{Folder, Holder, Role, ended_well, kept_log};
 use super::inuse;
 use super::leftovers::tidying;
@@ -32,11 +33,15 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
         _ => Vec::new(),
     };
     let mut killed = false;
+    let mut hung = String::new();
     if force {
         // An agent that hangs would take the worker's end for a crash; it is out of the way first.
         end(folder, Role::Agent, Signal::KILL, FORCE_PATIENCE)?;
         end(folder, Role::Launch, Signal::KILL, FORCE_PATIENCE)?;
         killed = !end(folder, Role::Worker, Signal::TERM, FORCE_PATIENCE)?;
+        if killed {
+            hung = activity::place(folder);
+        }
         if killed && !end(folder, Role::Worker, Signal::KILL, FORCE_PATIENCE)? {
             return Err(Refusal::new(format!(
                 "{name}: the worker was killed and does not end"
@@ -54,7 +59,12 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     if served && state.is_some_and(|state| state.is_writable()) && (killed || ended_badly(folder)) {
         unstored.push(
             Refusal::new(format!(
-                "{name}: its worker did not stop as it should; what it had not stored is lost"
+                "{name}: its worker did not stop as it should{}; what it had not stored is lost",
+                if hung.is_empty() {
+                    hung
+                } else {
+                    format!(" and was killed{hung}")
+                }
             ))
             .hint(format!("its log is {}", kept_log(folder).display())),
         );

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
 
+mod activity;
 mod clients;
 mod command;
 mod conduct;
@@ -38,6 +39,7 @@ mod supervise;
 mod telling;
 mod worker_process;
 
+pub use activity::{Activity, activity, telling_activity};
 pub use clients::{Connected, connected, telling};
 pub use conduct::Conduct;
 pub use control::{ask, listens};

@@ -20,7 +20,7 @@ use super::folder::Folder;
 use super::messages::{parsed, send};
 
 /// How long the worker may take to answer, and whoever asked to take the answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Longest answer that is taken.
 const LONGEST: u64 = 64 << 20;
@@ -78,15 +78,19 @@ impl Telling {
     }
 }
 
-/// What the worker tells at `socket`.
+/// What the worker tells at `socket` within this time.
 ///
 /// # Errors
 /// `NotFound` or `ConnectionRefused` if there is no worker that does, `TimedOut` if it does not
 /// answer.
-pub(super) fn told<T: DeserializeOwned>(folder: &Folder, socket: &str) -> io::Result<T> {
+pub(super) fn told<T: DeserializeOwned>(
+    folder: &Folder,
+    socket: &str,
+    patience: Duration,
+) -> io::Result<T> {
     let (_open, address) = control::address(folder, socket)?;
     let stream = UnixStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
     let mut text = Vec::new();
     match stream.take(LONGEST).read_to_end(&mut text) {
         Ok(_) => parsed(&text),

@@ -9,11 +9,14 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde_json::json;
 
+mod activity;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzzing;
 
+use activity::Doing;
+
 use super::complain;
-use crate::agent::{self, Connected, Folder, Holder, Phase, Role, Root, State, Way};
+use crate::agent::{self, Activity, Connected, Folder, Holder, Phase, Role, Root, State, Way};
 use crate::frontends::Target;
 use crate::frontends::nbd::{Address, Place};
 use crate::{Refusal, escape, logging};
@@ -25,6 +28,8 @@ pub(super) struct Entry {
     condition: &'static str,
     /// Those of a server; nothing where there is none, or where it does not tell.
     clients: Option<Vec<Connected>>,
+    /// Of a disk that is served; nothing where it was not asked for.
+    activity: Option<Doing>,
 }
 
 impl Entry {
@@ -53,6 +58,7 @@ impl Entry {
             state,
             condition,
             clients: None,
+            activity: None,
         }
     }
 
@@ -63,6 +69,32 @@ impl Entry {
             self.clients = agent::connected(&self.folder).ok();
         }
         self
+    }
+
+    /// With what its plugin is busy with, where it serves.
+    fn with_activity(mut self) -> Self {
+        let disk = self.state.as_ref().and_then(|state| state.disk.as_ref());
+        let Some(disk) = disk.filter(|_| self.condition != "crashed") else {
+            return self;
+        };
+        self.activity = Doing::ask(&self.folder, disk);
+        self
+    }
+
+    fn activity(&self) -> Option<&Activity> {
+        self.activity.as_ref()?.told()
+    }
+
+    /// What becomes of it, and whether it hangs.
+    fn in_words(&self) -> String {
+        let mut words = vec![self.condition.to_owned()];
+        match self.clients().map(<[Connected]>::len) {
+            None => {}
+            Some(1) => words.push("1 client".to_owned()),
+            Some(count) => words.push(format!("{count} clients")),
+        }
+        words.extend(self.activity.as_ref().and_then(Doing::hint));
+        words.join(", ")
     }
 
     fn name(&self) -> String {
@@ -122,6 +154,7 @@ impl Entry {
             "uri": uri,
             "unix_socket": socket,
             "clients": self.clients(),
+            "activity": self.activity(),
             "size": disk.map(|disk| disk.size),
             "read_only": disk.map(|disk| disk.read_only),
             "parallel": disk.map(|disk| disk.parallel),
@@ -284,7 +317,7 @@ pub(super) fn find(entries: Vec<Entry>, which: &str) -> Result<Entry, Refusal> {
 }
 
 pub(super) fn list(json: bool) -> Result<ExitCode, Refusal> {
-    let entries = entries()?;
+    let entries: Vec<_> = entries()?.into_iter().map(Entry::with_activity).collect();
     if json {
         let all: Vec<_> = entries.iter().map(Entry::json).collect();
         logging::print_json(&all)?;
@@ -310,11 +343,7 @@ fn row(entry: &Entry) -> [String; 6] {
         disk.and_then(|disk| disk.size).map_or_else(dash, human),
         plugin.map_or_else(dash, |name| name.to_string_lossy().into_owned()),
         disk.map_or_else(dash, |disk| disk.front_end.clone()),
-        match entry.clients().map(<[Connected]>::len) {
-            None => entry.condition.to_owned(),
-            Some(1) => format!("{}, 1 client", entry.condition),
-            Some(count) => format!("{}, {count} clients", entry.condition),
-        },
+        entry.in_words(),
     ]
 }
 
@@ -360,7 +389,7 @@ fn human(bytes: u64) -> String {
 }
 
 pub(super) fn show(which: &str, json: bool) -> Result<ExitCode, Refusal> {
-    let entry = find(entries()?, which)?;
+    let entry = find(entries()?, which)?.with_activity();
     if json {
         logging::print_json(&entry.json())?;
         return Ok(ExitCode::SUCCESS);
@@ -409,6 +438,7 @@ fn text(entry: &Entry) -> String {
             log.unwrap_or_else(|| "standard error of the agent".to_owned()),
         ));
     }
+    lines.extend(entry.activity.iter().flat_map(Doing::lines));
     for client in entry.clients().into_iter().flatten() {
         let tls = if client.tls { ", TLS" } else { "" };
         let since = time(client.since);

@@ -19,6 +19,7 @@ mod buffer;
 mod capabilities;
 mod coroutines;
 mod docs;
+mod doing;
 mod errnos;
 mod exceptions;
 mod exports;
@@ -36,6 +37,8 @@ mod stopwatch;
 mod turns;
 mod writable;
 
+use doing::Doing;
+pub use doing::{Busy, busy};
 pub use errnos::Errnos;
 use exports::{Offered, Visitor};
 pub use findings::Finding;
@@ -437,7 +440,9 @@ impl Plugin {
         if self.cleaned.swap(true, Ordering::AcqRel) {
             return;
         }
+        let doing = Doing::wait("cleanup");
         let _turn = self.turns().callback("cleanup");
+        doing.begin("cleanup");
         Python::attach(|py| {
             if let Err(refusal) = self.script.call(py, intern!(py, "cleanup"), ()) {
                 log::error!("{refusal}");

@@ -7,6 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
+use super::doing::Doing;
 use super::errnos::Errnos;
 use super::findings::{Finding, Findings};
 use super::{coroutines, exceptions, forks, hints};
@@ -138,6 +139,7 @@ impl Script {
         let Some(callback) = self.find(py, name) else {
             return Ok(None);
         };
+        let _doing = Doing::run(&name.to_string_lossy());
         let returned = callback.call1(args);
         forks::end_child(py);
         let returned = returned.and_then(coroutines::outcome);

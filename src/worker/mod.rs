@@ -26,14 +26,15 @@ mod surroundings;
 mod table;
 
 use crate::agent::{
-    self, Connected, Folder, FromWorker, Job, Passing, Role, Served, Step, ToWorker, Way, send,
+    self, Activity, Connected, Folder, FromWorker, Job, Passing, Role, Served, Step, Telling,
+    ToWorker, Way, send,
 };
 use crate::bench::Cost;
 use crate::disk::{Check, Disk, Emulate, Op, Request};
 use crate::frontends::nbd::Server;
 use crate::frontends::{self, Attached, Target};
 use crate::python::{Plugin, ThreadModel};
-use crate::{Refusal, logging};
+use crate::{Refusal, logging, python};
 use door::Door;
 pub use guard::GUARD;
 use sectors::WholeSectors;
@@ -114,6 +115,8 @@ fn serve(
         }
         _ => None,
     };
+    let telling = agent::telling_activity(folder)
+        .map_err(|error| Refusal::new(format!("{}: {error}", job.name)))?;
     surroundings::change(&job.conduct)?;
     // As in nbdkit, `cleanup` undoes what `after_fork` did, so it follows only where that succeeded.
     doing(stream, Step::AfterFork);
@@ -134,11 +137,11 @@ fn serve(
             let exports = Arc::new(Layered::new(plugin.exports(job.read_only)));
             let parallel = plugin.thread_model() == ThreadModel::Parallel;
             place
-                .events(receiver)
+                .events(receiver, telling)
                 .and_then(|events| place.listen(door, exports, parallel, &events))
         }
         None => open(job, &plugin).and_then(|disk| {
-            let events = place.events(receiver)?;
+            let events = place.events(receiver, telling)?;
             place.attach(disk, &events)
         }),
     };
@@ -212,12 +215,13 @@ impl Place<'_> {
     }
 
     /// From here on the agent and signals are heard, and there may be something to remove.
-    fn events(&self, receiver: agent::Receiver) -> Result<Events, Refusal> {
+    fn events(&self, receiver: agent::Receiver, telling: Telling) -> Result<Events, Refusal> {
         let (sender, events) = channel();
         if self.job.measured {
             measure(self.plugin, self.folder)?;
         }
         listen(receiver, &sender)
+            .and_then(|()| telling.tell(|| Activity::from(python::busy())))
             .and_then(|()| send(self.stream, &FromWorker::Starting))
             .map_err(|error| self.failed(&error))?;
         let asked = Mutex::new(sender.clone());

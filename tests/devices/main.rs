@@ -9,6 +9,7 @@ mod endurance;
 mod errors;
 mod filesystems;
 mod forced;
+mod hanging;
 mod killed;
 mod lanes;
 mod leftovers;

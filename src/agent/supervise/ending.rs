@@ -73,14 +73,14 @@ impl Agent {
             .stopping
             .as_ref()
             .is_some_and(|stopping| stopping.killed_at.is_some());
+        let hung = &self.hung;
         let what = match status {
             _ if killed && self.is_read_only() => {
-                "the plugin did not stop in time and was killed".to_owned()
+                format!("the plugin did not stop in time and was killed{hung}")
             }
-            _ if killed && self.device_made => {
-                "the plugin did not stop in time and was killed; what it had not stored is lost"
-                    .to_owned()
-            }
+            _ if killed && self.device_made => format!(
+                "the plugin did not stop in time and was killed{hung}; what it had not stored is lost"
+            ),
             _ if killed => "it was stopped before it could be used".to_owned(),
             Some(Ok(status)) => {
                 format!("the worker {}{}", ending(status), worker.suspicion(status))
@@ -154,6 +154,7 @@ impl Agent {
                 });
             }
             Event::Stop(unstored) => self.note_unstored(unstored),
+            Event::Hangs(place) => self.hung = place,
             Event::CommandEnded(status) => self.command_status = Some(status),
             Event::Signal(signal) if self.command.is_some() => {
                 // The terminal sends the others to the command as well, which decides.

@@ -19,7 +19,7 @@ use super::passing::Passing;
 use super::state::{Phase, Served, State, Way, masked, now};
 use super::step::{Progress, Step};
 use super::worker_process::WorkerProcess;
-use super::{command, control, inuse, storing};
+use super::{activity, command, control, inuse, storing};
 
 mod ending;
 mod hearing;
@@ -34,6 +34,8 @@ pub use ending::Outcome;
 const DEATH_PATIENCE: Duration = Duration::from_millis(900);
 /// The same for `detach --force`.
 const FORCE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long before its end a worker is asked where it is.
+const ASKED_BEFORE: Duration = Duration::from_secs(2);
 /// How long a plain `detach` waits for the plugin's last flush.
 pub const DETACH_PATIENCE: Duration = Duration::from_secs(60);
 /// How often the log is looked at.
@@ -65,6 +67,8 @@ pub(super) enum Event {
     },
     /// What had to be done before the worker is stopped has been done; what could not be stored.
     Stop(Vec<Refusal>),
+    /// Where the worker is that is to be killed, as [`activity::place`] says it.
+    Hangs(String),
     /// The user's command has ended; its exit status.
     CommandEnded(u8),
 }
@@ -108,6 +112,8 @@ pub(super) struct Agent {
     last_words: Option<FromWorker>,
     /// Whether the worker will say no more.
     silent: bool,
+    /// Where the worker was that had to be killed, as it goes on in a sentence.
+    hung: String,
     /// Why nobody is told of a disk that could be used.
     given_up: Option<Refusal>,
     command: Option<Pid>,
@@ -124,6 +130,8 @@ struct Stopping {
     told: bool,
     /// When it is told, though what lies on the disk is still being stored.
     tell_at: Option<Instant>,
+    /// Whether it has been asked where it is.
+    asked: bool,
     /// When it is to be killed.
     kill_at: Option<Instant>,
     /// When it was.
@@ -135,6 +143,7 @@ impl Stopping {
         Self {
             told: false,
             tell_at: None,
+            asked: false,
             kill_at,
             killed_at: None,
         }
@@ -151,7 +160,14 @@ impl Stopping {
             return Some(at + DEATH_PATIENCE);
         }
         let tell_at = self.tell_at.filter(|_| !self.told);
-        tell_at.into_iter().chain(self.kill_at).min()
+        let all = [tell_at, self.ask_at(), self.kill_at];
+        all.into_iter().flatten().min()
+    }
+
+    /// When it is asked where it is, because it is killed soon.
+    fn ask_at(&self) -> Option<Instant> {
+        let kill_at = self.kill_at.filter(|_| !self.asked)?;
+        Some(kill_at.checked_sub(ASKED_BEFORE).unwrap_or(kill_at))
     }
 
     /// Whether it must be told now, because it is killed soon.
@@ -210,6 +226,7 @@ impl Agent {
             unstored: Vec::new(),
             last_words: None,
             silent: false,
+            hung: String::new(),
             given_up: None,
             command: None,
             command_status: None,
@@ -298,6 +315,7 @@ impl Agent {
                     self.note_unstored(unstored);
                     self.stop(worker, None);
                 }
+                Some(Event::Hangs(place)) => self.hung = place,
                 Some(Event::CommandEnded(status)) => {
                     self.command_status = Some(status);
                     self.release();
@@ -343,6 +361,9 @@ impl Agent {
                 let refusal = Refusal::new(format!("{}: {why}", self.job.name));
                 self.note_unstored(vec![refusal]);
                 self.stop(worker, None);
+            } else if stopping.ask_at().is_some_and(|at| at <= now) {
+                stopping.asked = true;
+                self.ask_where_it_is();
             } else {
                 log::warn!("the plugin did not stop in time: its worker is killed");
                 stopping.killed_at = Some(now);
@@ -365,6 +386,19 @@ impl Agent {
             false
         });
         false
+    }
+
+    /// In a thread, because it may not answer.
+    fn ask_where_it_is(&self) {
+        let (sender, folder) = (self.sender.clone(), self.folder.clone());
+        let ask = move || {
+            let place = activity::place(&folder);
+            sender.send(Event::Hangs(place)).unwrap_or_default();
+        };
+        let started = thread::Builder::new().name("asks-worker".into()).spawn(ask);
+        if let Err(error) = started {
+            log::debug!("the worker is not asked where it is: {error}");
+        }
     }
 
     fn signalled(&mut self, signal: i32, worker: &mut WorkerProcess) {
@@ -576,6 +610,8 @@ mod tests {
         assert!(stopping.is_to_be_told(now + second));
         stopping.told = true;
         assert!(!stopping.is_to_be_told(now + second));
+        assert_eq!(stopping.deadline(), Some(now + 4 * second - ASKED_BEFORE));
+        stopping.asked = true;
         assert_eq!(stopping.deadline(), Some(now + 4 * second));
         stopping.killed_at = Some(now + 4 * second);
         assert_eq!(stopping.deadline(), Some(now + 4 * second + DEATH_PATIENCE));

@@ -32,6 +32,7 @@ pub fn state(input: &[u8]) {
         state,
         condition: "attached",
         clients,
+        activity: None,
     };
     shown(&entry);
 }

@@ -11,6 +11,7 @@ use pyo3::types::{PyMemoryView, PyString};
 
 use crate::disk::{Errno, Error, Flags, Owner, Result};
 use crate::python::buffer::{self, After};
+use crate::python::doing::Doing;
 use crate::python::module::{self, Connection};
 use crate::python::script::{Api, Script};
 use crate::python::stopwatch::Stopwatch;
@@ -45,7 +46,9 @@ impl Caller {
     /// Run the callback of this name when it is this handle's turn. The turn is waited for outside of
     /// Python, because whoever has it may be about to enter.
     pub(super) fn turn<T>(&self, callback: &str, work: impl FnOnce(Python<'_>) -> T) -> T {
+        let doing = Doing::wait(callback);
         let _turn = self.plugin.turns().callback(callback);
+        doing.begin(callback);
         let _entered = self.connection.enter();
         Python::attach(|py| {
             module::clear_error();

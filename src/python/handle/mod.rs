@@ -9,6 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::capabilities::Question;
+use super::doing::Doing;
 use super::extents::Wrong;
 use super::module::Connection;
 use super::turns::Place;
@@ -137,7 +138,9 @@ impl Disk for Handle {
         let caller = &self.caller;
         let name = callback(&request.op);
         if Transfer::is_possible(caller, &request.op) && caller.plugin.has_coroutine(name) {
+            let doing = Doing::wait(name);
             let _turn = caller.plugin.turns().callback(name);
+            doing.begin(name);
             if let Some(served) = Transfer::serve(caller, &mut request) {
                 return served;
             }
@@ -204,7 +207,10 @@ impl Disk for Handle {
     /// coroutines, for which it must not be inside Python.
     fn batch(&self, work: &mut dyn FnMut()) {
         let plugin = &self.caller.plugin;
-        match plugin.turns().batch() {
+        let doing = Doing::wait("");
+        let turn = plugin.turns().batch();
+        drop(doing);
+        match turn {
             Some(_turn) if !plugin.is_async() => Python::attach(|_py| work()),
             _turn => work(),
         }
