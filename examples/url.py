@@ -48,7 +48,7 @@ def ask(first, last):
     try:
         answer = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.URLError as error:
-        raise OSError(f"{url}: {error.reason}") from None
+        raise OSError(f"{url}: {error}") from None
     # "bytes 0-511/1048576"
     found, _, size = answer.headers.get("Content-Range", "").partition("/")
     if answer.status != 206 or found != f"bytes {first}-{last}":

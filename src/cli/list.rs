@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use pydisk_kernel::process::is_exiting;
 use serde_json::json;
 
 mod activity;
@@ -179,6 +180,7 @@ pub(super) fn attached(folder: &Folder) -> serde_json::Value {
         state: State::read(folder).ok(),
         condition: "attached",
         clients: None,
+        activity: None,
     };
     entry.json()
 }
@@ -194,13 +196,20 @@ pub(super) fn refuse_taken(target: &Target) -> Result<(), Refusal> {
     }
     let shown = target.to_string();
     let has_it = |entry: &Entry| entry.serves() && entry.is(&shown);
-    let Some(taken) = without_clients()?.into_iter().find(has_it) else {
-        return Ok(());
+    let patience = Instant::now() + CRASH_PATIENCE;
+    let taken = loop {
+        let Some(taken) = without_clients()?.into_iter().find(has_it) else {
+            return Ok(());
+        };
+        if taken.condition == "crashed" && makes_way(&taken.folder)? {
+            return Ok(());
+        }
+        if !is_dying(&taken.folder) || Instant::now() >= patience {
+            break taken;
+        }
+        thread::sleep(Duration::from_millis(20));
     };
     let name = taken.name();
-    if taken.condition == "crashed" && makes_way(&taken.folder)? {
-        return Ok(());
-    }
     Err(
         Refusal::new(format!("target `{shown}`: the attachment `{name}` has it")).hint(format!(
             "`pydisk detach {name}` ends it, `pydisk show {name}` tells more"
@@ -210,6 +219,14 @@ pub(super) fn refuse_taken(target: &Target) -> Result<(), Refusal> {
 
 /// How long the agent of a crashed attachment may take to see to its end.
 const CRASH_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Whether one of its processes is about to be gone, and what it holds with it.
+fn is_dying(folder: &Folder) -> bool {
+    [Role::Agent, Role::Worker].iter().any(|&role| {
+        let holder = folder.holder(role);
+        matches!(holder, Holder::Process(pid) if is_exiting(pid.as_raw_nonzero().get()))
+    })
+}
 
 /// Remove what a crashed attachment left; whether it is gone.
 fn makes_way(crashed: &Folder) -> Result<bool, Refusal> {
