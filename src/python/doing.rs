@@ -9,7 +9,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pydisk_kernel::process::coarse_milliseconds;
+
+use crate::threads::coarse_milliseconds;
 
 /// The callbacks that may run while somebody asks; those first that are called most.
 const NAMES: [&str; 21] = [

@@ -101,11 +101,19 @@ fn the_file_of_a_dead_worker_fails_until_it_is_detached() {
 
 #[test]
 fn the_file_of_two_dead_processes_fails_until_it_is_detached() {
-    for detach in [&["detach", "--all"][..], &["detach", "ram", "--force"]] {
+    for (detach, named) in [
+        (&["detach", "--all"][..], "ram\n"),
+        (&["detach", "ram", "--force"], ""),
+    ] {
         let Some(home) = attached() else { return };
         kill(&home, &["agent_pid", "worker_pid"]);
         fails(&home, UNSEEN);
-        home.run(detach).refused(&format!("ram: {UNSEEN}; "));
+        let said = home.run(detach);
+        assert_eq!((said.code, &*said.stdout), (1, named), "{said:?}");
+        assert!(
+            said.stderr.contains(&format!("ram: {UNSEEN}; ")),
+            "{said:?}"
+        );
         gone(&home);
     }
 }

@@ -162,7 +162,11 @@ fn a_wrong_parameter_of_what_ships_is_one_sentence() {
             "size `wrong`: not a number",
         ),
         ("plugins/memory.py", &["size=0"], "at least one byte"),
-        ("plugins/memory.py", &["size=7E"], "Cannot allocate memory"),
+        (
+            "plugins/memory.py",
+            &["size=8E"],
+            "larger than 9223372036854775807",
+        ),
         ("plugins/file.py", &["size=1G"], "only file=PATH is known"),
         ("plugins/file.py", &["file=/no/such"], "'/no/such'"),
         (

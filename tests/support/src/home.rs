@@ -120,6 +120,15 @@ impl Said {
         self.refused_after_prints(words);
     }
 
+    /// What it said on standard error, but for what it waited for on a slow machine.
+    #[must_use]
+    pub fn complaints(&self) -> String {
+        let lines = self.stderr.split_inclusive('\n');
+        lines
+            .filter(|line| !line.contains(": waiting for "))
+            .collect()
+    }
+
     /// It was refused with these words.
     #[track_caller]
     pub fn refused_after_prints(&self, words: &str) {
