@@ -126,7 +126,7 @@ fn a_disk_is_attached_used_shown_and_detached() {
     let disk = home.path("disk");
     assert_eq!(said.code, 0, "{said:?}");
     assert_eq!(said.stdout, format!("{}\n", disk.display()));
-    assert_eq!(said.complaints(), "");
+    assert_eq!(said.stderr, "");
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -339,7 +339,7 @@ fn info_shows_parameters_size_and_limits() {
             assert!(said.stdout.contains(line), "{said:?}");
         }
     }
-    assert_eq!(known.complaints(), "");
+    assert_eq!(known.stderr, "");
     for line in [
         "size=1048576\n",
         "block_size_minimum=1\n",

@@ -215,7 +215,7 @@ fn a_wrong_parameter_of_what_ships_is_one_sentence() {
         let mut args = vec!["attach", plugin.to_str().unwrap(), file.to_str().unwrap()];
         args.extend(params);
         let output = pydisk(&args);
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = support::home::complaints(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
         assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
         assert!(said.contains(words), "{args:?}: {said}");

@@ -137,7 +137,7 @@ fn a_mounted_filesystem_is_stored_by_every_end(kind: Kind) {
             "one" | "all" => {
                 let which = if way == "one" { "disk" } else { "--all" };
                 let said = home.run(["detach", "--force", which]);
-                assert_eq!((said.code, &*said.complaints()), (0, ""), "{}", kind.word());
+                assert_eq!((said.code, &*said.stderr), (0, ""), "{}", kind.word());
             }
             _ => {
                 let all = [("agent", agent), ("worker", worker)];
@@ -209,7 +209,7 @@ fn what_nobody_sees_mounted_is_stored(kind: Kind) {
     let open = fs::File::create(mount.at.join("open")).unwrap();
     run("umount", ["-l".as_ref(), mount.at.as_os_str()]);
     let said = place.home.run(["detach", "--force", "disk"]);
-    assert_eq!((said.code, &*said.complaints()), (0, ""), "{}", kind.word());
+    assert_eq!((said.code, &*said.stderr), (0, ""), "{}", kind.word());
     place.is_stored(&backing, "lazily");
     drop(open);
 }
@@ -252,7 +252,7 @@ fn a_filesystem_on_a_loop_device_above_is_stored(kind: Kind) {
     };
     let mount = written(above.0.as_ref(), place.home.path("mounted"));
     let said = place.home.run(["detach", "--force", "disk"]);
-    assert_eq!((said.code, &*said.complaints()), (0, ""), "{}", kind.word());
+    assert_eq!((said.code, &*said.stderr), (0, ""), "{}", kind.word());
     place.is_stored(&backing, "a loop device above");
     unmounted(mount);
 }
@@ -279,7 +279,7 @@ fn a_disk_whose_image_lies_on_another_disk_is_stored_first(kind: Kind) {
         let above = written(&device, home.path("inner"));
         let said = home.run(["detach", "--force", which]);
         assert_eq!(
-            (said.code, &*said.complaints()),
+            (said.code, &*said.stderr),
             (0, ""),
             "{}, {which}",
             kind.word()
@@ -356,7 +356,7 @@ sys.stdin.read()
         .unwrap();
     assert_eq!(first_line(&mut user), "written");
     let said = place.home.run(["detach", "--force", "disk"]);
-    assert_eq!((said.code, &*said.complaints()), (0, ""), "{}", kind.word());
+    assert_eq!((said.code, &*said.stderr), (0, ""), "{}", kind.word());
     place.is_stored(&backing, "shared memory");
     drop(user.stdin.take());
     user.wait().unwrap();

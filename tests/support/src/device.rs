@@ -162,7 +162,7 @@ impl Attached {
             path: target.into(),
             kind,
             folder,
-            said: String::from_utf8_lossy(&output.stderr).into_owned(),
+            said: crate::home::complaints(&output.stderr),
             detached: false,
         }
     }

@@ -96,6 +96,16 @@ impl Drop for Home {
     }
 }
 
+/// What was said on standard error, but for what is waited for, as on a slow machine.
+#[must_use]
+pub fn complaints(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines = text.split_inclusive('\n');
+    lines
+        .filter(|line| !line.contains(": waiting for "))
+        .collect()
+}
+
 /// What a command said and how it ended.
 #[derive(Debug)]
 pub struct Said {
@@ -109,7 +119,7 @@ impl Said {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            stderr: complaints(&output.stderr),
         }
     }
 
@@ -118,15 +128,6 @@ impl Said {
     pub fn refused(&self, words: &str) {
         assert!(self.stderr.starts_with("pydisk: "), "{self:?}");
         self.refused_after_prints(words);
-    }
-
-    /// What it said on standard error, but for what it waited for on a slow machine.
-    #[must_use]
-    pub fn complaints(&self) -> String {
-        let lines = self.stderr.split_inclusive('\n');
-        lines
-            .filter(|line| !line.contains(": waiting for "))
-            .collect()
     }
 
     /// It was refused with these words.
