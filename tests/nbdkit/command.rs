@@ -80,6 +80,13 @@ fn what_makes_no_sense_has_status_1() {
             ("python /no/such.py", "/no/such.py"),
             ("-p abc python D", "abc"),
             ("-t x python D", ""),
+            ("-t x python D --threads=4", ""),
+            ("--tls=bad --tls=off python D", "bad"),
+            ("--log=foo --log=stderr python D", "--log"),
+            (
+                "--mask-handshake=x --mask-handshake=0 python D",
+                "mask-handshake",
+            ),
             ("--tls=foo python D", "foo"),
             ("--log=foo python D", "--log"),
             ("-D foo python D", "-D"),

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// What stands on a command line of nbdkit's.
+/// What stands on a command line of nbdkit's. Options that take a word or a number may be given several times:
+/// nbdkit refuses each one that is wrong, and the last one counts.
 #[derive(Debug, Parser)]
 #[command(
     name = "nbdkit",
@@ -77,14 +78,14 @@ pub(super) struct Options {
     #[arg(long, alias = "keep-alive")]
     pub(super) keepalive: bool,
     /// Where messages go: stderr, syslog, null, default or an absolute path
-    #[arg(long, value_name = "WHERE", allow_hyphen_values = true)]
-    pub(super) log: Option<String>,
+    #[arg(long, value_name = "WHERE", action = clap::ArgAction::Append, allow_hyphen_values = true)]
+    pub(super) log: Vec<String>,
     /// Show the names of the long options, and end
     #[arg(long)]
     pub(super) long_options: bool,
     /// Which flags of the handshake are offered, for tests of clients
-    #[arg(long, value_name = "MASK", allow_hyphen_values = true)]
-    pub(super) mask_handshake: Option<String>,
+    #[arg(long, value_name = "MASK", action = clap::ArgAction::Append, allow_hyphen_values = true)]
+    pub(super) mask_handshake: Vec<String>,
     /// What this server is called, in messages, by the plugin and by `pydisk list`
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub(super) name: Option<String>,
@@ -144,19 +145,19 @@ pub(super) struct Options {
     #[arg(long)]
     pub(super) swap: bool,
     /// Requests of one client that are served at the same time [default: 16]
-    #[arg(short = 't', long, value_name = "THREADS", allow_hyphen_values = true)]
-    pub(super) threads: Option<String>,
+    #[arg(short = 't', long, value_name = "THREADS", action = clap::ArgAction::Append, allow_hyphen_values = true)]
+    pub(super) threads: Vec<String>,
     /// How long a client may negotiate [default: 10]
     #[arg(
         long,
         alias = "time-out",
         value_name = "SECONDS",
-        allow_hyphen_values = true
+        action = clap::ArgAction::Append, allow_hyphen_values = true
     )]
-    pub(super) timeout: Option<String>,
+    pub(super) timeout: Vec<String>,
     /// Whether clients encrypt: off, on or require
-    #[arg(long, value_name = "MODE", allow_hyphen_values = true)]
-    pub(super) tls: Option<String>,
+    #[arg(long, value_name = "MODE", action = clap::ArgAction::Append, allow_hyphen_values = true)]
+    pub(super) tls: Vec<String>,
     /// Folder with server-cert.pem, server-key.pem and, to verify clients, ca-cert.pem
     #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
     pub(super) tls_certificates: Option<PathBuf>,
@@ -224,7 +225,7 @@ mod tests {
         assert!(options.foreground && options.read_only);
         assert_eq!(options.unix, Some("-".into()));
         assert_eq!(options.export.as_deref(), Some("a b"));
-        assert_eq!(options.threads.as_deref(), Some("4"));
+        assert_eq!(options.threads, ["4"]);
         assert_eq!(options.pid_file, Some("/p".into()));
         assert_eq!(options.plugin.as_deref(), Some("python"));
         assert_eq!(options.words, ["disk.py", "k=v", "-x"]);
@@ -251,7 +252,7 @@ mod tests {
                 options.pid_file.is_some()
             }),
             ("--version -V --vers", |options| options.version),
-            ("--tls=on", |options| options.tls.is_some()),
+            ("--tls=on", |options| !options.tls.is_empty()),
             ("--keepalive --keep-alive", |options| options.keepalive),
             ("--no-mc --no-meta-contexts", |options| options.no_mc),
             ("--no-sr --no-structured-replies", |options| options.no_sr),
@@ -260,7 +261,7 @@ mod tests {
                 |options| options.print_uri,
             ),
             ("--timeout=1 --time-out=1 --time=1", |options| {
-                options.timeout.is_some()
+                !options.timeout.is_empty()
             }),
             ("--name=x --na=x", |options| options.name.is_some()),
         ] {

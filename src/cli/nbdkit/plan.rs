@@ -212,42 +212,44 @@ fn refuse_absent(options: &Options) -> Result<(), Refusal> {
 }
 
 fn threads(options: &Options) -> Result<Option<u16>, Refusal> {
-    let Some(text) = &options.threads else {
-        return Ok(None);
-    };
-    match text.parse::<u16>() {
-        Ok(0) => Ok(None),
-        Ok(threads @ 1..=256) => Ok(Some(threads)),
-        _ => Err(Refusal::new(format!(
-            "-t `{text}`: a number from 1 to 256 is accepted, or 0 for the default"
-        ))),
+    let mut wanted = None;
+    for text in &options.threads {
+        wanted = match text.parse::<u16>() {
+            Ok(0) => None,
+            Ok(threads @ 1..=256) => Some(threads),
+            _ => {
+                return Err(Refusal::new(format!(
+                    "-t `{text}`: a number from 1 to 256 is accepted, or 0 for the default"
+                )));
+            }
+        };
     }
+    Ok(wanted)
 }
 
 fn handshake(options: &Options) -> Result<Duration, Refusal> {
-    let Some(text) = &options.timeout else {
-        return Ok(Bounds::default().handshake);
-    };
-    let time = params::parse_delay("--timeout", text)?;
     let range = Duration::from_millis(100)..=Duration::from_secs(86_400);
-    Some(time)
-        .filter(|time| range.contains(time))
-        .ok_or_else(|| {
-            Refusal::new(format!(
+    let mut wanted = Bounds::default().handshake;
+    for text in &options.timeout {
+        wanted = params::parse_delay("--timeout", text)?;
+        if !range.contains(&wanted) {
+            return Err(Refusal::new(format!(
                 "--timeout `{text}`: 100ms to 86400 seconds are accepted"
-            ))
-        })
+            )));
+        }
+    }
+    Ok(wanted)
 }
 
 fn dialect(options: &Options) -> Result<Dialect, Refusal> {
-    let handshake = match options.mask_handshake.as_deref() {
-        None => u16::MAX,
-        Some(text) => mask(text).ok_or_else(|| {
+    let mut handshake = u16::MAX;
+    for text in &options.mask_handshake {
+        handshake = mask(text).ok_or_else(|| {
             Refusal::new(format!(
                 "--mask-handshake `{text}`: a number is accepted, such as 0 or 0x1"
             ))
-        })?,
-    };
+        })?;
+    }
     Ok(Dialect {
         handshake,
         structured: !options.no_sr,
@@ -277,19 +279,25 @@ fn logging(options: &Options, foreground: bool) -> Result<Logging, Refusal> {
         true => Sink::StandardError,
         false => Sink::System,
     };
-    let sink = match options.log.as_deref() {
-        None | Some("default") if foreground => Sink::StandardError,
-        None | Some("default") => background,
-        Some("stderr") => Sink::StandardError,
-        Some("syslog") => Sink::System,
-        Some("null") => Sink::Nothing,
-        Some(path) if path.starts_with('/') => Sink::File(path.into()),
-        Some(other) => {
-            return Err(Refusal::new(format!(
-                "--log `{other}`: stderr, syslog, null, default or an absolute path is accepted"
-            )));
-        }
+    let default = match foreground {
+        true => Sink::StandardError,
+        false => background,
     };
+    let mut sink = default.clone();
+    for text in &options.log {
+        sink = match text.as_str() {
+            "default" => default.clone(),
+            "stderr" => Sink::StandardError,
+            "syslog" => Sink::System,
+            "null" => Sink::Nothing,
+            path if path.starts_with('/') => Sink::File(path.into()),
+            other => {
+                return Err(Refusal::new(format!(
+                    "--log `{other}`: stderr, syslog, null, default or an absolute path is accepted"
+                )));
+            }
+        };
+    }
     let level = match options.verbose {
         true => Detail::Everything,
         false => Detail::Warnings,

@@ -17,25 +17,25 @@ pub(super) const CERTIFICATES: &str = "/etc/pki/nbdkit";
 /// # Errors
 /// One sentence that names the option.
 pub(super) fn mode_asked_for(options: &Options) -> Result<Option<TlsMode>, Refusal> {
-    let asked = match options.tls.as_deref() {
-        None => return Ok(None),
-        Some("require") => TlsMode::Required,
-        Some(text) => match params::parse_bool(text) {
-            Ok(true) => TlsMode::Allowed,
-            Ok(false) => TlsMode::Off,
-            Err(_unsaid) => {
+    let mut asked = None;
+    for text in &options.tls {
+        asked = Some(match (text.as_str(), params::parse_bool(text)) {
+            ("require", _) => TlsMode::Required,
+            (_, Ok(true)) => TlsMode::Allowed,
+            (_, Ok(false)) => TlsMode::Off,
+            (_, Err(_unsaid)) => {
                 return Err(Refusal::new(format!(
                     "--tls `{text}`: off, on or require is accepted"
                 )));
             }
-        },
-    };
-    if options.oldstyle && asked == TlsMode::Required {
+        });
+    }
+    if options.oldstyle && asked == Some(TlsMode::Required) {
         return Err(Refusal::new(
             "-o: the protocol of old has no TLS, which --tls=require asks for",
         ));
     }
-    Ok(Some(asked))
+    Ok(asked)
 }
 
 /// Whether clients encrypt. Without a word about it they may where there are certificates.
