@@ -10,7 +10,6 @@ once. The server must know ranges, as those for static files do; the file must
 not change while it is read.
 """
 
-import urllib.error
 import urllib.request
 
 import nbdkit
@@ -47,7 +46,7 @@ def ask(first, last):
     request = urllib.request.Request(url, headers=header)
     try:
         answer = urllib.request.urlopen(request, timeout=timeout)
-    except urllib.error.URLError as error:
+    except OSError as error:
         raise OSError(f"{url}: {error}") from None
     # "bytes 0-511/1048576"
     found, _, size = answer.headers.get("Content-Range", "").partition("/")

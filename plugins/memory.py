@@ -135,10 +135,13 @@ class Chunks:
     def extent(self, start: int, end: int) -> tuple[int, bool]:
         """The end of the extent that starts there, and if it is a hole."""
         chunk, last = start // CHUNK, -(-end // CHUNK)
-        hole = chunk not in self.chunks
-        while chunk < last and (chunk not in self.chunks) == hole:
+        if chunk not in self.chunks:
+            # There may be more of them in a hole than can be counted.
+            data = (number for number in self.chunks if chunk < number < last)
+            return min(min(data, default=last) * CHUNK, end), True
+        while chunk < last and chunk in self.chunks:
             chunk += 1
-        return min(chunk * CHUNK, end), hole
+        return min(chunk * CHUNK, end), False
 
 
 def disk_of(size: int) -> Memory | Chunks:

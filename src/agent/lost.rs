@@ -11,7 +11,7 @@ use super::activity;
 use super::folder::{Folder, Holder, Role, ended_well, kept_log};
 use super::inuse;
 use super::leftovers::tidying;
-use super::state::State;
+use super::state::{Phase, State};
 use super::supervise::DETACH_PATIENCE;
 use crate::Refusal;
 
@@ -36,7 +36,9 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let mut hung = String::new();
     if force {
         // An agent that hangs would take the worker's end for a crash; it is out of the way first.
-        end(folder, Role::Agent, Signal::KILL, FORCE_PATIENCE)?;
+        if is_its_agent(folder, state.as_ref())? {
+            end(folder, Role::Agent, Signal::KILL, FORCE_PATIENCE)?;
+        }
         end(folder, Role::Launch, Signal::KILL, FORCE_PATIENCE)?;
         killed = !end(folder, Role::Worker, Signal::TERM, FORCE_PATIENCE)?;
         if killed {
@@ -70,6 +72,18 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
         );
     }
     Ok(unstored)
+}
+
+/// Whether whoever holds the role of the agent is that. What a crashed attachment left is held by commands,
+/// too, while they look at it.
+fn is_its_agent(folder: &Folder, state: Option<&State>) -> Result<bool, Refusal> {
+    let Some(state) = state.filter(|state| state.phase == Phase::Crashed) else {
+        return Ok(true);
+    };
+    let found = holder(folder, Role::Agent)?;
+    Ok(found.is_some_and(|(pid, _)| {
+        u32::try_from(pid.as_raw_nonzero().get()).is_ok_and(|pid| pid == state.agent_pid)
+    }))
 }
 
 /// Whether a worker that has ended just now may have left something unstored. Somebody else may have

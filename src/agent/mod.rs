@@ -79,7 +79,8 @@ pub fn sweep(root: &Root) -> Result<(), Refusal> {
 }
 
 /// Remove what a crashed attachment left, if this is one and nobody looks after it; what its users have lost, if
-/// they may have lost anything. `force` as in [`leftovers::clear`].
+/// they may have lost anything. With `force` what cannot be removed, because it is mounted in another mount
+/// namespace, is left there.
 ///
 /// # Errors
 /// One sentence; it is still there.

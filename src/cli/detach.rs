@@ -259,10 +259,14 @@ fn without_agent(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> 
 fn gone(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let roots = Root::all()?;
     let patience = Instant::now() + GONE_PATIENCE;
-    let mut lost = Vec::new();
+    let (mut lost, mut failed) = (Vec::new(), None);
     loop {
+        // What is lost is told of before all of it is gone.
+        match agent::clear(folder, force) {
+            Ok(found) => lost.extend(found),
+            Err(refusal) => failed = Some(refusal),
+        }
         roots.iter().try_for_each(agent::sweep)?;
-        lost.extend(agent::clear(folder, force)?);
         if !folder.path().exists() {
             return Ok(lost);
         }
@@ -270,6 +274,9 @@ fn gone(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
             break;
         }
         thread::sleep(Duration::from_millis(20));
+    }
+    if let Some(refusal) = failed {
+        return Err(refusal);
     }
     let refusal = Refusal::new(format!("{}: it is not gone yet", folder.name()));
     Err(if force {

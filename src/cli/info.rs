@@ -15,7 +15,7 @@ use signal_hook::consts::SIGINT;
 
 use super::{Failure, InfoArgs, interpreter, passed, plugin, words};
 use crate::agent::{Progress, Step, interrupt};
-use crate::disk::{BlockSizes, Limits};
+use crate::disk::Limits;
 use crate::logging::Detail;
 use crate::python::Plugin;
 use crate::{Refusal, escape, logging};
@@ -113,48 +113,60 @@ pub(super) fn process(script: &Path, words: &[String], json: bool) -> Result<Exi
     let mut out = own_output(script)?;
     let plugin = Plugin::load(script)?;
     let said = plugin.info(&parameters)?;
-    let limits = match plugin.limits() {
-        Ok(limits) => limit_facts(&limits),
-        Err(refusal) => {
-            logging::say(&format!("note: size and limits are not known: {refusal}\n"));
-            Vec::new()
-        }
-    };
-    let text = match json {
-        true => as_json(limits, said),
-        false => as_text(said.iter().chain(&limits)),
-    };
     // A reader that has gone away wants no more of it.
-    out.write_all(text.as_bytes()).unwrap_or_default();
+    let mut tell = |text: String| out.write_all(text.as_bytes()).unwrap_or_default();
+    if !json {
+        // Opening the plugin may take for ever, or end this process.
+        tell(as_text(&said));
+    }
+    let limits = plugin.limits();
+    if let Err(refusal) = &limits {
+        logging::say(&format!("note: size and limits are not known: {refusal}\n"));
+    }
+    let limits = limit_facts(limits.ok().as_ref());
+    tell(match json {
+        true => as_json(limits, said),
+        false => as_text(&known(limits)),
+    });
     Ok(ExitCode::SUCCESS)
 }
 
+type Limit = (&'static str, Option<String>);
+
 /// The size and which requests the plugin takes, as facts.
-fn limit_facts(limits: &Limits) -> Vec<(String, String)> {
-    let BlockSizes {
-        minimum,
-        preferred,
-        maximum,
-    } = limits.block;
-    let maximum = match maximum {
-        u32::MAX => "none".to_owned(),
-        bytes => bytes.to_string(),
-    };
-    let facts = [
-        ("size", limits.size.to_string()),
-        ("block_size_minimum", minimum.to_string()),
-        ("block_size_preferred", preferred.to_string()),
-        ("block_size_maximum", maximum),
-    ];
-    facts.map(|(name, value)| (name.to_owned(), value)).into()
+fn limit_facts(limits: Option<&Limits>) -> [Limit; 4] {
+    let fact = |what: fn(&Limits) -> String| limits.map(what);
+    [
+        ("size", fact(|limits| limits.size.to_string())),
+        (
+            "block_size_minimum",
+            fact(|limits| limits.block.minimum.to_string()),
+        ),
+        (
+            "block_size_preferred",
+            fact(|limits| limits.block.preferred.to_string()),
+        ),
+        (
+            "block_size_maximum",
+            fact(|limits| match limits.block.maximum {
+                u32::MAX => "none".to_owned(),
+                bytes => bytes.to_string(),
+            }),
+        ),
+    ]
 }
 
-fn as_text<'a>(facts: impl Iterator<Item = &'a (String, String)>) -> String {
+fn known(limits: [Limit; 4]) -> Vec<(String, String)> {
+    let known = |(name, value): Limit| Some((name.to_owned(), value?));
+    limits.into_iter().filter_map(known).collect()
+}
+
+fn as_text(facts: &[(String, String)]) -> String {
     let line = |(key, value): &(String, String)| {
         let line = format!("{key}={value}");
         format!("{}\n", escape::one_line(&line))
     };
-    facts.map(line).collect()
+    facts.iter().map(line).collect()
 }
 
 /// Facts that are several words each, a list in JSON.
@@ -163,15 +175,16 @@ const LISTS: [&str; 2] = ["callbacks", "async_callbacks"];
 const PARAMETER: &str = "parameter";
 
 /// Text, but for lists, by name. What pydisk says comes first, and no plugin can say otherwise.
-fn as_json(limits: Vec<(String, String)>, said: Vec<(String, String)>) -> String {
-    let mut object = serde_json::Map::new();
+fn as_json(limits: [Limit; 4], said: Vec<(String, String)>) -> String {
+    let limits = limits.map(|(name, value)| (name.to_owned(), value.into()));
+    let mut object = serde_json::Map::from_iter(limits);
     let (parameters, said): (Vec<_>, Vec<_>) =
         said.into_iter().partition(|(key, _)| key == PARAMETER);
     object.insert(
         "parameters".to_owned(),
         parameters.into_iter().map(|(_, text)| text).collect(),
     );
-    for (key, value) in limits.into_iter().chain(said) {
+    for (key, value) in said {
         let value = match LISTS.contains(&&*key) {
             true => value.split_ascii_whitespace().collect(),
             false => serde_json::Value::from(value),

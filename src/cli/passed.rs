@@ -1,8 +1,9 @@
 //! A script that is no file: it comes through a pipe or a descriptor, as of `pydisk attach /dev/stdin` and
 //! `pydisk attach <(generate)`. It can be read once, here, and is kept for the processes that run it.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -65,6 +66,9 @@ pub(super) fn as_stdin(text: &[u8]) -> Result<File, Refusal> {
     let failed = |error: std::io::Error| Refusal::new(format!("a copy of the script: {error}"));
     let file = memfd_create(KEPT, MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
     let mut file = File::from(file);
+    // It comes with all rights for everybody.
+    file.set_permissions(Permissions::from_mode(0o600))
+        .map_err(failed)?;
     file.write_all(text).map_err(failed)?;
     file.seek(SeekFrom::End(0)).map_err(failed)?;
     Ok(file)

@@ -56,8 +56,9 @@ pub(super) fn refusal(error: &Error, help: &str) -> Refusal {
 /// Where this command line's help is.
 pub(super) fn help() -> String {
     let commands = Cli::command();
-    let named = std::env::args()
+    let named = std::env::args_os()
         .skip(1)
+        .filter_map(|word| word.into_string().ok())
         .find(|word| !word.starts_with('-'))
         .filter(|word| {
             let found = commands.find_subcommand(word);

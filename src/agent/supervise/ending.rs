@@ -121,11 +121,14 @@ impl Agent {
         }
         // A launcher that was told passes that on at once.
         let patience = Instant::now() + LAST_WORDS;
-        let left = |taken: bool| match taken {
-            true => Duration::ZERO,
-            false => patience.saturating_duration_since(Instant::now()),
+        let left = |agent: &Self| {
+            let decided = agent.taken || agent.stopping.is_some() || !agent.waiting.is_empty();
+            match decided {
+                true => Duration::ZERO,
+                false => patience.saturating_duration_since(Instant::now()),
+            }
         };
-        while let Ok(event) = self.events.recv_timeout(left(self.taken)) {
+        while let Ok(event) = self.events.recv_timeout(left(self)) {
             self.note_late(event);
         }
         self.taken && self.stopping.is_none() && self.waiting.is_empty()
@@ -191,6 +194,13 @@ impl Agent {
         if let Err(refusal) = self.remove_leftovers() {
             log::error!("{refusal}");
             self.keep_folder = true;
+            // Nobody wants it to stay: whoever comes next tries again.
+            if self.state.phase == Phase::Crashed {
+                self.state.phase = Phase::Stopping;
+                if let Err(error) = self.save() {
+                    log::warn!("state of the attachment: {error}");
+                }
+            }
         }
     }
 

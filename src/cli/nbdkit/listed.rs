@@ -57,7 +57,10 @@ fn add(word: &str, folder: &Path, depth: usize, found: &mut Vec<String>) -> Resu
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    File::open(path)?.take(LONGEST).read_to_end(&mut text)?;
+    File::open(path)?.take(LONGEST + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LONGEST {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
     Ok(text)
 }
 

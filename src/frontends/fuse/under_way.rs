@@ -193,7 +193,8 @@ impl UnderWay {
         }
         let mut seen = Vec::new();
         while self.sleep() {
-            let spots = self.spots.lock();
+            // What /proc tells may take its time.
+            let spots = self.spots.lock().clone();
             seen.resize_with(spots.len(), Seen::default);
             for (spot, seen) in spots.iter().zip(&mut seen) {
                 if let Some(unique) = seen.look(spot)

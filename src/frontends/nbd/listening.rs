@@ -480,10 +480,10 @@ fn check_passed(socket: &OwnedFd) -> Result<(), String> {
     }
 }
 
-/// The client behind standard input and output.
 /// The bytes to and from the client that is there already, and who it is.
 pub(super) type Given = (Stream, Peer);
 
+/// The client behind standard input and output.
 fn given(mut passed: Vec<OwnedFd>) -> Result<Given, String> {
     let (Some(output), Some(input)) = (passed.pop(), passed.pop()) else {
         return Err("standard input and output were not passed".into());

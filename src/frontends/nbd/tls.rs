@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn a_key_that_everybody_may_read_is_named() {
         // Where everybody may look, unlike a folder of tempfile's.
-        let place = tempfile::tempdir().unwrap();
+        let place = tempfile::tempdir_in("/tmp").unwrap();
         let key = place.path().join("server-key.pem");
         fs::write(&key, "").unwrap();
         let open = |folder, file| {
