@@ -9,9 +9,9 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use super::bounds::Bounds;
+use super::config::Bounds;
+use super::config::Dialect;
 use super::conversation::hold;
-use super::dialect::Dialect;
 use super::link::Link;
 use super::service::{Seats, Service, Standing};
 use super::shelf::Shelf;

@@ -21,7 +21,7 @@ use rustix::net::{
 };
 
 use super::address::{Address, Place};
-use super::family::Family;
+use super::config::Family;
 use super::found::socket_in;
 use super::stream::Stream;
 use crate::Refusal;

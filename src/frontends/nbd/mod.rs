@@ -8,12 +8,10 @@
 //! both. The protocol is <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>.
 
 mod address;
-mod bounds;
 mod client;
+mod config;
 mod conversation;
-mod dialect;
 mod ending;
-mod family;
 mod found;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -40,13 +38,10 @@ mod unnegotiated;
 mod wire;
 
 pub use address::{Address, DEFAULT_PORT, Place};
-pub use bounds::Bounds;
 pub use client::Client as LoadClient;
-pub use dialect::Dialect;
-pub use family::Family;
+pub use config::{Bounds, Dialect, Family, TlsMode, TlsSetup};
 pub use found::may_be_at;
 pub use listening::remove_leftover;
 pub use registry::Connected;
 pub use server::{Bound, Server, Setup};
-pub use tls::{TlsMode, TlsSetup};
 pub(super) use unnegotiated::Unnegotiated;

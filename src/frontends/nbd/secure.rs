@@ -237,9 +237,10 @@ mod tests {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+    use crate::frontends::nbd::config::{TlsMode, TlsSetup};
     use crate::frontends::nbd::link::Link;
     use crate::frontends::nbd::testing::{certificates, tcp_pair, within};
-    use crate::frontends::nbd::tls::{Tls, TlsMode, TlsSetup};
+    use crate::frontends::nbd::tls::Tls;
 
     const LONG: Duration = Duration::from_secs(60);
 

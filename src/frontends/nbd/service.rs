@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
-use super::bounds::Bounds;
-use super::dialect::Dialect;
+use super::config::Bounds;
+use super::config::Dialect;
 use super::tls::Tls;
 use crate::disk::Exports;
 

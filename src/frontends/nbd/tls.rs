@@ -1,7 +1,7 @@
 //! Whether clients may or must encrypt, and who the server says it is.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,36 +11,11 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
-use serde::{Deserialize, Serialize};
 use x509_cert::der::Decode;
 use x509_cert::time::Validity;
 
+use super::config::{TlsMode, TlsSetup};
 use crate::Refusal;
-
-/// What the user wants of TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TlsSetup {
-    /// Whether clients may or must encrypt.
-    pub mode: TlsMode,
-    /// The folder with `server-cert.pem`, `server-key.pem` and `ca-cert.pem`, as other NBD servers
-    /// have it; a `ca-crl.pem` there names certificates of clients that are not valid any more.
-    pub certificates: Option<PathBuf>,
-    /// Whether clients have to show a certificate that `ca-cert.pem` has signed.
-    pub verify_peer: bool,
-}
-
-/// Whether clients may or must encrypt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TlsMode {
-    /// They cannot.
-    #[default]
-    Off,
-    /// They may.
-    Allowed,
-    /// They must.
-    Required,
-}
 
 /// Whether a connection is encrypted.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::disk::{Cache, Emulate, Fua, Limits, Op, Request};
-use crate::frontends::nbd::family::Family;
+use crate::frontends::nbd::config::Family;
 use crate::frontends::nbd::testing::within;
 use crate::frontends::nbd::{Server, Setup, TlsSetup};
 

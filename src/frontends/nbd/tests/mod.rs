@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::bounds::Bounds;
+use super::config::Bounds;
 use super::conversation::hold;
 use super::ending::End;
 use super::link::Link;
@@ -18,7 +18,7 @@ use super::wire::request::Head;
 use super::wire::{Asked, OPTION_MAGIC, OPTION_REPLY_MAGIC, Shape};
 use crate::disk::memory::Memory;
 use crate::disk::{Check, Client, Disk, Errno, Peer, Result};
-use crate::frontends::nbd::dialect::Dialect;
+use crate::frontends::nbd::config::Dialect;
 
 mod abandoned;
 mod cut;
