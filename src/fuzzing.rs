@@ -2,7 +2,7 @@
 //!
 //! The functions lie beside what they test. They panic where a promise is broken.
 
-pub use crate::agent::fuzzing::messages;
+pub use crate::attachment::fuzzing::messages;
 pub use crate::cli::{state, words};
 pub use crate::frontends::nbd::fuzzing::{negotiation, transmission};
 pub use crate::frontends::{fuse_calls, ublk_requests};

@@ -9,11 +9,11 @@ use crate::logging;
 
 /// Says it, for as long as this lives.
 #[derive(Debug)]
-pub struct Told(Option<Handle>);
+pub(crate) struct Told(Option<Handle>);
 
 /// End this process at Ctrl-C, and say before that what `words` gives: lines, or nothing. A process that ignores Ctrl-C
 /// goes on doing so.
-pub fn told(words: impl Fn() -> String + Send + 'static) -> Told {
+pub(crate) fn told(words: impl Fn() -> String + Send + 'static) -> Told {
     if pydisk_kernel::process::ignores(SIGINT) {
         return Told(None);
     }
@@ -40,7 +40,7 @@ pub fn told(words: impl Fn() -> String + Send + 'static) -> Told {
 }
 
 /// End as a process does that does not handle it.
-pub fn end() {
+pub(crate) fn end() {
     if let Err(error) = signal_hook::low_level::emulate_default_handler(SIGINT) {
         log::debug!("SIGINT: {error}");
     }

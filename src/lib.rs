@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod agent;
+pub mod attachment;
 pub mod bench;
 #[cfg(test)]
 mod chance;
@@ -15,12 +16,13 @@ pub mod frontends;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod interrupt;
 mod logging;
 pub mod params;
+mod progress;
 pub mod python;
 mod refusal;
 mod sync;
-mod threads;
 pub mod worker;
 
 pub use refusal::Refusal;

@@ -1,11 +1,37 @@
-//! How the text of a parameter becomes a size, a yes or no, a probability or a delay: nbdkit's rules,
+//! How the text of a parameter becomes a size, a yes or no, a probability, a delay or a choice: nbdkit's rules,
 //! which hold for every parameter of pydisk and for the functions of the `nbdkit` module.
 //!
 //! Pure functions; a refusal says what was given and what is accepted.
 
+use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Refusal;
+
+/// Which errno the failure of a callback has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrnoSource {
+    /// Only what `nbdkit.set_error` chose, as in nbdkit.
+    #[default]
+    Nbdkit,
+    /// Also that of an `OSError` which the callback raised, unless `set_error` chose one.
+    Native,
+}
+
+impl FromStr for ErrnoSource {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "nbdkit" => Ok(Self::Nbdkit),
+            "native" => Ok(Self::Native),
+            _ => Err("`native` and `nbdkit` are accepted".to_owned()),
+        }
+    }
+}
 
 /// Parse a size in bytes: a number with an optional suffix.
 ///

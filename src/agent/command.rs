@@ -11,11 +11,9 @@ use std::thread;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::messages::Job;
-use super::spelling::Spelling;
-use super::state::{Served, Way};
 use super::supervise::Event;
 use super::worker_process::shell_status;
+use crate::attachment::{Job, Served, Spelling, Way};
 use crate::frontends::nbd::{Address, Place, TlsMode, TlsSetup};
 
 /// Run the user's command in a shell; its end arrives as an event.

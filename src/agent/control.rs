@@ -1,35 +1,25 @@
 //! The control socket: how `pydisk detach` reaches the agent of an attachment.
 //!
-//! It lies in the attachment's folder with mode 0600. Its path may be longer than a socket address
-//! can hold, so it is always named relative to the open folder.
+//! It lies in the attachment's folder with mode 0600.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-use super::folder::{Folder, Holder, Role};
 use super::inuse;
-use super::messages::{Answer, Ask, Receiver, send};
-use super::state::{Phase, State};
-use super::step::Step;
 use super::supervise::Event;
 use crate::Refusal;
-
-/// The name of the socket in the attachment's folder.
-pub(super) const SOCKET: &str = "control";
-
-/// How long the agent waits for a question once somebody has connected, and for an answer to leave.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
+use crate::attachment::{
+    Answer, Ask, CONTROL, Folder, Holder, Phase, Receiver, Role, State, Step, patience, send,
+};
 
 /// Make the socket and answer on it until the process ends.
 pub(super) fn serve(folder: &Folder, events: &Sender<Event>) -> io::Result<()> {
-    let (_open, address) = address(folder, SOCKET)?;
+    let (_open, address) = folder.address(CONTROL)?;
     let listener = UnixListener::bind(address)?;
     fs::set_permissions(folder.control(), Permissions::from_mode(0o600))?;
     let (folder, events) = (folder.clone(), events.clone());
@@ -70,10 +60,10 @@ pub fn ask(
     patience: Duration,
     doing: impl Fn(Step),
 ) -> io::Result<Answer> {
-    let (_open, address) = address(folder, SOCKET)?;
+    let (_open, address) = folder.address(CONTROL)?;
     let stream = UnixStream::connect(address)?;
     stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(CLIENT_PATIENCE))?;
+    stream.set_write_timeout(Some(patience::CLIENT))?;
     send(&stream, &ask)?;
     let mut receiver = Receiver::of(&stream)?;
     loop {
@@ -95,19 +85,14 @@ pub fn ask(
 /// Whether there is an agent behind the socket.
 #[must_use]
 pub fn listens(folder: &Folder) -> bool {
-    address(folder, SOCKET).is_ok_and(|(_open, address)| UnixStream::connect(address).is_ok())
-}
-
-/// A socket by way of the open folder: as short as `/proc/self/fd/N/control`.
-pub(super) fn address(folder: &Folder, socket: &str) -> io::Result<(File, PathBuf)> {
-    let open = File::open(folder.path())?;
-    let address = format!("/proc/self/fd/{}/{socket}", open.as_raw_fd()).into();
-    Ok((open, address))
+    folder
+        .address(CONTROL)
+        .is_ok_and(|(_open, address)| UnixStream::connect(address).is_ok())
 }
 
 fn converse(stream: UnixStream, folder: &Folder, events: &Sender<Event>) -> io::Result<()> {
-    stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
-    stream.set_write_timeout(Some(CLIENT_PATIENCE))?;
+    stream.set_read_timeout(Some(patience::CLIENT))?;
+    stream.set_write_timeout(Some(patience::CLIENT))?;
     let Some(Ask::Detach { force }) = Receiver::of(&stream)?.receive()? else {
         return Ok(());
     };

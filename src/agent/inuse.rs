@@ -2,20 +2,14 @@
 
 use std::io;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pydisk_kernel::usage;
 
-use super::clients;
-use super::folder::{Folder, Holder, Role};
 use super::leftovers::tidying;
-use super::state::{State, Way};
-use super::storing::{self, STORE_PATIENCE};
+use super::storing;
 use crate::Refusal;
-
-/// How long a user may take to go away: udev and friends open every device for a moment.
-const RETRY_FOR: Duration = Duration::from_millis(1500);
-const RETRY_EVERY: Duration = Duration::from_millis(50);
+use crate::attachment::{Connected, Folder, Holder, Role, State, Way, connected, patience};
 
 /// Make sure that the device or the server of an attachment can be removed. With `force` it can, and what its users
 /// wrote is stored as far as that is possible in a short time; gives what could not be, a sentence for each thing.
@@ -27,7 +21,7 @@ pub(super) fn clear(state: &State, folder: &Folder, force: bool) -> Result<Vec<R
         return Ok(Vec::new());
     };
     if force {
-        return Ok(storing::store(disk, folder, STORE_PATIENCE));
+        return Ok(storing::store(disk, folder, patience::STORE));
     }
     let name = &state.name;
     let what = match &disk.at {
@@ -46,7 +40,7 @@ pub(super) fn clear(state: &State, folder: &Folder, force: bool) -> Result<Vec<R
 pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
     let at = &state.disk.as_ref()?.at;
     let ours = processes(state, folder);
-    let patience = Instant::now() + RETRY_FOR;
+    let patience = Instant::now() + patience::USERS;
     loop {
         let found = match at {
             Way::Device(device) => words(usage::users(device, &ours)),
@@ -75,7 +69,7 @@ pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
             };
             return Some(format!("{at} {verb}{}", found.join(", ")));
         }
-        thread::sleep(RETRY_EVERY);
+        thread::sleep(patience::USERS_AGAIN);
     }
 }
 
@@ -107,8 +101,8 @@ fn words<T: ToString>(found: io::Result<impl IntoIterator<Item = T>>) -> io::Res
 }
 
 /// The clients that have an export open. Whoever only negotiates will be gone before long.
-fn clients(folder: &Folder) -> io::Result<Vec<clients::Connected>> {
-    let mut found = clients::connected(folder)?;
+fn clients(folder: &Folder) -> io::Result<Vec<Connected>> {
+    let mut found = connected(folder)?;
     found.retain(|client| client.export.is_some());
     Ok(found)
 }

@@ -8,9 +8,8 @@ use std::io;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::folder::{Folder, Held, ended_well, keep_log, kept_log};
-use super::state::{Phase, State};
 use crate::Refusal;
+use crate::attachment::{Folder, Held, Phase, State, ended_well, keep_log, kept_log};
 use crate::frontends::nbd::{self, Address, Place};
 use crate::frontends::{self, Dead, Target};
 
@@ -145,8 +144,8 @@ pub(super) fn clear(folder: &Folder, held: &Held, force: bool) -> Result<Option<
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::{Served, Way};
     use super::*;
+    use crate::attachment::{Served, Way};
 
     fn starting(target: &str) -> State {
         State {

@@ -12,16 +12,8 @@ use parking_lot::Mutex;
 
 use super::Launched;
 use super::control::ask;
-use super::folder::Folder;
-use super::messages::{Answer, Ask, Job};
-use super::passing::Passing;
-use super::state::Served;
-use super::supervise::DETACH_PATIENCE;
 use crate::Refusal;
-
-/// How long somebody else may have the device open who looked at it because it is new, or was written
-/// to, or the server may take to see that its client is gone.
-const OTHERS: Duration = Duration::from_secs(5);
+use crate::attachment::{Answer, Ask, Folder, Job, Passing, Served, kept_log, patience};
 
 /// A disk that is there until it is given back.
 #[derive(Debug)]
@@ -122,13 +114,13 @@ impl Loan {
     }
 
     fn ask_until_nobody_else_uses_it(&mut self) -> Result<(), Refusal> {
-        let until = Instant::now() + OTHERS;
+        let until = Instant::now() + patience::OTHERS;
         loop {
             let force = Instant::now() >= until;
             match ask(
                 &self.folder,
                 Ask::Detach { force },
-                DETACH_PATIENCE * 2,
+                patience::DETACH * 2,
                 |_| (),
             ) {
                 Ok(Answer::Done(None) | Answer::Doing(_)) => return Ok(()),
@@ -158,7 +150,7 @@ impl Loan {
 
     /// Why the disk was lost.
     fn last_words(&self) -> Refusal {
-        let log = super::kept_log(&self.folder);
+        let log = kept_log(&self.folder);
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         let line = text.lines().rev().find(|line| line.contains(": error: "));
         let what = line.map_or("the disk was lost", |line| {

@@ -7,16 +7,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::activity;
-use super::folder::{Folder, Holder, Role, ended_well, kept_log};
 use super::inuse;
 use super::leftovers::tidying;
-use super::state::{Phase, State};
-use super::supervise::DETACH_PATIENCE;
 use crate::Refusal;
-
-/// How long a forced detach lets the worker stop by itself, and then lets it be dead.
-const FORCE_PATIENCE: Duration = Duration::from_secs(5);
+use crate::attachment::{
+    Folder, Holder, Phase, Role, State, ended_well, hung_at, kept_log, patience,
+};
 
 /// End the processes of an attachment: cleanly, or with `force` whatever it takes. What they leave
 /// behind is for [`super::sweep`]. Gives what could not be stored, a sentence for each thing.
@@ -37,22 +33,22 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     if force {
         // An agent that hangs would take the worker's end for a crash; it is out of the way first.
         if is_its_agent(folder, state.as_ref())? {
-            end(folder, Role::Agent, Signal::KILL, FORCE_PATIENCE)?;
+            end(folder, Role::Agent, Signal::KILL, patience::FORCE)?;
         }
-        end(folder, Role::Launch, Signal::KILL, FORCE_PATIENCE)?;
-        killed = !end(folder, Role::Worker, Signal::TERM, FORCE_PATIENCE)?;
+        end(folder, Role::Launch, Signal::KILL, patience::FORCE)?;
+        killed = !end(folder, Role::Worker, Signal::TERM, patience::FORCE)?;
         if killed {
-            hung = activity::place(folder);
+            hung = hung_at(folder);
         }
-        if killed && !end(folder, Role::Worker, Signal::KILL, FORCE_PATIENCE)? {
+        if killed && !end(folder, Role::Worker, Signal::KILL, patience::FORCE)? {
             return Err(Refusal::new(format!(
                 "{name}: the worker was killed and does not end"
             )));
         }
-    } else if !end(folder, Role::Worker, Signal::TERM, DETACH_PATIENCE)? {
+    } else if !end(folder, Role::Worker, Signal::TERM, patience::DETACH)? {
         return Err(Refusal::new(format!(
             "{name}: the plugin has not finished after {} s; it goes on stopping",
-            DETACH_PATIENCE.as_secs()
+            patience::DETACH.as_secs()
         ))
         .hint(format!(
             "`pydisk detach --force {name}` ends it, whatever it has not stored yet"

@@ -7,63 +7,36 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
 
-mod activity;
-mod clients;
 mod command;
-mod conduct;
 mod control;
-mod cost;
-mod folder;
-#[cfg(any(test, feature = "fuzzing"))]
-#[doc(hidden)]
-pub mod fuzzing;
-pub mod interrupt;
 mod inuse;
 mod leftovers;
 mod loan;
 mod lost;
-mod messages;
 mod oom;
-mod passing;
-mod root;
-mod spelling;
-mod state;
-mod step;
 mod storing;
 mod supervise;
-mod telling;
 mod worker_process;
 
-pub use activity::{Activity, activity, telling_activity};
-pub use clients::{Connected, connected, telling};
-pub use conduct::Conduct;
 pub use control::{ask, listens};
-pub use cost::{cost, tell_cost};
-pub use folder::{Folder, Held, Holder, Role, ended_well, kept_log, note_good_end};
 pub use loan::{Loan, Recall};
 pub use lost::detach as detach_without_agent;
-pub use messages::{Answer, Ask, FromWorker, Job, Receiver, ServerOptions, ToWorker, Told, send};
-pub use passing::Passing;
-pub use root::{Name, ROOT_VARIABLE, Root, check_name};
-pub use spelling::Spelling;
-pub use state::{Phase, Served, State, Way, seconds};
-pub use step::{AGAIN, Progress, SILENCE, Step};
 pub use storing::lying_on_each;
-pub use supervise::{DETACH_PATIENCE, Outcome};
-pub use telling::Telling;
-pub use worker_process::{WORKER, ending};
+pub use supervise::Outcome;
+pub use worker_process::ending;
 
-use crate::{Refusal, logging};
-use messages::{FromAgent, ToAgent};
+use crate::attachment::{
+    Folder, FromAgent, Job, Passing, Process, Receiver, Role, Root, Served, Step, ToAgent,
+    received, send,
+};
+use crate::progress::Progress;
+use crate::{Refusal, interrupt, logging};
 use supervise::{Agent, Event, Launcher};
-
-/// The hidden subcommand that is an agent.
-pub const AGENT: &str = "agent-process";
 
 /// Remove what attachments left behind that nobody looks after any more. What cannot be removed is
 /// logged and tried again next time.
@@ -127,16 +100,12 @@ struct Launched {
 
 /// Tells the user what the start of `job` waits for, where that takes long.
 fn starting(job: &Job) -> Progress {
-    let (name, quiet) = (job.name.clone(), job.logging.quiet);
-    Progress::start(Step::Load, move |step, waited| {
-        if quiet {
-            return;
-        }
-        let seconds = waited.as_secs();
-        logging::say(&format!(
-            "pydisk: {name}: waiting for {step} for {seconds} s; Ctrl-C gives up\n"
-        ));
-    })
+    Progress::told(
+        &job.name,
+        job.logging.quiet,
+        Step::Load,
+        "; Ctrl-C gives up",
+    )
 }
 
 #[expect(
@@ -156,9 +125,8 @@ impl Launched {
         let (mine, theirs) = UnixStream::pair().map_err(not_started)?;
         let stderr = io::stderr().as_fd().try_clone_to_owned();
         let stderr = stderr.map_err(not_started)?;
-        let mut command = Command::new(std::env::current_exe().map_err(not_started)?);
+        let mut command = Process::Agent.command().map_err(not_started)?;
         command
-            .arg(AGENT)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(stderr));
         Ok(Self {
@@ -263,16 +231,4 @@ fn watch_launcher(mut from: Receiver, events: Sender<Event>) -> io::Result<()> {
             events.send(Event::LauncherGone).unwrap_or_default();
         })?;
     Ok(())
-}
-
-/// The socket at standard input, what comes from it, and the first message. Standard input is empty
-/// afterwards. `None` if a user started this process.
-pub(crate) fn received<T: serde::de::DeserializeOwned>() -> Option<(UnixStream, Receiver, T)> {
-    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
-    rustix::net::sockopt::socket_type(&socket).ok()?;
-    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null").ok()?).ok()?;
-    let stream = UnixStream::from(socket);
-    let mut receiver = Receiver::of(&stream).ok()?;
-    let message = receiver.receive().ok()??;
-    Some((stream, receiver, message))
 }

@@ -9,17 +9,8 @@ use std::time::Duration;
 
 use pydisk_kernel::stack::{self, Server};
 
-use super::folder::{Folder, Holder, Role};
-use super::root::Root;
-use super::state::{Served, State, Way};
 use crate::Refusal;
-
-/// How long storing may take where somebody waits for the end of the disk.
-pub(super) const STORE_PATIENCE: Duration = Duration::from_millis(1500);
-/// How much later it may be noticed that it took too long.
-const LATE: Duration = Duration::from_millis(500);
-/// How long it may take to find out which attachments lie on which.
-const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+use crate::attachment::{Folder, Holder, Role, Root, Served, State, Way, patience};
 
 /// Store what lies on the disk of the attachment in this folder, and its own cache, as far as that
 /// succeeds within `patience`: the plugin below may hang. Gives what could not be stored, a sentence
@@ -40,7 +31,7 @@ pub(super) fn store(disk: &Served, folder: &Folder, patience: Duration) -> Vec<R
     if let Err(error) = started {
         return vec![Refusal::new(format!("{name}: nothing was stored: {error}"))];
     }
-    match finished.recv_timeout(patience + LATE) {
+    match finished.recv_timeout(patience + patience::STORE_LATE) {
         Ok(Ok(faults)) => faults
             .into_iter()
             .map(|fault| Refusal::new(format!("{name}: {fault}")))
@@ -63,7 +54,7 @@ pub(super) fn store(disk: &Served, folder: &Folder, patience: Duration) -> Vec<R
 #[must_use]
 pub fn lying_on_each(folders: &[Folder]) -> Vec<BTreeSet<usize>> {
     let servers: Vec<Server> = folders.iter().map(server).collect();
-    stack::lying_on_each(&servers, LOOK_PATIENCE)
+    stack::lying_on_each(&servers, patience::LOOK)
 }
 
 /// All other attachments of this user: one of them may keep its disk on this one's.

@@ -4,19 +4,15 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
 use std::thread;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use super::messages::{FromWorker, Job, Receiver, ToWorker, send};
 use super::oom::Kills;
-use super::passing::Passing;
 use super::supervise::Event;
-
-/// The hidden subcommand that is a worker.
-pub const WORKER: &str = "worker-process";
+use crate::attachment::{FromWorker, Job, Passing, Process, Receiver, ToWorker, send};
 
 /// A worker that was started and not yet waited for.
 #[derive(Debug)]
@@ -32,9 +28,8 @@ impl WorkerProcess {
     /// ended arrives as events.
     pub(super) fn start(job: &Job, passing: Passing, events: &Sender<Event>) -> io::Result<Self> {
         let (mine, theirs) = UnixStream::pair()?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Process::Worker.command()?;
         command
-            .arg(WORKER)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             // What a plugin prints must never get between the lines of `pydisk attach`.
             .stdout(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));

@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
+use super::patience;
+use super::publish::{self, Telling};
 use super::state::seconds;
-use super::telling::{self, Telling};
-use crate::python::Busy;
 
 /// The name of the socket in the attachment's folder.
 const SOCKET: &str = "activity";
@@ -40,19 +40,21 @@ impl fmt::Display for Running {
     }
 }
 
-impl From<Busy> for Activity {
-    fn from(busy: Busy) -> Self {
-        Self {
-            requests: busy.under_way,
-            callback: busy.longest.map(|(name, time)| Running {
+impl Activity {
+    /// So many requests, and the callback that has been running for longest.
+    #[must_use]
+    pub fn new(requests: u64, longest: Option<(&str, Duration)>) -> Self {
+        let running = |(name, time): (&str, Duration)| {
+            let since = SystemTime::now().checked_sub(time);
+            Running {
                 name: name.to_owned(),
-                since: seconds(
-                    SystemTime::now()
-                        .checked_sub(time)
-                        .unwrap_or(SystemTime::UNIX_EPOCH),
-                ),
+                since: seconds(since.unwrap_or(SystemTime::UNIX_EPOCH)),
                 seconds: time.as_secs(),
-            }),
+            }
+        };
+        Self {
+            requests,
+            callback: longest.map(running),
         }
     }
 }
@@ -70,12 +72,13 @@ pub fn telling_activity(folder: &Folder) -> io::Result<Telling> {
 /// # Errors
 /// `NotFound` or `ConnectionRefused` if there is no worker, `TimedOut` if it does not answer.
 pub fn activity(folder: &Folder) -> io::Result<Activity> {
-    telling::told(folder, SOCKET, telling::PATIENCE)
+    publish::told(folder, SOCKET, patience::PUBLISH)
 }
 
 /// Where a worker is that is to be killed, as it goes on in a sentence: ` in \`flush\`, after 7 s there`; nothing if it
 /// is nowhere or does not tell.
-pub(super) fn place(folder: &Folder) -> String {
+#[must_use]
+pub fn hung_at(folder: &Folder) -> String {
     match activity(folder) {
         Ok(Activity {
             callback: Some(callback),

@@ -5,7 +5,8 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
-use super::telling::{self, Telling};
+use super::patience;
+use super::publish::{self, Telling};
 use crate::escape;
 
 /// The name of the socket in the attachment's folder.
@@ -51,7 +52,7 @@ pub fn telling(folder: &Folder) -> io::Result<Telling> {
 /// `NotFound` or `ConnectionRefused` if there is no worker that serves, `TimedOut` if it does not
 /// answer.
 pub fn connected(folder: &Folder) -> io::Result<Vec<Connected>> {
-    telling::told(folder, SOCKET, telling::PATIENCE)
+    publish::told(folder, SOCKET, patience::PUBLISH)
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ impl Passing {
     ///
     /// # Errors
     /// What `start` says.
-    pub(super) fn hand_over<T>(self, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    pub fn hand_over<T>(self, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         for descriptor in &self.0 {
             fcntl_setfd(descriptor, FdFlags::empty())?;
         }

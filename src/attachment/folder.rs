@@ -7,12 +7,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockOffsetType, FlockType, Pid, fcntl_getlk};
+
+/// The name of the agent's control socket in the attachment's folder.
+pub const CONTROL: &str = "control";
 
 /// The folder of one attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +48,19 @@ impl Folder {
     /// The control socket of the agent.
     #[must_use]
     pub fn control(&self) -> PathBuf {
-        self.0.join(super::control::SOCKET)
+        self.0.join(CONTROL)
+    }
+
+    /// The address of a socket in the folder, which is good for as long as the folder stays open. The path of the folder
+    /// may be longer than an address can hold, so it goes by way of the descriptor: as short as
+    /// `/proc/self/fd/N/control`.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn address(&self, socket: &str) -> io::Result<(File, PathBuf)> {
+        let open = File::open(&self.0)?;
+        let address = format!("/proc/self/fd/{}/{socket}", open.as_raw_fd()).into();
+        Ok((open, address))
     }
 
     /// The log of the agent and the worker.
@@ -115,7 +131,8 @@ impl Folder {
     }
 
     /// Become the agent of a folder that nobody looks after.
-    pub(super) fn claim(&self) -> Option<Held> {
+    #[must_use]
+    pub fn claim(&self) -> Option<Held> {
         let others = [Role::Launch, Role::Worker];
         if Role::ALL
             .iter()
@@ -140,7 +157,7 @@ impl Folder {
     ///
     /// # Errors
     /// What the file system says; that it is gone already is none.
-    pub(super) fn remove(&self, held: &Held) -> io::Result<()> {
+    pub fn remove(&self, held: &Held) -> io::Result<()> {
         if !self.is_held_by(held) {
             return Ok(());
         }
@@ -221,7 +238,7 @@ pub fn ended_well(folder: &Folder) -> bool {
 }
 
 /// Keep the log of an attachment that ended badly, for whoever wonders why it is gone.
-pub(super) fn keep_log(folder: &Folder) {
+pub fn keep_log(folder: &Folder) {
     let kept = kept_log(folder);
     let made = kept.parent().map_or(Ok(()), |parent| {
         fs::DirBuilder::new()

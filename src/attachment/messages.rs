@@ -12,14 +12,14 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::conduct::Conduct;
+use super::policy::Conduct;
 use super::state::Served;
 use super::step::Step;
 use crate::Refusal;
 use crate::frontends::nbd::{Bounds, Dialect, Family, TlsSetup};
 use crate::frontends::{Identity, Target};
 use crate::logging::Logging;
-use crate::python::Errnos;
+use crate::params::ErrnoSource;
 
 /// One disk to serve: all that the user asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,7 +49,7 @@ pub struct Job {
     /// What a server is told besides its address.
     pub server: ServerOptions,
     /// Whose errno failures have; none leaves it to the script.
-    pub errnos: Option<Errnos>,
+    pub errnos: Option<ErrnoSource>,
     /// Descriptors that the worker inherits for its server, by number: sockets that systemd listens
     /// on, or the user's standard input and output.
     pub inherited: Vec<RawFd>,
@@ -115,7 +115,7 @@ pub enum ToWorker {
 /// What the agent tells the launcher.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum FromAgent {
+pub enum FromAgent {
     /// What is waited for from here on.
     Doing(Step),
     /// The device can be used.
@@ -128,7 +128,7 @@ pub(super) enum FromAgent {
 /// its launcher before that gives the disk up, because nobody knows of it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum ToAgent {
+pub enum ToAgent {
     /// The path was passed on.
     Taken,
 }

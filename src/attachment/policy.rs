@@ -9,6 +9,7 @@ use std::{fs, process};
 
 use serde::{Deserialize, Serialize};
 
+use super::patience;
 use super::spelling::Spelling;
 
 /// How the processes of an attachment behave.
@@ -37,11 +38,6 @@ pub struct Conduct {
     pub locks_memory: bool,
 }
 
-/// Counted from a signal, the end of an attachment. With the time for a killed worker to be dead and
-/// for what it left to be removed, a signalled agent is gone within 5 s; that of a device within 7 s, as
-/// what lies on that is stored before, for half as long.
-pub(super) const SIGNAL_PATIENCE: Duration = Duration::from_millis(3000);
-
 impl Conduct {
     /// What `pydisk attach` wants, in the background or in the foreground.
     #[must_use]
@@ -53,7 +49,7 @@ impl Conduct {
             outlives_agent: true,
             leaves_folder: true,
             ignores_hangup: !foreground,
-            patience: SIGNAL_PATIENCE,
+            patience: patience::SIGNAL,
             group: None,
             user: None,
             locks_memory: false,
@@ -61,7 +57,10 @@ impl Conduct {
     }
 
     /// Write the file for this process's number, if there is to be one.
-    pub(super) fn write_pid_file(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write_pid_file(&self) -> io::Result<()> {
         let Some(path) = &self.pid_file else {
             return Ok(());
         };

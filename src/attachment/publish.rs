@@ -15,12 +15,9 @@ use pydisk_kernel::unforked::Unforked;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::control;
 use super::folder::Folder;
 use super::messages::{parsed, send};
-
-/// How long the worker may take to answer, and whoever asked to take the answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+use super::patience;
 
 /// Longest answer that is taken.
 const LONGEST: u64 = 64 << 20;
@@ -40,7 +37,7 @@ impl Telling {
     /// # Errors
     /// If it cannot be made.
     pub(super) fn at(folder: &Folder, socket: &'static str) -> io::Result<Self> {
-        let (_open, address) = control::address(folder, socket)?;
+        let (_open, address) = folder.address(socket)?;
         let listener = UnixListener::bind(address)?;
         fs::set_permissions(folder.path().join(socket), Permissions::from_mode(0o600))?;
         Ok(Self {
@@ -64,7 +61,7 @@ impl Telling {
             } = self;
             for stream in listener.incoming() {
                 let told = stream.and_then(|stream| {
-                    stream.set_write_timeout(Some(PATIENCE))?;
+                    stream.set_write_timeout(Some(patience::PUBLISH))?;
                     send(&stream, &answer())
                 });
                 if let Err(error) = told {
@@ -88,7 +85,7 @@ pub(super) fn told<T: DeserializeOwned>(
     socket: &str,
     patience: Duration,
 ) -> io::Result<T> {
-    let (_open, address) = control::address(folder, socket)?;
+    let (_open, address) = folder.address(socket)?;
     let stream = UnixStream::connect(address)?;
     stream.set_read_timeout(Some(patience))?;
     let mut text = Vec::new();

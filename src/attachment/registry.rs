@@ -12,13 +12,11 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::folder::{Folder, Held, Role, finish_removals};
+use super::patience;
 use crate::Refusal;
 
 /// Overrides the folder that holds the attachments' folders; for tests and for containers.
 pub const ROOT_VARIABLE: &str = "PYDISK_STATE_DIR";
-
-/// How long to wait for another pydisk that reserves a name or tidies up; it takes milliseconds.
-const REGISTRY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The folder that holds the attachments' folders.
 #[derive(Clone, Debug)]
@@ -112,7 +110,8 @@ impl Root {
     }
 
     /// The root that a folder lies in.
-    pub(super) fn of(folder: &Folder) -> Self {
+    #[must_use]
+    pub fn of(folder: &Folder) -> Self {
         let path = folder.path();
         Self(path.parent().unwrap_or(path).to_owned())
     }
@@ -216,7 +215,7 @@ impl Root {
     ///
     /// # Errors
     /// One sentence, if the root cannot be locked.
-    pub(super) fn claim(&self, folder: &Folder) -> Result<Option<Held>, Refusal> {
+    pub fn claim(&self, folder: &Folder) -> Result<Option<Held>, Refusal> {
         let _registry = self.registry()?;
         Ok(folder.claim())
     }
@@ -248,7 +247,7 @@ impl Root {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
-        let patience = Instant::now() + REGISTRY_PATIENCE;
+        let patience = Instant::now() + patience::REGISTRY;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(file),
@@ -360,7 +359,7 @@ pub fn check_name(name: &str) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::Holder;
+    use crate::attachment::Holder;
 
     fn root() -> (tempfile::TempDir, Root) {
         let place = tempfile::tempdir().unwrap();

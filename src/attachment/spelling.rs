@@ -48,7 +48,7 @@ impl Spelling {
     }
 
     /// What the user's command finds the certificates by, where pydisk's own word does not count.
-    pub(super) fn certificates(&self) -> Option<&Path> {
+    pub(crate) fn certificates(&self) -> Option<&Path> {
         match self {
             Self::Own => None,
             Self::Nbdkit { certificates } => Some(certificates.as_deref().unwrap_or(Path::new(""))),

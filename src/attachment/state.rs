@@ -112,13 +112,14 @@ const LONGEST: u64 = 16 << 20;
 
 impl State {
     /// Note that the worker has died, and why.
-    pub(super) fn crash(&mut self, cause: &str) {
+    pub fn crash(&mut self, cause: &str) {
         self.phase = Phase::Crashed;
         self.cause = Some(cause.to_owned());
     }
 
     /// Whether its users may have written to it: it was served, and not for reading only.
-    pub(super) fn is_writable(&self) -> bool {
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
         let disk = self.disk.as_ref();
         disk.is_some_and(|disk| disk.read_only != Some(true))
     }
@@ -184,7 +185,7 @@ pub fn seconds(time: SystemTime) -> u64 {
 
 /// Seconds since 1970, by now.
 #[must_use]
-pub(super) fn now() -> u64 {
+pub fn now() -> u64 {
     seconds(SystemTime::now())
 }
 
@@ -193,7 +194,7 @@ const MASK: &str = "***";
 
 /// The parameters as they may be shown: the value of every key that looks like a secret is masked.
 #[must_use]
-pub(super) fn masked(parameters: &[(String, String)]) -> Vec<(String, String)> {
+pub fn masked(parameters: &[(String, String)]) -> Vec<(String, String)> {
     parameters
         .iter()
         .map(|(key, value)| {

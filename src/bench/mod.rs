@@ -14,7 +14,7 @@ mod report;
 mod way;
 
 pub use latencies::Latencies;
-pub use report::{Cost, Figures, FrontEnd, Report, Row};
+pub use report::{Figures, FrontEnd, Report, Row};
 pub use way::{Place, Way};
 
 use pydisk_kernel::aio::{Direction, Done};

@@ -4,32 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{Measured, Workload};
-
-/// What a worker has spent since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cost {
-    /// How often one of the plugin's callbacks was called for a request.
-    pub callbacks: u64,
-    /// Time inside of them, summed over threads.
-    pub inside: Duration,
-    /// Processor time of the worker, all threads, in user mode and in the kernel.
-    pub cpu: Duration,
-}
-
-impl Cost {
-    /// What was spent since `before`.
-    #[must_use]
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            callbacks: self.callbacks.saturating_sub(before.callbacks),
-            inside: self.inside.saturating_sub(before.inside),
-            cpu: self.cpu.saturating_sub(before.cpu),
-        }
-    }
-}
+use crate::attachment::Cost;
 
 /// All that was found. The names of the fields are those that scripts see.
 #[derive(Debug, Serialize)]

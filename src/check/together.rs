@@ -3,10 +3,10 @@
 use std::thread;
 
 use fastrand::Rng;
+use pydisk_kernel::threads;
 
 use super::Trial;
 use crate::disk::{Disk, Op, Request};
-use crate::threads;
 
 const THREADS: u64 = 8;
 /// Bytes that are read by all.

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use super::start::Start;
 use super::{AttachArgs, Failure, choice, interpreter, list, passed, plugin, server, words};
-use crate::agent::{self, Conduct, Job, Name, Passing, Root};
+use crate::agent;
+use crate::attachment::{self, Conduct, Job, Name, Passing, Root};
 use crate::frontends::nbd::Place;
 use crate::frontends::{Identity, Target};
 use crate::logging::{Detail, Logging, Sink};
@@ -14,7 +15,7 @@ use crate::{Refusal, logging};
 pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     let words = words::parse(&args.words).map_err(Failure::Usage)?;
     if let Some(name) = &args.name {
-        agent::check_name(name)?;
+        attachment::check_name(name)?;
     }
     let script = plugin::find(&args.plugin)?;
     let mut target = words

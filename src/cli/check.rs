@@ -17,13 +17,13 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::{CheckArgs, CheckOptions, Failure, info, interpreter, plugin};
-use crate::agent::{AGAIN, SILENCE, Step, interrupt};
+use crate::attachment::{Process, Step};
 use crate::check::{self, Doing, Plan, Report, Watch};
-use crate::python::{Errnos, Plugin};
+use crate::interrupt;
+use crate::params::ErrnoSource;
+use crate::progress::{AGAIN, SILENCE, tell_waiting};
+use crate::python::Plugin;
 use crate::{Refusal, escape, logging};
-
-/// The hidden subcommand that loads the plugin.
-pub(super) const CHECK: &str = "check-process";
 
 /// How often the watch is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -34,7 +34,14 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let python = interpreter::choose(args.options.python.as_deref(), &script)?;
     let options = args.options.words();
     // The other process knows more.
-    info::in_own_process(CHECK, &options, &script, &args.words, python, String::new)
+    info::in_own_process(
+        Process::Check,
+        &options,
+        &script,
+        &args.words,
+        python,
+        String::new,
+    )
 }
 
 impl CheckOptions {
@@ -55,8 +62,8 @@ impl CheckOptions {
         words.extend(given.map(|(flag, _)| flag.to_owned()));
         words.push(format!("--export={}", self.export));
         words.extend(self.errno.map(|errnos| match errnos {
-            Errnos::Nbdkit => "--errno=nbdkit".to_owned(),
-            Errnos::Native => "--errno=native".to_owned(),
+            ErrnoSource::Nbdkit => "--errno=nbdkit".to_owned(),
+            ErrnoSource::Native => "--errno=native".to_owned(),
         }));
         words
     }
@@ -77,7 +84,7 @@ struct Examined {
     report: Report,
     watch: Watch,
     plan: Plan,
-    errnos: Option<Errnos>,
+    errnos: Option<ErrnoSource>,
     /// `config` asks the user for a password.
     asks: bool,
     export: String,
@@ -222,11 +229,7 @@ impl Examined {
             return;
         }
         *told = Some((Instant::now(), since));
-        logging::say(&format!(
-            "pydisk: {}: waiting for {doing} for {} s; Ctrl-C gives up\n",
-            self.script,
-            since.elapsed().as_secs()
-        ));
+        tell_waiting(&self.script, doing, since.elapsed(), "; Ctrl-C gives up");
     }
 
     /// What Ctrl-C ends.

@@ -13,15 +13,11 @@ use serde_json::json;
 
 use super::list::{self, Entry};
 use super::{Failure, complain};
-use crate::agent::{self, Answer, Ask, Folder, Progress, Root, Step, interrupt};
+use crate::agent;
+use crate::attachment::{Answer, Ask, Folder, Root, Step, patience};
+use crate::interrupt;
+use crate::progress::Progress;
 use crate::{Refusal, logging};
-
-/// How long an agent may take to answer, beyond what it gives the plugin: looking for users, syncing,
-/// and removing what is left.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(12);
-
-/// How long the folder of an attachment whose agent ended meanwhile may take to go.
-const GONE_PATIENCE: Duration = Duration::from_secs(6);
 
 /// How it is done, and what is said of it.
 #[derive(Clone, Copy)]
@@ -171,22 +167,11 @@ struct UnderWay(Mutex<BTreeMap<String, Arc<Progress>>>);
 impl UnderWay {
     /// Tell the user of what takes long at the end of `name`, until the [`Progress`] is forgotten.
     fn begins(&self, name: &str, manner: Manner) -> Arc<Progress> {
-        let Manner { force, quiet, .. } = manner;
-        let shown = name.to_owned();
-        let progress = Arc::new(Progress::start(Step::Users, move |step, waited| {
-            if quiet {
-                return;
-            }
-            let seconds = waited.as_secs();
-            let hint = if force {
-                String::new()
-            } else {
-                format!("; `pydisk detach --force {shown}` does not wait")
-            };
-            logging::say(&format!(
-                "pydisk: {shown}: waiting for {step} for {seconds} s{hint}\n"
-            ));
-        }));
+        let hint = match manner.force {
+            true => String::new(),
+            false => format!("; `pydisk detach --force {name}` does not wait"),
+        };
+        let progress = Arc::new(Progress::told(name, manner.quiet, Step::Users, hint));
         let kept = Arc::clone(&progress);
         self.0.lock().insert(name.to_owned(), kept);
         progress
@@ -216,9 +201,9 @@ fn one(folder: &Folder, manner: Manner, under_way: &UnderWay) -> Result<Vec<Refu
     let Manner { force, .. } = manner;
     let name = folder.name();
     let patience = if force {
-        ANSWER_PATIENCE
+        patience::ANSWER
     } else {
-        agent::DETACH_PATIENCE + ANSWER_PATIENCE
+        patience::DETACH + patience::ANSWER
     };
     // A plugin may flush for long, or hang: the user learns what is waited for.
     let progress = under_way.begins(&name, manner);
@@ -258,7 +243,7 @@ fn without_agent(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> 
 /// had crashed.
 fn gone(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let roots = Root::all()?;
-    let patience = Instant::now() + GONE_PATIENCE;
+    let patience = Instant::now() + patience::GONE;
     let (mut lost, mut failed) = (Vec::new(), None);
     loop {
         // What is lost is told of before all of it is gone.

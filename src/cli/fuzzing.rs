@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::words::{Words, parse};
-use crate::agent::check_name;
+use crate::attachment::check_name;
 use crate::frontends::Target;
 use crate::frontends::nbd::{Address, Place, may_be_at};
 use crate::params::{parse_bool, parse_delay, parse_probability, parse_size};

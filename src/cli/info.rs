@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -14,14 +14,13 @@ use std::time::Duration;
 use signal_hook::consts::SIGINT;
 
 use super::{Failure, InfoArgs, interpreter, passed, plugin, words};
-use crate::agent::{Progress, Step, interrupt};
+use crate::attachment::{Process, Step};
 use crate::disk::Limits;
+use crate::interrupt;
 use crate::logging::Detail;
+use crate::progress::{Progress, tell_waiting};
 use crate::python::Plugin;
 use crate::{Refusal, escape, logging};
-
-/// The hidden subcommand that loads the plugin.
-pub(super) const INFO: &str = "info-process";
 
 pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Failure> {
     let step = match Step::of_config(&parameters(&args.words)?) {
@@ -32,17 +31,13 @@ pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Failure> {
     let python = interpreter::choose(args.python.as_deref(), &script)?;
     let shown = script.display().to_string();
     // Where it is within the plugin, the other process does not tell.
-    let tell = move |_step, waited: Duration| {
-        let seconds = waited.as_secs();
-        logging::say(&format!(
-            "pydisk: {shown}: waiting for the plugin for {seconds} s; Ctrl-C gives up\n"
-        ));
-    };
-    let _progress = Progress::start(step, tell);
+    let _progress = Progress::start(step, move |_step, waited| {
+        tell_waiting(&shown, "the plugin", waited, "; Ctrl-C gives up");
+    });
     let words = format!("pydisk: {}: interrupted\n", script.display());
     let told = move || words.clone();
     let options: Vec<_> = args.json.then(|| "--json".to_owned()).into_iter().collect();
-    in_own_process(INFO, &options, &script, &args.words, python, told)
+    in_own_process(Process::Info, &options, &script, &args.words, python, told)
 }
 
 /// How long another process may take to end at Ctrl-C, which it gets as well.
@@ -51,7 +46,7 @@ const ITS_END: Duration = Duration::from_secs(1);
 /// Run a hidden subcommand on a plugin, with the Python that was chosen for it; its exit status. At Ctrl-C, `told` is said
 /// and both end.
 pub(super) fn in_own_process(
-    subcommand: &str,
+    process: Process,
     options: &[String],
     script: &Path,
     words: &[String],
@@ -63,9 +58,8 @@ pub(super) fn in_own_process(
         Some(text) => (Path::new(passed::STDIN), passed::as_stdin(&text)?.into()),
         None => (script, Stdio::null()),
     };
-    let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+    let mut command = process.command().map_err(failed)?;
     command
-        .arg(subcommand)
         .args(options)
         .arg("--")
         .arg(script)

@@ -17,7 +17,10 @@ pub(super) mod fuzzing;
 use activity::Doing;
 
 use super::complain;
-use crate::agent::{self, Activity, Connected, Folder, Holder, Phase, Role, Root, State, Way};
+use crate::agent;
+use crate::attachment::{
+    self, Activity, Connected, Folder, Holder, Phase, Role, Root, State, Way, patience,
+};
 use crate::frontends::Target;
 use crate::frontends::nbd::{Address, Place};
 use crate::{Refusal, escape, logging};
@@ -67,7 +70,7 @@ impl Entry {
     fn with_clients(mut self) -> Self {
         let disk = self.state.as_ref().and_then(|state| state.disk.as_ref());
         if disk.is_some_and(|disk| matches!(disk.at, Way::Server { .. })) {
-            self.clients = agent::connected(&self.folder).ok();
+            self.clients = attachment::connected(&self.folder).ok();
         }
         self
     }
@@ -196,7 +199,7 @@ pub(super) fn refuse_taken(target: &Target) -> Result<(), Refusal> {
     }
     let shown = target.to_string();
     let has_it = |entry: &Entry| entry.serves() && entry.is(&shown);
-    let patience = Instant::now() + CRASH_PATIENCE;
+    let patience = Instant::now() + patience::CRASH;
     let taken = loop {
         let Some(taken) = without_clients()?.into_iter().find(has_it) else {
             return Ok(());
@@ -217,9 +220,6 @@ pub(super) fn refuse_taken(target: &Target) -> Result<(), Refusal> {
     )
 }
 
-/// How long the agent of a crashed attachment may take to see to its end.
-const CRASH_PATIENCE: Duration = Duration::from_secs(3);
-
 /// Whether one of its processes is about to be gone, and what it holds with it.
 fn is_dying(folder: &Folder) -> bool {
     [Role::Agent, Role::Worker].iter().any(|&role| {
@@ -230,7 +230,7 @@ fn is_dying(folder: &Folder) -> bool {
 
 /// Remove what a crashed attachment left; whether it is gone.
 fn makes_way(crashed: &Folder) -> Result<bool, Refusal> {
-    let patience = Instant::now() + CRASH_PATIENCE;
+    let patience = Instant::now() + patience::CRASH;
     loop {
         if let Some(lost) = agent::clear(crashed, false)? {
             log::debug!("{lost}");
@@ -292,7 +292,7 @@ fn condition(folder: &Folder, state: Option<&State>) -> &'static str {
 /// been detached since its state was read.
 fn dead(folder: &Folder) -> &'static str {
     let now = State::read(folder).map(|state| state.phase);
-    if matches!(now, Ok(Phase::Attached | Phase::Crashed)) && !agent::ended_well(folder) {
+    if matches!(now, Ok(Phase::Attached | Phase::Crashed)) && !attachment::ended_well(folder) {
         return "crashed";
     }
     "stopping"
@@ -322,10 +322,10 @@ pub(super) fn find(entries: Vec<Entry>, which: &str) -> Result<Entry, Refusal> {
     let refusal = Refusal::new(format!(
         "`{which}`: nothing of this name or device is attached"
     ));
-    if agent::check_name(which).is_ok() {
+    if attachment::check_name(which).is_ok() {
         let mut logs = Root::all()?
             .into_iter()
-            .map(|root| agent::kept_log(&root.folder(which)));
+            .map(|root| attachment::kept_log(&root.folder(which)));
         if let Some(log) = logs.find(|log| log.exists()) {
             return Err(refusal.hint(format!("it ended badly; its log is {}", log.display())));
         }

@@ -32,7 +32,8 @@ mod words;
 #[doc(hidden)]
 pub use {fuzzing::words, list::fuzzing::state};
 
-use crate::python::Errnos;
+use crate::attachment::Process;
+use crate::params::ErrnoSource;
 use crate::{Refusal, agent, frontends, logging, worker};
 
 const EXAMPLES: &str = "\
@@ -143,22 +144,22 @@ enum Command {
         after_help = "`pydisk nbdkit --help` shows the options."
     )]
     Nbdkit,
-    #[command(name = agent::AGENT, hide = true)]
+    #[command(name = Process::Agent.subcommand(), hide = true)]
     AgentProcess,
-    #[command(name = agent::WORKER, hide = true)]
+    #[command(name = Process::Worker.subcommand(), hide = true)]
     WorkerProcess,
-    #[command(name = worker::STOPPER, hide = true)]
+    #[command(name = Process::Stopper.subcommand(), hide = true)]
     StopProcess { device: PathBuf },
-    #[command(name = check::CHECK, hide = true)]
+    #[command(name = Process::Check.subcommand(), hide = true)]
     CheckProcess {
         script: PathBuf,
         words: Vec<String>,
         #[command(flatten)]
         options: CheckOptions,
     },
-    #[command(name = worker::GUARD, hide = true)]
+    #[command(name = Process::Guard.subcommand(), hide = true)]
     GuardProcess { word: String },
-    #[command(name = nbdkit::DUMP, hide = true)]
+    #[command(name = Process::Dump.subcommand(), hide = true)]
     DumpProcess {
         /// What the plugin is called.
         #[arg(long)]
@@ -166,7 +167,7 @@ enum Command {
         script: Option<PathBuf>,
         words: Vec<String>,
     },
-    #[command(name = info::INFO, hide = true)]
+    #[command(name = Process::Info.subcommand(), hide = true)]
     InfoProcess {
         script: PathBuf,
         words: Vec<String>,
@@ -210,7 +211,7 @@ struct AttachArgs {
     /// Whose errno a failed callback reports: only what nbdkit.set_error chose (nbdkit), or an
     /// OSError's own as well (native) [default: the plugin's PYDISK_ERRNO, else nbdkit]
     #[arg(long, value_name = "native|nbdkit")]
-    errno: Option<Errnos>,
+    errno: Option<ErrnoSource>,
     /// Log what only helps to find a fault
     #[arg(short, long)]
     verbose: bool,
@@ -278,7 +279,7 @@ struct CheckOptions {
     /// Whose errno a failed callback reports, as for `attach` [default: the plugin's PYDISK_ERRNO, else
     /// nbdkit]
     #[arg(long, value_name = "native|nbdkit")]
-    errno: Option<Errnos>,
+    errno: Option<ErrnoSource>,
     /// Say nothing but what is wrong
     #[arg(short, long)]
     quiet: bool,

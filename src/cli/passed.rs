@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::Refusal;
-use crate::agent::Folder;
+use crate::attachment::Folder;
 
 /// Bytes of a script.
 const LONGEST: u64 = 16 << 20;

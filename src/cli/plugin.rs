@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::Refusal;
+use crate::{Refusal, attachment};
 
 /// Folders of plugins that ship, instead of those that are looked for; like PATH.
 const VARIABLE: &str = "PYDISK_PLUGINS";
@@ -88,7 +88,7 @@ pub(super) fn folders() -> Vec<PathBuf> {
     if let Some(folders) = std::env::var_os(VARIABLE) {
         return std::env::split_paths(&folders).collect();
     }
-    let installed = std::env::current_exe()
+    let installed = attachment::myself()
         .ok()
         .and_then(|program| Some(program.parent()?.parent()?.join("share/pydisk/plugins")));
     let source = trusted(Path::new(SOURCE)).then(|| SOURCE.into());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use pydisk_kernel::activation;
 
-use crate::agent::{Passing, ServerOptions};
+use crate::attachment::{Passing, ServerOptions};
 use crate::frontends::Target;
 use crate::frontends::nbd::{Address, Bounds, Place, TlsMode, TlsSetup};
 use crate::{Refusal, params};

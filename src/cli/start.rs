@@ -4,7 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use super::{complain, list};
-use crate::agent::{self, Folder, Held, Job, Outcome, Passing, Root, Served};
+use crate::agent::{self, Outcome};
+use crate::attachment::{Folder, Held, Job, Passing, Root, Served};
 use crate::frontends::Target;
 use crate::{Refusal, escape, logging};
 

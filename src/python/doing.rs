@@ -9,8 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-
-use crate::threads::coarse_milliseconds;
+use pydisk_kernel::process::coarse_milliseconds;
 
 /// The callbacks that may run while somebody asks; those first that are called most.
 const NAMES: [&str; 21] = [

@@ -1,8 +1,6 @@
 //! Which errno a callback that failed reports: the one that it chose by `nbdkit.set_error`; where the
 //! plugin asked for it the exception's own; else `EIO`.
 
-use std::str::FromStr;
-
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -10,6 +8,7 @@ use pyo3::types::{PyBool, PyInt, PyString};
 
 use super::{exceptions, module};
 use crate::disk::Errno;
+use crate::params::ErrnoSource;
 
 /// The last error number of Linux, `EHWPOISON`. Some above it mean something within the kernel only
 /// (512 is "start this system call anew") and must not be answered.
@@ -23,55 +22,30 @@ const OTHER_NUMBERS: [(&str, &str); 3] = [
     ("socket", "herror"),
 ];
 
-/// Whose errno a failure has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Errnos {
-    /// Only what `nbdkit.set_error` chose, as in nbdkit.
-    #[default]
-    Nbdkit,
-    /// Also that of an `OSError` which the callback raised, unless `set_error` chose one.
-    Native,
+/// What the script's `PYDISK_ERRNO` asks for; none if it has none.
+///
+/// # Errors
+/// The value, as a message shows it, and what is accepted.
+pub(super) fn asked_for(main: &Bound<'_, PyModule>) -> Result<Option<ErrnoSource>, String> {
+    // A script whose own `__getattr__` raises for what it does not know asks for nothing.
+    let asked = main
+        .as_any()
+        .getattr_opt(intern!(main.py(), "PYDISK_ERRNO"));
+    let Ok(Some(asked)) = asked else {
+        return Ok(None);
+    };
+    let word = asked.cast::<PyString>().ok().map(exceptions::lossy);
+    let parsed = word.unwrap_or_default().parse();
+    let refused = |accepted| format!("is {}: {accepted}", exceptions::shown(&asked));
+    parsed.map(Some).map_err(refused)
 }
 
-impl FromStr for Errnos {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        match word {
-            "nbdkit" => Ok(Self::Nbdkit),
-            "native" => Ok(Self::Native),
-            _ => Err("`native` and `nbdkit` are accepted".to_owned()),
-        }
+/// The errno of what a callback on this thread raised.
+pub(super) fn raised(source: ErrnoSource, py: Python<'_>, error: &PyErr) -> Errno {
+    if module::chosen_error() != 0 || source == ErrnoSource::Nbdkit {
+        return chosen();
     }
-}
-
-impl Errnos {
-    /// What the script's `PYDISK_ERRNO` asks for; none if it has none.
-    ///
-    /// # Errors
-    /// The value, as a message shows it, and what is accepted.
-    pub(super) fn asked_for(main: &Bound<'_, PyModule>) -> Result<Option<Self>, String> {
-        // A script whose own `__getattr__` raises for what it does not know asks for nothing.
-        let asked = main
-            .as_any()
-            .getattr_opt(intern!(main.py(), "PYDISK_ERRNO"));
-        let Ok(Some(asked)) = asked else {
-            return Ok(None);
-        };
-        let word = asked.cast::<PyString>().ok().map(exceptions::lossy);
-        let parsed = word.unwrap_or_default().parse();
-        let refused = |accepted| format!("is {}: {accepted}", exceptions::shown(&asked));
-        parsed.map(Some).map_err(refused)
-    }
-
-    /// The errno of what a callback on this thread raised.
-    pub(super) fn of(self, py: Python<'_>, error: &PyErr) -> Errno {
-        if module::chosen_error() != 0 || self == Self::Nbdkit {
-            return chosen();
-        }
-        own(error.value(py)).unwrap_or(Errno::IO)
-    }
+    own(error.value(py)).unwrap_or(Errno::IO)
 }
 
 /// The errno that the callback on this thread chose by `nbdkit.set_error`, else `EIO`.

@@ -8,11 +8,11 @@
 
 use std::ops::Range;
 
+use pydisk_kernel::single_thread::SingleThread;
 use pyo3::prelude::*;
 
 use crate::Refusal;
 use crate::disk::{Disk, Extents, Limits, Request, Result};
-use crate::threads::SingleThread;
 
 /// A disk and its thread.
 #[derive(Debug)]

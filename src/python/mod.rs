@@ -37,9 +37,9 @@ mod stopwatch;
 mod turns;
 mod writable;
 
+use crate::params::ErrnoSource;
 use doing::Doing;
 pub use doing::{Busy, busy};
-pub use errnos::Errnos;
 use exports::{Offered, Visitor};
 pub use findings::Finding;
 use homed::Homed;
@@ -71,7 +71,7 @@ pub struct Plugin {
     coroutines: Vec<&'static str>,
     turns: OnceLock<Arc<Turns>>,
     /// What the user asked for, in place of what the script asks for.
-    errnos: OnceLock<Errnos>,
+    errnos: OnceLock<ErrnoSource>,
     /// Of the handles that are opened after it was asked for.
     stopwatch: OnceLock<Arc<Stopwatch>>,
     cleaned: AtomicBool,
@@ -212,13 +212,13 @@ impl Plugin {
     }
 
     /// Settle whose errno failures have, whatever the script asks for. Only the first call counts.
-    pub fn settle_errnos(&self, errnos: Errnos) {
+    pub fn settle_errnos(&self, errnos: ErrnoSource) {
         if self.errnos.set(errnos).is_err() {
             log::debug!("whose errno counts: settled twice, the first word stands");
         }
     }
 
-    fn errnos(&self) -> Errnos {
+    fn errnos(&self) -> ErrnoSource {
         self.errnos.get().copied().unwrap_or(self.script.errnos)
     }
 

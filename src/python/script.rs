@@ -8,10 +8,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use super::doing::Doing;
-use super::errnos::Errnos;
+use super::errnos;
 use super::findings::{Finding, Findings};
 use super::{coroutines, exceptions, forks, hints};
 use crate::Refusal;
+use crate::params::ErrnoSource;
 
 /// Which of nbdkit's two calling conventions a plugin follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub(super) struct Script {
     pub(super) path: String,
     pub(super) api: Api,
     /// Whose errno it wants failures to have.
-    pub(super) errnos: Errnos,
+    pub(super) errnos: ErrnoSource,
     main: Py<PyModule>,
     findings: Findings,
 }
@@ -44,13 +45,13 @@ impl Script {
         let mut script = Self {
             path: name,
             api: Api::V1,
-            errnos: Errnos::default(),
+            errnos: ErrnoSource::default(),
             main: main.unbind(),
             findings: Findings::default(),
         };
         script.require(py)?;
         script.api = script.declared_api(py)?;
-        script.errnos = Errnos::asked_for(script.main.bind(py))
+        script.errnos = errnos::asked_for(script.main.bind(py))
             .map_err(|what| script.refuse("PYDISK_ERRNO", what))?
             .unwrap_or_default();
         super::lint::check(py, &script, &source)?;

@@ -1,7 +1,7 @@
 //! What a worker opens for a server while it still has the rights to: the sockets, the certificates
 //! and the log. Nobody is let in yet.
 
-use crate::agent::{self, Folder, Job, Passing, Telling};
+use crate::attachment::{self, Folder, Job, Passing, Telling};
 use crate::frontends::nbd::{Address, Bound, Bounds, Setup};
 use crate::{Refusal, logging};
 
@@ -41,7 +41,7 @@ impl Door {
         })?;
         Ok(Self {
             bound,
-            telling: agent::telling(folder).map_err(failed)?,
+            telling: attachment::telling(folder).map_err(failed)?,
             log: job.logging.open(&folder.log()).map_err(failed)?,
         })
     }

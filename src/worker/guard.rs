@@ -1,25 +1,24 @@
 //! Starts the process that disconnects an NBD device when this worker has died.
 
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use crate::Refusal;
+use crate::attachment::Process;
 use crate::frontends::{self, Options};
-
-/// The hidden subcommand that is a guard.
-pub const GUARD: &str = "guard-process";
 
 /// Start a guard for the device that will be made with these `options`. It ends soon after this process.
 ///
 /// # Errors
 /// One sentence; without a guard, whoever uses the device could hang for long.
 pub(super) fn start(options: &Options) -> Result<(), Refusal> {
-    let failed = |error: std::io::Error| Refusal::new(format!("{GUARD}: {error}"));
+    let failed = |error: std::io::Error| Refusal::new(format!("a guard: {error}"));
     let me = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
-    let guard = Command::new("/proc/self/exe")
-        .arg(GUARD)
+    let guard = Process::Guard
+        .command()
+        .map_err(failed)?
         .arg(frontends::nbd_word(options))
         .stdin(Stdio::from(me))
         .stdout(Stdio::null())

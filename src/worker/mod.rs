@@ -7,12 +7,11 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use pydisk_kernel::fork_signals::handle_here_only;
@@ -25,29 +24,23 @@ mod served;
 mod surroundings;
 mod table;
 
-use crate::agent::{
-    self, Activity, Connected, Folder, FromWorker, Job, Passing, Role, Served, Step, Telling,
-    ToWorker, Way, send,
+use crate::attachment::{
+    self, Activity, Connected, Cost, Folder, FromWorker, Job, Passing, Process, Role, Served, Step,
+    Telling, ToWorker, Way, patience, send,
 };
-use crate::bench::Cost;
 use crate::disk::{Check, Disk, Emulate, Op, Request};
 use crate::frontends::nbd::Server;
 use crate::frontends::{self, Attached, Target};
 use crate::python::{Plugin, ThreadModel};
 use crate::{Refusal, logging, python};
 use door::Door;
-pub use guard::GUARD;
 use sectors::WholeSectors;
 use served::Layered;
-
-/// How long the plugin may take to stop when the agent was killed, with which its worker ends. Whoever
-/// kills has no time for more.
-const ORPHAN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The hidden subcommand: serve one disk for the agent at standard input.
 #[must_use]
 pub fn process() -> ExitCode {
-    let Some((stream, receiver, job)) = agent::received::<Job>() else {
+    let Some((stream, receiver, job)) = attachment::received::<Job>() else {
         logging::say("pydisk: worker-process is started by its agent\n");
         return ExitCode::from(2);
     };
@@ -74,7 +67,7 @@ pub fn process() -> ExitCode {
         Err(refusal) => (FromWorker::Refused(refusal.into()), 1),
     };
     if code == 0
-        && let Err(error) = agent::note_good_end(&folder)
+        && let Err(error) = attachment::note_good_end(&folder)
     {
         log::debug!("folder `{}`: {error}", folder.path().display());
     }
@@ -91,7 +84,7 @@ fn serve(
     folder: &Folder,
     passing: Passing,
     stream: &UnixStream,
-    receiver: agent::Receiver,
+    receiver: attachment::Receiver,
 ) -> Result<Option<Refusal>, Refusal> {
     doing(stream, Step::Load);
     crate::python::go_by(job.called.clone());
@@ -115,7 +108,7 @@ fn serve(
         }
         _ => None,
     };
-    let telling = agent::telling_activity(folder)
+    let telling = attachment::telling_activity(folder)
         .map_err(|error| Refusal::new(format!("{}: {error}", job.name)))?;
     surroundings::change(&job.conduct)?;
     // As in nbdkit, `cleanup` undoes what `after_fork` did, so it follows only where that succeeded.
@@ -151,6 +144,12 @@ fn serve(
     ended
 }
 
+/// What the plugin is busy with.
+fn activity() -> Activity {
+    let busy = python::busy();
+    Activity::new(busy.under_way, busy.longest)
+}
+
 /// Tell the agent what may take long from here on.
 fn doing(stream: &UnixStream, step: Step) {
     if let Err(error) = send(stream, &FromWorker::Doing(step)) {
@@ -169,7 +168,7 @@ fn measure(plugin: &Plugin, folder: &Folder) -> Result<(), Refusal> {
             cpu: pydisk_kernel::process::cpu_time(),
         }
     };
-    agent::tell_cost(folder, count).map_err(|error| Refusal::new(format!("cost: {error}")))
+    attachment::tell_cost(folder, count).map_err(|error| Refusal::new(format!("cost: {error}")))
 }
 
 /// Open the plugin and put the layers around it.
@@ -215,13 +214,13 @@ impl Place<'_> {
     }
 
     /// From here on the agent and signals are heard, and there may be something to remove.
-    fn events(&self, receiver: agent::Receiver, telling: Telling) -> Result<Events, Refusal> {
+    fn events(&self, receiver: attachment::Receiver, telling: Telling) -> Result<Events, Refusal> {
         let (sender, events) = channel();
         if self.job.measured {
             measure(self.plugin, self.folder)?;
         }
         listen(receiver, &sender)
-            .and_then(|()| telling.tell(|| Activity::from(python::busy())))
+            .and_then(|()| telling.tell(activity))
             .and_then(|()| send(self.stream, &FromWorker::Starting))
             .map_err(|error| self.failed(&error))?;
         let asked = Mutex::new(sender.clone());
@@ -355,7 +354,7 @@ impl Place<'_> {
             match events.events.recv() {
                 Ok(Event::Orphaned) if !self.job.conduct.outlives_agent => {
                     log::warn!("the agent is gone, and this worker ends with it");
-                    surroundings::end_after(ORPHAN_PATIENCE);
+                    surroundings::end_after(patience::ORPHAN);
                     break None;
                 }
                 Ok(Event::Orphaned) => {
@@ -402,7 +401,7 @@ fn connected(server: &Server) -> Vec<Connected> {
             peer: found.client.peer.to_string(),
             export: found.export,
             tls: found.tls,
-            since: agent::seconds(found.since),
+            since: attachment::seconds(found.since),
         })
         .collect()
 }
@@ -435,7 +434,7 @@ enum Event {
 
 /// Turn what the agent says and the signals into events. The handlers only note a signal, and no
 /// signal is blocked or ignored: what the plugin starts would inherit that.
-fn listen(mut receiver: agent::Receiver, events: &Sender<Event>) -> io::Result<()> {
+fn listen(mut receiver: attachment::Receiver, events: &Sender<Event>) -> io::Result<()> {
     let mut signals = handle_here_only(&[SIGTERM, SIGINT, SIGHUP], || {
         // An interrupt from the terminal is for the agent to act on.
         for signal in [SIGINT, SIGHUP] {
@@ -489,11 +488,10 @@ struct Events {
 /// hang: a process that stops its own device cannot be killed meanwhile.
 fn remove(target: &Target, attached: Box<dyn Attached>) -> Result<(), Refusal> {
     if matches!(target, Target::Ublk(_)) {
-        let stopped = Command::new("/proc/self/exe")
-            .arg(STOPPER)
-            .arg(attached.path())
-            .stdin(Stdio::null())
-            .status();
+        let stopped = Process::Stopper.command().and_then(|mut stopper| {
+            let stopper = stopper.arg(attached.path()).stdin(Stdio::null());
+            stopper.status()
+        });
         match stopped {
             Ok(status) if status.success() => {}
             other => log::warn!("the device is stopped without help: {other:?}"),
@@ -501,9 +499,6 @@ fn remove(target: &Target, attached: Box<dyn Attached>) -> Result<(), Refusal> {
     }
     attached.stop()
 }
-
-/// The hidden subcommand that stops a ublk device.
-pub const STOPPER: &str = "stop-process";
 
 /// The hidden subcommand: stop the ublk device at `path`, which its worker serves.
 #[must_use]

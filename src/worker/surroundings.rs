@@ -10,7 +10,7 @@ use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group, kill_process};
 
 use crate::Refusal;
-use crate::agent::Conduct;
+use crate::attachment::Conduct;
 use crate::frontends::Target;
 
 /// Settle the process for serving `target`.

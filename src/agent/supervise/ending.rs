@@ -10,18 +10,9 @@ use signal_hook::consts::SIGTERM;
 use super::{Agent, Event, Launcher, Stopping, Waiting, answer};
 use crate::Refusal;
 use crate::agent::command;
-use crate::agent::folder::keep_log;
 use crate::agent::leftovers;
-use crate::agent::messages::{Answer, FromAgent, FromWorker, Told, send};
-use crate::agent::state::Phase;
 use crate::agent::worker_process::{WorkerProcess, ending};
-
-/// How long the removal of what a killed worker left behind may take.
-const LEFTOVER_PATIENCE: Duration = Duration::from_millis(900);
-/// How long the last words of a dead worker may take to arrive. They are in the socket already, but
-/// the thread that reads it may wait for its turn; and the socket's end does not come where a child of
-/// the plugin has it, too.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+use crate::attachment::{Answer, FromAgent, FromWorker, Phase, Told, keep_log, patience, send};
 
 /// How an attachment ended.
 #[derive(Debug)]
@@ -120,7 +111,7 @@ impl Agent {
             return false;
         }
         // A launcher that was told passes that on at once.
-        let patience = Instant::now() + LAST_WORDS;
+        let patience = Instant::now() + patience::LAST_WORDS;
         let left = |agent: &Self| {
             let decided = agent.taken || agent.stopping.is_some() || !agent.waiting.is_empty();
             match decided {
@@ -205,7 +196,7 @@ impl Agent {
     }
 
     fn hear_last_words(&mut self, worker: &mut WorkerProcess) {
-        let patience = Instant::now() + LAST_WORDS;
+        let patience = Instant::now() + patience::LAST_WORDS;
         let left = || patience.saturating_duration_since(Instant::now());
         // A refusal need not be the last word, see `heard`.
         while !self.silent
@@ -235,7 +226,7 @@ impl Agent {
             return Err(Refusal::new(format!("{}: {error}", self.job.name)));
         }
         removed
-            .recv_timeout(LEFTOVER_PATIENCE)
+            .recv_timeout(patience::LEFTOVER)
             .unwrap_or_else(|_late| {
                 Err(Refusal::new(format!(
                     "{}: the kernel has not let go of the device yet",

@@ -3,12 +3,10 @@
 //! The worker runs the plugin's code, which may have fewer rights than the agent (`-u`) and can write
 //! to the same socket. So nothing here goes by the worker's word where the job says it as well.
 
-use super::{Agent, DETACH_PATIENCE, Launcher, SIGNAL_PATIENCE, answer};
+use super::{Agent, Launcher, answer};
 use crate::agent::command;
-use crate::agent::messages::{Answer, FromAgent, FromWorker, send};
-use crate::agent::state::{Phase, Served, Way};
-use crate::agent::step::Step;
 use crate::agent::worker_process::WorkerProcess;
+use crate::attachment::{Answer, FromAgent, FromWorker, Phase, Served, Step, Way, patience, send};
 use crate::frontends::{Target, nbd};
 use crate::{Refusal, logging};
 
@@ -34,7 +32,7 @@ impl Agent {
                 // Nobody waits for the end, as for that of a process that was signalled. Whoever asks
                 // twice must not cut the first time short.
                 if self.stopping.is_none() {
-                    self.end(worker, DETACH_PATIENCE);
+                    self.end(worker, patience::DETACH);
                 }
             }
             // A process that the plugin forked may say what its parent would if it failed here.
@@ -79,7 +77,7 @@ impl Agent {
                 "{}: the worker says that it serves `{}`, which is not what it was asked for",
                 self.job.name, served.at
             )));
-            self.stop(worker, Some(SIGNAL_PATIENCE));
+            self.stop(worker, Some(patience::SIGNAL));
             return;
         }
         // Whoever refused it was not the worker.
@@ -98,7 +96,7 @@ impl Agent {
             }
             Err(error) => {
                 self.given_up = Some(Refusal::new(format!("{}: {error}", self.job.name)));
-                self.stop(worker, Some(SIGNAL_PATIENCE));
+                self.stop(worker, Some(patience::SIGNAL));
             }
         }
     }

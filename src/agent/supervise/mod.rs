@@ -12,32 +12,23 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::conduct::SIGNAL_PATIENCE;
-use super::folder::{Folder, Held};
-use super::messages::{Answer, FromWorker, Job, send};
-use super::passing::Passing;
-use super::state::{Phase, Served, State, Way, masked, now};
-use super::step::{Progress, Step};
 use super::worker_process::WorkerProcess;
-use super::{activity, command, control, inuse, storing};
+use super::{command, control, inuse, storing};
 
 mod ending;
 mod hearing;
 
+use crate::attachment::{
+    Answer, Folder, FromWorker, Held, Job, Passing, Phase, Served, State, Step, Way, hung_at,
+    masked, now, patience, send,
+};
 use crate::frontends::Target;
 use crate::frontends::nbd::Place;
 use crate::logging::Sink;
+use crate::progress::Progress;
 use crate::{Refusal, logging};
 pub use ending::Outcome;
 
-/// How long a killed worker may take to be dead.
-const DEATH_PATIENCE: Duration = Duration::from_millis(900);
-/// The same for `detach --force`.
-const FORCE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long before its end a worker is asked where it is.
-const ASKED_BEFORE: Duration = Duration::from_secs(2);
-/// How long a plain `detach` waits for the plugin's last flush.
-pub const DETACH_PATIENCE: Duration = Duration::from_secs(60);
 /// How often the log is looked at.
 const TICK: Duration = Duration::from_secs(10);
 
@@ -67,7 +58,7 @@ pub(super) enum Event {
     },
     /// What had to be done before the worker is stopped has been done; what could not be stored.
     Stop(Vec<Refusal>),
-    /// Where the worker is that is to be killed, as [`activity::place`] says it.
+    /// Where the worker is that is to be killed, as [`hung_at`] says it.
     Hangs(String),
     /// The user's command has ended; its exit status.
     CommandEnded(u8),
@@ -157,7 +148,7 @@ impl Stopping {
     /// When the next step is due.
     fn deadline(&self) -> Option<Instant> {
         if let Some(at) = self.killed_at {
-            return Some(at + DEATH_PATIENCE);
+            return Some(at + patience::DEATH);
         }
         let tell_at = self.tell_at.filter(|_| !self.told);
         let all = [tell_at, self.ask_at(), self.kill_at];
@@ -167,7 +158,11 @@ impl Stopping {
     /// When it is asked where it is, because it is killed soon.
     fn ask_at(&self) -> Option<Instant> {
         let kill_at = self.kill_at.filter(|_| !self.asked)?;
-        Some(kill_at.checked_sub(ASKED_BEFORE).unwrap_or(kill_at))
+        Some(
+            kill_at
+                .checked_sub(patience::ASKED_BEFORE)
+                .unwrap_or(kill_at),
+        )
     }
 
     /// Whether it must be told now, because it is killed soon.
@@ -288,7 +283,7 @@ impl Agent {
                 Some(Event::LauncherGone) if self.taken => {}
                 Some(Event::LauncherGone) => {
                     log::debug!("the launcher is gone");
-                    self.stop(worker, Some(SIGNAL_PATIENCE));
+                    self.stop(worker, Some(patience::SIGNAL));
                 }
                 Some(Event::Signal(signal)) => self.signalled(signal, worker),
                 Some(Event::Detach {
@@ -297,7 +292,7 @@ impl Agent {
                     unstored,
                 }) => {
                     self.note_unstored(unstored);
-                    let until = (!force).then(|| Instant::now() + DETACH_PATIENCE);
+                    let until = (!force).then(|| Instant::now() + patience::DETACH);
                     if self.stopping.is_some() {
                         answer(&stream, &Answer::Doing(self.step));
                     }
@@ -308,7 +303,7 @@ impl Agent {
                         .as_ref()
                         .is_some_and(|stopping| !stopping.told);
                     if force || !storing {
-                        self.stop(worker, force.then_some(FORCE_PATIENCE));
+                        self.stop(worker, force.then_some(patience::FORCE));
                     }
                 }
                 Some(Event::Stop(unstored)) => {
@@ -377,7 +372,7 @@ impl Agent {
             }
             let refusal = Refusal::new(format!(
                 "{name}: the plugin has not finished after {} s; it goes on stopping",
-                DETACH_PATIENCE.as_secs()
+                patience::DETACH.as_secs()
             ))
             .hint(format!(
                 "`pydisk detach --force {name}` ends it, whatever it has not stored yet"
@@ -392,7 +387,7 @@ impl Agent {
     fn ask_where_it_is(&self) {
         let (sender, folder) = (self.sender.clone(), self.folder.clone());
         let ask = move || {
-            let place = activity::place(&folder);
+            let place = hung_at(&folder);
             sender.send(Event::Hangs(place)).unwrap_or_default();
         };
         let started = thread::Builder::new().name("asks-worker".into()).spawn(ask);
@@ -425,7 +420,7 @@ impl Agent {
         // must not cost the plugin what it is about to store.
         let typed_twice = self.stopping.is_some() && matches!(signal, SIGINT | SIGQUIT);
         let patience = if typed_twice {
-            SIGNAL_PATIENCE
+            patience::SIGNAL
         } else {
             self.job.conduct.patience
         };
@@ -440,7 +435,7 @@ impl Agent {
                 return;
             }
             None => self.job.conduct.patience.as_secs(),
-            Some(_) => SIGNAL_PATIENCE.as_secs(),
+            Some(_) => patience::SIGNAL.as_secs(),
         };
         log::info!("the plugin has {seconds} s to flush and close");
     }
@@ -456,14 +451,9 @@ impl Agent {
         if !self.job.foreground || !to_user {
             return;
         }
-        let name = self.job.name.clone();
-        self.progress = Some(Progress::start(Step::Requests, move |step, waited| {
-            let seconds = waited.as_secs();
-            let most = SIGNAL_PATIENCE.as_secs();
-            logging::say(&format!(
-                "pydisk: {name}: waiting for {step} for {seconds} s; Ctrl-C gives it {most} s more\n"
-            ));
-        }));
+        let (name, quiet) = (&self.job.name, self.job.logging.quiet);
+        let hint = format!("; Ctrl-C gives it {} s more", patience::SIGNAL.as_secs());
+        self.progress = Some(Progress::told(name, quiet, Step::Requests, hint));
     }
 
     /// Store what lies on the disk, for half of `patience`, and stop the worker, which is killed when it
@@ -505,7 +495,7 @@ impl Agent {
                 log::warn!("{users}; it is stored and removed all the same");
             }
             // Nobody waits but for what is written, as in a plain detach.
-            storing::store(disk, &folder, DETACH_PATIENCE / 2)
+            storing::store(disk, &folder, patience::DETACH / 2)
         });
     }
 
@@ -610,10 +600,16 @@ mod tests {
         assert!(stopping.is_to_be_told(now + second));
         stopping.told = true;
         assert!(!stopping.is_to_be_told(now + second));
-        assert_eq!(stopping.deadline(), Some(now + 4 * second - ASKED_BEFORE));
+        assert_eq!(
+            stopping.deadline(),
+            Some(now + 4 * second - patience::ASKED_BEFORE)
+        );
         stopping.asked = true;
         assert_eq!(stopping.deadline(), Some(now + 4 * second));
         stopping.killed_at = Some(now + 4 * second);
-        assert_eq!(stopping.deadline(), Some(now + 4 * second + DEATH_PATIENCE));
+        assert_eq!(
+            stopping.deadline(),
+            Some(now + 4 * second + patience::DEATH)
+        );
     }
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::{Failure, choice, info, interpreter, passed, plugin};
-use crate::agent::{self, Root};
+use crate::agent;
+use crate::attachment::Root;
 use crate::bench::{FrontEnd, Pattern, Report, Workload};
 use crate::{Refusal, logging, params};
 

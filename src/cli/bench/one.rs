@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::{Guard, Kind};
 use crate::Refusal;
-use crate::agent::{self, Conduct, Folder, Job, Loan, Name, Root, ServerOptions, Way as At};
-use crate::bench::{self, Cost, FrontEnd, Place, Row, Workload};
+use crate::agent::Loan;
+use crate::attachment::{self, Conduct, Cost, Folder, Job, Name, Root, ServerOptions, Way as At};
+use crate::bench::{self, FrontEnd, Place, Row, Workload};
 use crate::cli::complain;
 use crate::frontends::{Identity, Target};
 use crate::logging::{self, Detail, Logging, Sink};
@@ -167,7 +168,8 @@ fn place(at: &At, size: Option<u64>) -> Place {
 }
 
 fn cost(folder: &Folder) -> Result<Cost, Refusal> {
-    agent::cost(folder).map_err(|error| Refusal::new(format!("the worker does not tell: {error}")))
+    attachment::cost(folder)
+        .map_err(|error| Refusal::new(format!("the worker does not tell: {error}")))
 }
 
 fn lost(error: &io::Error) -> Refusal {

@@ -5,7 +5,7 @@ use std::io;
 use pydisk_kernel::usage;
 
 use super::time;
-use crate::agent::{self, Activity, Folder, Served, Way};
+use crate::attachment::{self, Activity, Folder, Served, Way};
 
 /// What the worker of a disk that is served is at.
 pub(super) enum Doing {
@@ -21,7 +21,7 @@ const LONG_S: u64 = 3;
 impl Doing {
     /// Ask the worker; nothing if it is gone.
     pub(super) fn ask(folder: &Folder, disk: &Served) -> Option<Self> {
-        match agent::activity(folder) {
+        match attachment::activity(folder) {
             Ok(mut activity) => {
                 // The kernel also counts those that the worker has not got yet.
                 if let Way::Device(path) = &disk.at {

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Entry, State, row, table, text};
-use crate::agent::{Connected, Folder};
+use crate::attachment::{Connected, Folder};
 
 /// Let `state.json` hold what comes before a zero byte in `input`, and the worker tell of the clients
 /// that come behind it.

@@ -11,15 +11,13 @@ use clap::CommandFactory;
 use super::options::Options;
 use super::script::{Configured, Named, configure};
 use super::tls::CERTIFICATES;
+use crate::attachment::{self, Process};
 use crate::cli::info::{in_own_process, own_output};
 use crate::cli::passed::is_passed;
 use crate::cli::{Failure, info, interpreter, plugin};
 use crate::logging::{self, Detail};
 use crate::python::{self, Dump, Plugin, ThreadModel};
 use crate::{Refusal, escape};
-
-/// The hidden subcommand that loads a plugin for `--dump-plugin`.
-pub(in crate::cli) const DUMP: &str = "dump-process";
 
 /// The release of nbdkit whose options for Python plugins are taken.
 const VERSION: (u32, u32, u32) = (1, 48, 0);
@@ -119,8 +117,7 @@ pub(super) fn short_options() -> Result<ExitCode, Refusal> {
 
 /// This program, as it was called into being.
 fn program() -> Result<PathBuf, Refusal> {
-    std::env::current_exe()
-        .map_err(|error| Refusal::new(format!("this program's own path: {error}")))
+    attachment::myself().map_err(|error| Refusal::new(format!("this program's own path: {error}")))
 }
 
 /// `--dump-config`.
@@ -175,7 +172,7 @@ pub(super) fn plugin(options: &Options) -> Result<ExitCode, Refusal> {
                 .iter()
                 .map(|(key, value)| format!("{key}={value}"))
                 .collect();
-            in_own_process(DUMP, &about, &script, &words, python, String::new)
+            in_own_process(Process::Dump, &about, &script, &words, python, String::new)
         }
         None => Ok(dump(named.name(), None, &[])?),
     };

@@ -24,9 +24,10 @@ mod plan;
 mod script;
 mod tls;
 
-pub(super) use facts::{DUMP, process as dump_process};
+pub(super) use facts::process as dump_process;
 
 use super::usage;
+use crate::attachment::Process;
 use crate::{Refusal, escape, logging};
 use options::Options;
 
@@ -42,7 +43,11 @@ pub(super) fn words() -> Option<Vec<OsString>> {
     let hidden = first
         .as_deref()
         .and_then(OsStr::to_str)
-        .is_some_and(|word| word.ends_with("-process"));
+        .is_some_and(|word| {
+            Process::ALL
+                .iter()
+                .any(|process| process.subcommand() == word)
+        });
     if hidden || !is_nbdkit(&program) {
         return None;
     }
@@ -139,7 +144,6 @@ fn warn(what: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent;
 
     #[test]
     fn the_programs_own_name_counts_not_its_folder() {
@@ -152,19 +156,6 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(is_nbdkit(OsStr::new(program)), is, "{program}");
-        }
-    }
-
-    #[test]
-    fn hidden_subcommands_are_no_plugins() {
-        for word in [
-            agent::AGENT,
-            agent::WORKER,
-            crate::worker::GUARD,
-            crate::worker::STOPPER,
-            DUMP,
-        ] {
-            assert!(word.ends_with("-process"), "{word}");
         }
     }
 }

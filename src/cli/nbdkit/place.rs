@@ -11,7 +11,7 @@ use rustix::stdio::{dup2_stderr, stderr, stdin};
 use super::options::Options;
 use super::warn;
 use crate::Refusal;
-use crate::agent::Passing;
+use crate::attachment::Passing;
 use crate::cli::server;
 use crate::frontends::Target;
 use crate::frontends::nbd::{Address, DEFAULT_PORT, Family, Place};

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pydisk_kernel::threads;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{
@@ -22,7 +23,7 @@ use pyo3::types::{
 
 use super::exceptions;
 use super::module::{self, Calling};
-use crate::{disk, threads};
+use crate::disk;
 
 mod inbox;
 mod promise;

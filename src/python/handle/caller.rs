@@ -252,7 +252,7 @@ impl Caller {
     /// The failure of a callback that raised. Drops the exception.
     pub(super) fn raised(&self, py: Python<'_>, name: &Bound<'_, PyString>, error: PyErr) -> Error {
         // First, because to describe an exception runs code of the plugin's.
-        let errno = self.plugin.errnos().of(py, &error);
+        let errno = errnos::raised(self.plugin.errnos(), py, &error);
         self.error(name, errno, exceptions::describe(py, error))
     }
 
@@ -260,7 +260,7 @@ impl Caller {
     fn errno<T>(&self, py: Python<'_>, returned: &PyResult<T>) -> Errno {
         match returned {
             Ok(_) => errnos::chosen(),
-            Err(error) => self.plugin.errnos().of(py, error),
+            Err(error) => errnos::raised(self.plugin.errnos(), py, error),
         }
     }
 
