@@ -54,7 +54,14 @@ pub fn store(path: &Path, servers: &[Server], within: Duration) -> io::Result<Ve
     let bottom = Use::at(path, looking)?.layer();
     let scene = Scene::look(Some((bottom, path)), servers, looking);
     let layers = order(bottom, |layer| scene.above(layer));
-    Ok(store::store(&scene, &layers, (start + within, within)))
+    let mut faults = store::store(&scene, &layers, (start + within, within));
+    if scene.cut_short {
+        faults.push(Fault {
+            what: "what lies above".to_owned(),
+            why: Why::Other("there was no time to find all of it".to_owned()),
+        });
+    }
+    Ok(faults)
 }
 
 /// For each of these, the places in the list of those that lie on it, directly or not.

@@ -32,6 +32,8 @@ pub(super) struct Scene {
     /// What the users of each program's disk have.
     pub(super) served: Vec<Option<Layer>>,
     pub(super) files: BTreeMap<Layer, PathBuf>,
+    /// The time was over before all was looked at.
+    pub(super) cut_short: bool,
 }
 
 /// A block device, by sysfs.
@@ -208,14 +210,33 @@ impl Scene {
             .filter(same)
             .map(|one| one.mount.id)
             .collect();
+        let btrfs = self.is_btrfs(filesystem);
         self.using(|used| match used {
             Use::File {
                 filesystem: on,
                 mount,
                 ..
-            } => *on == filesystem || mount.is_some_and(|id| ids.contains(&id)),
+            } => {
+                let here = *on == filesystem || mount.is_some_and(|id| ids.contains(&id));
+                here || btrfs && self.may_be_subvolume(*on, *mount)
+            }
             Use::Block(_) => false,
         })
+    }
+
+    fn is_btrfs(&self, filesystem: Device) -> bool {
+        let here = |mounted: &Mounted| mounted.mount.device == filesystem;
+        let kind = |mounted: &Mounted| here(mounted) && mounted.mount.kind == "btrfs";
+        self.mounts.iter().any(kind) || self.groups.iter().any(|group| group.contains(&filesystem))
+    }
+
+    /// Whether a file with this number of a filesystem may lie on any btrfs: each subvolume has a number of its own, which
+    /// no mount shows. Where the file is not reached by a mount either, as behind a loop device whose btrfs is mounted
+    /// over, nothing tells whose it is. To store too much does no harm.
+    fn may_be_subvolume(&self, number: Device, mount: Option<u64>) -> bool {
+        let known =
+            |mounted: &Mounted| mounted.mount.device == number || mount == Some(mounted.mount.id);
+        number.major == 0 && !self.mounts.iter().any(known)
     }
 
     fn using(&self, on: impl Fn(&Use) -> bool) -> Vec<Layer> {
@@ -225,6 +246,8 @@ impl Scene {
 
     fn add_server(&mut self, layer: Layer, server: &Server, deadline: Instant) {
         let found = |path: &Path| Use::at(path, deadline).ok();
+        let told = server.at.is_some() || !server.files.is_empty();
+        self.cut_short |= told && Instant::now() >= deadline;
         let at = server.at.as_deref();
         let at = at.and_then(|path| Some((found(path)?.layer(), path)));
         self.served.push(at.map(|(layer, _)| layer));
@@ -266,6 +289,7 @@ impl Scene {
             if Some(layer) == bottom {
                 continue;
             }
+            self.cut_short |= Instant::now() >= deadline;
             let used = loop_uses(device, &path, deadline);
             self.uses.extend(used.into_iter().map(|used| (layer, used)));
         }

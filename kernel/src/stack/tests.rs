@@ -127,6 +127,34 @@ fn a_filesystem_with_numbers_of_its_own_is_known_by_its_mount() {
     assert!(!found.contains(&Layer::Filesystem(device(0, 60))));
 }
 
+/// A loop device tells the number of a subvolume and no mount. It may lie on any btrfs, but on nothing else.
+#[test]
+fn a_file_with_a_number_that_no_mount_shows_may_lie_on_every_btrfs() {
+    let (ext4, inner, subvolume) = (device(8, 0), device(7, 3), device(0, 51));
+    let scene = |mounts| Scene {
+        blocks: BTreeMap::from([
+            (DISK, block("nbd0", &[])),
+            (ext4, block("sda", &[])),
+            (inner, block("loop3", &[])),
+        ]),
+        mounts,
+        groups: vec![BTreeSet::from([DISK])],
+        uses: vec![(Layer::Block(inner), file(subvolume, 12, None))],
+        ..Scene::default()
+    };
+    let above = |scene: &Scene, disk| order(Layer::Block(disk), |layer| scene.above(layer));
+    let hidden = scene(vec![mount(7, ext4, None)]);
+    in_order(
+        &hidden,
+        Layer::Block(DISK),
+        &[Layer::Block(inner), Layer::Block(DISK)],
+    );
+    assert!(!above(&hidden, ext4).contains(&Layer::Block(inner)));
+    // A filesystem without a device, such as a tmpfs, has that number.
+    let shown = scene(vec![mount(7, subvolume, None)]);
+    assert!(!above(&shown, DISK).contains(&Layer::Block(inner)));
+}
+
 #[test]
 fn a_disk_of_a_program_comes_before_the_disk_that_it_is_kept_in() {
     let inner = device(43, 0);
@@ -362,23 +390,41 @@ fn btrfs_is_stored_however_it_is_mounted() {
     is_stored_however_it_is_mounted("stored-btrfs", 256 << 20, &["mkfs.btrfs", "-q", "-f"]);
 }
 
-/// A loop device on a file of a filesystem on a partition of a loop device.
 #[test]
 fn what_lies_on_it_by_way_of_others_is_stored_first() {
+    is_stored_by_way_of_a_file("stored-stack", &["mkfs.ext4", "-q"], false);
+}
+
+/// Then no mount tells on which filesystem the file lies, and its number is not that of the btrfs but of a subvolume.
+#[test]
+fn what_lies_on_a_btrfs_that_nobody_sees_is_stored_first() {
+    is_stored_by_way_of_a_file("stored-unseen", &["mkfs.btrfs", "-q", "-f"], true);
+}
+
+/// A loop device on a file of a filesystem on a loop device.
+fn is_stored_by_way_of_a_file(name: &str, mkfs: &[&str], hidden: bool) {
     if !can_loop() {
         return;
     }
-    let path = fresh("stored-stack");
-    grow(&path, 64 << 20);
+    let path = fresh(name);
+    grow(&path, 256 << 20);
     let outer = Looped::on(&path);
     let at = path.with_extension("mount");
+    let device = outer.0.path();
+    let options = mkfs[1..].iter().map(Path::new);
+    let options: Vec<_> = options.chain([&*device]).collect();
     fs::create_dir(&at).unwrap();
-    run("mkfs.ext4", &[Path::new("-q"), &outer.0.path()]);
-    run("mount", &[&outer.0.path(), &at]);
+    if !possible(mkfs[0], &options) || !possible("mount", &[&device, &at]) {
+        fs::remove_dir(&at).unwrap();
+        return fs::remove_file(&path).unwrap();
+    }
     let image = at.join("image");
     fs::write(&image, []).unwrap();
     grow(&image, 16 << 20);
     let inner = Looped::on(&image);
+    if hidden {
+        run("umount", &[Path::new("-l"), &at]);
+    }
     run("mkfs.ext4", &[Path::new("-q"), &inner.0.path()]);
     let inside = at.with_extension("inside");
     let written = Written::to(&inner.0.path(), &inside, Way::Lazily).unwrap();
@@ -395,12 +441,8 @@ fn what_lies_on_it_by_way_of_others_is_stored_first() {
     soon("nobody holds it", || stable(&inner.0.path()));
     drop(inner);
     soon("the loop device has let go of its file", || {
-        Command::new("umount")
-            .arg(&at)
-            .output()
-            .unwrap()
-            .status
-            .success()
+        let unmounted = || Command::new("umount").arg(&at).output().unwrap();
+        hidden || unmounted().status.success()
     });
     drop(outer);
     fs::remove_dir(&at).unwrap();
