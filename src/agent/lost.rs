@@ -1,6 +1,7 @@
 //! Detaching where there is no agent to ask: it was killed, or it does not answer. The worker goes
 //! on serving without it and still stops cleanly at a signal.
 
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let name = folder.name();
     let state = State::read(folder).ok();
     let served = holder(folder, Role::Worker)?.is_some();
+    // That of a crashed attachment is told by the command that removes it.
+    let noted = |state: &State| state.phase == Phase::Crashed;
+    let died = !served && ended_badly(folder) && !state.as_ref().is_some_and(noted);
     let mut unstored = match &state {
         // Whoever has open what a dead worker left cannot use it.
         Some(state) if served => inuse::clear(state, folder, force)?,
@@ -32,7 +36,7 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let mut hung = String::new();
     if force {
         // An agent that hangs would take the worker's end for a crash; it is out of the way first.
-        if is_its_agent(folder, state.as_ref())? {
+        if has_its_agent(folder, state.as_ref())? {
             end(folder, Role::Agent, Signal::KILL, patience::FORCE)?;
         }
         end(folder, Role::Launch, Signal::KILL, patience::FORCE)?;
@@ -54,15 +58,17 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
             "`pydisk detach --force {name}` ends it, whatever it has not stored yet"
         )));
     }
-    if served && state.is_some_and(|state| state.is_writable()) && (killed || ended_badly(folder)) {
+    if state.is_some_and(|state| state.is_writable())
+        && (died || served && (killed || ended_badly(folder)))
+    {
+        let how = match (died, hung.is_empty()) {
+            (true, _) => "had died".to_owned(),
+            (false, true) => "did not stop as it should".to_owned(),
+            (false, false) => format!("did not stop as it should and was killed{hung}"),
+        };
         unstored.push(
             Refusal::new(format!(
-                "{name}: its worker did not stop as it should{}; what it had not stored is lost",
-                if hung.is_empty() {
-                    hung
-                } else {
-                    format!(" and was killed{hung}")
-                }
+                "{name}: its worker {how}; what it had not stored is lost"
             ))
             .hint(format!("its log is {}", kept_log(folder).display())),
         );
@@ -70,16 +76,23 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     Ok(unstored)
 }
 
-/// Whether whoever holds the role of the agent is that. What a crashed attachment left is held by commands,
-/// too, while they look at it.
-fn is_its_agent(folder: &Folder, state: Option<&State>) -> Result<bool, Refusal> {
-    let Some(state) = state.filter(|state| state.phase == Phase::Crashed) else {
+/// Whether the process that has the role of the agent is that. Commands have it as well, while they remove what an
+/// attachment left that nobody looks after.
+fn has_its_agent(folder: &Folder, state: Option<&State>) -> Result<bool, Refusal> {
+    let Some(state) = state else {
         return Ok(true);
     };
     let found = holder(folder, Role::Agent)?;
-    Ok(found.is_some_and(|(pid, _)| {
-        u32::try_from(pid.as_raw_nonzero().get()).is_ok_and(|pid| pid == state.agent_pid)
-    }))
+    Ok(found.is_some_and(|(pid, _)| own_number(pid) == Some(state.agent_pid)))
+}
+
+/// The number of a process as it knows itself, which is another one where it has a process namespace of its own.
+fn own_number(pid: Pid) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_ascii_whitespace().last()?.parse().ok()
 }
 
 /// Whether a worker that has ended just now may have left something unstored. Somebody else may have
@@ -141,4 +154,74 @@ fn holder(folder: &Folder, role: Role) -> Result<Option<(Pid, OwnedFd)>, Refusal
     // Still the holder, so the descriptor stands for it and not for a later process of that number.
     let same = folder.holder(role) == Holder::Process(pid);
     Ok(same.then_some((pid, process)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// An attachment that was served, whose agent knew itself by this number.
+    fn attached(folder: &Folder, agent_pid: u32) {
+        let state = format!(
+            r#"{{"name": "x", "phase": "attached", "plugin": "/x.py", "parameters": [],
+            "target": {{"file": "/nowhere/x.img"}}, "target_is_new": false, "agent_pid": {agent_pid},
+            "disk": {{"at": {{"device": "/nowhere/x.img"}}, "front_end": "fuse", "size": 512,
+                "read_only": false, "parallel": false}},
+            "worker_pid": 1, "since": 3, "log": null}}"#
+        );
+        State::parse(state.as_bytes())
+            .unwrap()
+            .write(folder)
+            .unwrap();
+    }
+
+    /// Another process that has the role of the agent.
+    fn agent_of(folder: &Folder) -> Child {
+        let script = "import fcntl, sys, time; lock = open(sys.argv[1], 'w'); fcntl.lockf(lock, \
+                      fcntl.LOCK_EX); print(flush=True); time.sleep(600)";
+        let mut child = Command::new("python3")
+            .args(["-c", script])
+            .arg(folder.path().join("agent.lock"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut told = BufReader::new(child.stdout.take().unwrap());
+        told.read_line(&mut line).unwrap();
+        child
+    }
+
+    #[test]
+    fn only_the_agent_itself_is_killed() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::at(place.path().to_owned());
+        let mut other = agent_of(&folder);
+        attached(&folder, 1);
+        detach(&folder, true).unwrap();
+        assert_eq!(other.try_wait().unwrap(), None, "it only looked");
+        attached(&folder, other.id());
+        detach(&folder, true).unwrap();
+        assert!(!other.wait().unwrap().success(), "it was killed");
+    }
+
+    #[test]
+    fn what_a_dead_worker_lost_is_told() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::at(place.path().to_owned());
+        attached(&folder, 1);
+        for force in [false, true] {
+            let lost = detach(&folder, force).unwrap();
+            let [lost] = &*lost else {
+                panic!("{lost:?}");
+            };
+            let lost = lost.to_string();
+            let words = ": its worker had died; what it had not stored is lost";
+            assert!(lost.contains(words), "{lost}");
+        }
+        crate::attachment::note_good_end(&folder).unwrap();
+        assert_eq!(detach(&folder, true).unwrap(), Vec::new());
+    }
 }

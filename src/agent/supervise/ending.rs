@@ -281,7 +281,10 @@ impl Agent {
         let refusal = ended.as_ref().err().cloned();
         let forced = waiting.until.is_none() && !self.keep_folder;
         match refusal {
-            Some(refusal) if !forced => Answer::Refused(refusal.into()),
+            Some(refusal) if !forced => {
+                let all = self.with_unstored(Err(refusal));
+                Answer::Refused(all.expect_err("it was one").into())
+            }
             // Nobody knew of the disk, or nobody could write to it.
             Some(refusal) if self.unstored.is_empty() && (!self.told || self.is_read_only()) => {
                 Answer::Done(Some(refusal.into()))
