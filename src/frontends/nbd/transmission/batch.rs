@@ -155,3 +155,48 @@ impl Batch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::disk::memory::Memory;
+    use crate::frontends::nbd::wire::request::Head;
+    use crate::frontends::nbd::wire::{Asked, command};
+
+    #[test]
+    fn what_comes_together_is_served_together_up_to_a_limit() {
+        let terms = Terms {
+            disk: Arc::new(Memory::builder(4096).build()),
+            client: None,
+            shape: Shape::Simple,
+            allocation: false,
+            payload: 4096,
+            lanes: 1,
+        };
+        let (server, mut client) = UnixStream::pair().unwrap();
+        let link = Link::new(server.into());
+        let mut incoming = Incoming::new(&link);
+        let mut batch = Batch::new(terms.shape);
+        let said: Vec<u8> = (0..REQUESTS as u64 + 2)
+            .flat_map(|cookie| {
+                let head = Head {
+                    asked: Asked::empty(),
+                    command: command::READ,
+                    cookie,
+                    at: 0,
+                    len: 512,
+                };
+                head.encode(terms.shape)
+            })
+            .collect();
+        client.write_all(&said).unwrap();
+        for expected in [REQUESTS, 2] {
+            assert!(batch.gather(&terms, &mut incoming).is_none());
+            assert_eq!(batch.arrivals.len(), expected);
+        }
+    }
+}
