@@ -260,3 +260,83 @@ fn error_chunk(to: &Arrival, shape: Shape, failure: Failure, why: &str, words: &
     words.extend(len.to_be_bytes());
     words.extend(why.as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::super::admission::{Order, What};
+    use super::*;
+    use crate::disk::Flags;
+
+    fn read(cookie: u64, len: usize) -> Arrival {
+        let order = Order {
+            what: What::Read { whole: false },
+            at: 0,
+            len: len as u64,
+            flags: Flags::empty(),
+        };
+        Arrival {
+            cookie,
+            at: 0,
+            verdict: Ok(order),
+        }
+    }
+
+    /// Have `byte` read into the slot, and the reply written.
+    fn answer(out: &mut Outbox, slot: &mut Slot, cookie: u64, byte: u8, len: usize) {
+        slot.lend(len).unwrap().0.fill(byte);
+        let whole = Piece {
+            range: 0..len,
+            hole: false,
+        };
+        out.read(&read(cookie, len), 0, &[whole]);
+    }
+
+    fn reply(cookie: u64, byte: u8, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        simple(cookie, None, &mut bytes);
+        bytes.resize(bytes.len() + len, byte);
+        bytes
+    }
+
+    #[test]
+    fn a_reply_that_waits_keeps_its_data_when_the_slot_is_used_again() {
+        let (server, mut client) = UnixStream::pair().unwrap();
+        let link = Link::new(server.into());
+        let mut slots = [Slot::new()];
+        let (mut out, mut pending) = (Outbox::new(Shape::Simple), Pending::default());
+        for (cookie, byte) in [(1, b'a'), (2, b'b')] {
+            answer(&mut out, &mut slots[0], cookie, byte, 512);
+            assert!(pending.add(&mut out, &slots));
+        }
+        answer(&mut out, &mut slots[0], 3, b'c', 512);
+        pending.send_with(&mut out, &link, &slots).unwrap();
+        link.close();
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).unwrap();
+        let said = [(1, b'a'), (2, b'b'), (3, b'c')];
+        let said = said.map(|(cookie, byte)| reply(cookie, byte, 512));
+        assert_eq!(heard, said.concat());
+    }
+
+    #[test]
+    fn a_large_reply_does_not_wait_nor_do_too_many() {
+        let mut slots = [Slot::new()];
+        let (mut out, mut pending) = (Outbox::new(Shape::Simple), Pending::default());
+        answer(&mut out, &mut slots[0], 0, b'a', Pending::SMALL);
+        assert!(!pending.add(&mut out, &slots));
+        out.clear();
+        let mut took = 0;
+        loop {
+            answer(&mut out, &mut slots[0], 1, b'b', 512);
+            if !pending.add(&mut out, &slots) {
+                break;
+            }
+            took += 1;
+            assert!(took <= Pending::MOST);
+        }
+        assert_eq!(took, Pending::MOST);
+    }
+}
