@@ -9,14 +9,13 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-mod latencies;
 mod report;
 mod way;
 
-pub use latencies::Latencies;
 pub use report::{Figures, FrontEnd, Report, Row};
 pub use way::{Place, Way};
 
+use hdrhistogram::Histogram;
 use pydisk_kernel::aio::{Direction, Done};
 
 /// Where the requests of a workload go, and which way.
@@ -80,22 +79,35 @@ pub trait Watch {
     fn is_over(&self) -> bool;
 }
 
+/// Decimal digits of a latency that are kept: a percentile is right to within 0.1%.
+const DIGITS: u8 = 3;
+
 /// What a load found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Measured {
     /// From the first request to the last answer.
     pub elapsed: Duration,
-    /// Of the requests that succeeded.
-    pub latencies: Latencies,
+    /// How long the requests took that succeeded, in nanoseconds.
+    pub latencies: Histogram<u64>,
     /// How many failed, by what the system says of their errors.
     pub failed: BTreeMap<String, u64>,
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        Self {
+            elapsed: Duration::ZERO,
+            latencies: Histogram::new(DIGITS).expect("at most five digits are kept"),
+            failed: BTreeMap::new(),
+        }
+    }
 }
 
 impl Measured {
     /// Requests that were answered, one way or the other.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.latencies.count() + self.failures()
+        self.latencies.len() + self.failures()
     }
 
     /// Requests that failed.
@@ -104,10 +116,17 @@ impl Measured {
         self.failed.values().sum()
     }
 
+    fn succeeded(&mut self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.latencies
+            .record(nanos)
+            .expect("it grows to hold any number");
+    }
+
     fn note(&mut self, done: &Done, took: Duration, len: u32) {
         let error = match &done.outcome {
             Ok(count) if *count == u64::from(len) => {
-                self.latencies.add(took);
+                self.succeeded(took);
                 return;
             }
             Ok(count) => format!("{count} bytes of {len} were transferred"),
@@ -243,7 +262,7 @@ mod tests {
         let found = run(&mut way, READS, time, &Until(Cell::new(10))).unwrap();
         assert!(found.requests() >= 10 + 3, "{found:?}");
         assert_eq!(found.failures(), 0);
-        assert_eq!(found.requests(), found.latencies.count());
+        assert_eq!(found.requests(), found.latencies.len());
     }
 
     #[test]
@@ -269,7 +288,26 @@ mod tests {
         .unwrap();
         let errors: Vec<_> = found.failed.keys().collect();
         assert_eq!(errors, ["0 bytes of 4096 were transferred"]);
-        assert!(found.latencies.count() > 0 && found.failures() > 0);
+        assert!(!found.latencies.is_empty() && found.failures() > 0);
+    }
+
+    #[test]
+    fn latencies_of_any_length_keep_three_digits() {
+        let mut found = Measured::default();
+        for micros in 1..=1000 {
+            found.succeeded(Duration::from_micros(micros));
+        }
+        for (percent, micros) in [(0.50, 500), (0.99, 990), (1.0, 1000)] {
+            let nanos = found.latencies.value_at_quantile(percent);
+            assert!(
+                nanos.abs_diff(micros * 1000) <= micros,
+                "{percent}: {nanos}"
+            );
+        }
+        found.succeeded(Duration::ZERO);
+        found.succeeded(Duration::MAX);
+        assert_eq!(found.requests(), 1002);
+        assert_eq!(found.latencies.max(), u64::MAX);
     }
 
     #[test]
