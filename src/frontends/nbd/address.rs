@@ -10,6 +10,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use percent_encoding::{
+    AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_decode_str, percent_encode,
+    utf8_percent_encode,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
@@ -254,30 +258,19 @@ fn text_of(encoded: &str) -> Result<String, String> {
 
 /// `%41` is `A`.
 fn decoded(encoded: &str) -> Result<Vec<u8>, String> {
-    let mut rest = encoded.as_bytes();
-    let mut bytes = Vec::with_capacity(rest.len());
-    while let [first, behind @ ..] = rest {
-        rest = behind;
-        let byte = match (first, behind) {
-            (b'%', [high, low, behind @ ..]) => {
-                rest = behind;
-                hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low)
-            }
-            (b'%', _) => None,
-            (plain, _) => Some(*plain),
-        };
-        let byte =
-            byte.ok_or_else(|| format!("`{encoded}`: two hexadecimal digits follow a `%`"))?;
-        if byte == 0 {
-            return Err(format!("`{encoded}`: a name has no zero byte"));
-        }
-        bytes.push(byte);
+    // The crate leaves a `%` that nothing right follows as it is.
+    let is_whole = |behind: &str| {
+        let digits = behind.as_bytes().first_chunk::<2>();
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !encoded.split('%').skip(1).all(is_whole) {
+        return Err(format!("`{encoded}`: two hexadecimal digits follow a `%`"));
+    }
+    let bytes: Vec<u8> = percent_decode_str(encoded).collect();
+    if bytes.contains(&0) {
+        return Err(format!("`{encoded}`: a name has no zero byte"));
     }
     Ok(bytes)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    u8::try_from(char::from(digit).to_digit(16)?).ok()
 }
 
 impl Address {
@@ -288,9 +281,9 @@ impl Address {
     fn tcp_uri(&self, f: &mut fmt::Formatter<'_>, host: &str, port: u16) -> fmt::Result {
         write!(f, "{}://", self.scheme())?;
         if host.contains(':') {
-            write!(f, "[{}]", Encoded(host.as_bytes(), b"-._~:"))?;
+            write!(f, "[{}]", utf8_percent_encode(host, ENCODED_IN_IPV6))?;
         } else {
-            write!(f, "{}", Encoded(host.as_bytes(), b"-._~"))?;
+            write!(f, "{}", utf8_percent_encode(host, ENCODED))?;
         }
         if port != DEFAULT_PORT {
             write!(f, ":{port}")?;
@@ -298,18 +291,14 @@ impl Address {
         if self.export.is_empty() {
             return Ok(());
         }
-        write!(
-            f,
-            "/{}",
-            Encoded(self.export.as_bytes(), UNRESERVED_IN_PATH)
-        )
+        write!(f, "/{}", utf8_percent_encode(&self.export, ENCODED_IN_PATH))
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.scheme();
-        let export = Encoded(self.export.as_bytes(), UNRESERVED_IN_PATH);
+        let export = utf8_percent_encode(&self.export, ENCODED_IN_PATH);
         match &self.place {
             Place::Tcp { host, port } => {
                 self.tcp_uri(f, host.as_deref().unwrap_or("localhost"), *port)
@@ -329,30 +318,29 @@ impl fmt::Display for Address {
     }
 }
 
-/// What stands for itself in a path, besides letters and digits.
-const UNRESERVED_IN_PATH: &[u8] = b"-._~/:@+,=";
+/// What is written as `%41`: all but letters, digits and what RFC 3986 calls unreserved.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
-/// What stands for itself in the value of a parameter: a shell and every client take these.
-pub(super) const UNRESERVED_IN_QUERY: &[u8] = b"-._~/";
+/// The same for an IPv6 address in its brackets.
+pub(super) const ENCODED_IN_IPV6: &AsciiSet = &ENCODED.remove(b':');
 
-pub(super) fn encoded_path(path: &Path) -> Encoded<'_> {
-    Encoded(path.as_os_str().as_bytes(), UNRESERVED_IN_QUERY)
-}
+/// The same for the value of a parameter, such that a shell and every client take it.
+pub(super) const ENCODED_IN_QUERY: &AsciiSet = &ENCODED.remove(b'/');
 
-/// Bytes with `%41` in place of all but letters, digits and those in the second list.
-pub(super) struct Encoded<'a>(pub(super) &'a [u8], pub(super) &'static [u8]);
+/// The same for a path.
+const ENCODED_IN_PATH: &AsciiSet = &ENCODED_IN_QUERY
+    .remove(b':')
+    .remove(b'@')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'=');
 
-impl fmt::Display for Encoded<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0 {
-            if byte.is_ascii_alphanumeric() || self.1.contains(byte) {
-                write!(f, "{}", char::from(*byte))?;
-            } else {
-                write!(f, "%{byte:02X}")?;
-            }
-        }
-        Ok(())
-    }
+pub(super) fn encoded_path(path: &Path) -> PercentEncode<'_> {
+    percent_encode(path.as_os_str().as_bytes(), ENCODED_IN_QUERY)
 }
 
 #[cfg(test)]

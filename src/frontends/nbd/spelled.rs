@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use super::address::{Address, Encoded, Place, UNRESERVED_IN_QUERY, encoded_path};
+use percent_encoding::utf8_percent_encode;
+
+use super::address::{Address, ENCODED_IN_IPV6, ENCODED_IN_QUERY, Place, encoded_path};
 
 impl Address {
     /// Its URI in nbdkit's spelling. `certificates` is the folder that was given, if clients must encrypt.
@@ -14,7 +16,7 @@ impl Address {
         let place = match &self.place {
             Place::Tcp { host, port } => {
                 let host = host.as_deref().unwrap_or("localhost");
-                let encoded = Encoded(host.as_bytes(), b"-._~:");
+                let encoded = utf8_percent_encode(host, ENCODED_IN_IPV6);
                 match host.contains(':') {
                     true => format!("://[{encoded}]:{port}"),
                     false => format!("://{encoded}:{port}"),
@@ -35,7 +37,7 @@ impl Address {
         }
         let export = match self.export.as_str() {
             "" => String::new(),
-            name => format!("/{}", Encoded(name.as_bytes(), UNRESERVED_IN_QUERY)),
+            name => format!("/{}", utf8_percent_encode(name, ENCODED_IN_QUERY)),
         };
         let query = match parameters.is_empty() {
             true => String::new(),
