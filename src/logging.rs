@@ -21,7 +21,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Refusal, escape};
 
+mod limiter;
 mod syslog;
+
+pub(crate) use limiter::Limiter;
 
 /// Bytes that the log file may have before it starts anew.
 pub(crate) const LARGEST: u64 = 4 << 20;

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::disk::{Disk, Errno, Extents, Request, Result as Served};
+use crate::logging::Limiter;
 
 /// Serve `request` and give the errno to answer, if it failed.
 ///
@@ -59,41 +60,21 @@ fn outcome(
 const BURST: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// How often each kind of failure was logged of late, so that a plugin that fails every request does
-/// not fill the disk that holds the log. Held only while counting.
-static LOGGED: Mutex<Option<HashMap<(&'static str, Errno), Count>>> = Mutex::new(None);
-
-struct Count {
-    since: Instant,
-    logged: u32,
-    hidden: u64,
-}
+/// How often each kind of failure was logged of late. Held only while counting.
+static LOGGED: Mutex<Option<HashMap<(&'static str, Errno), Limiter>>> = Mutex::new(None);
 
 /// Log a failure, unless there were many of its kind of late.
 pub(super) fn log_failure(word: &'static str, errno: Errno, text: impl FnOnce() -> String) {
-    let hidden = {
-        let mut logged = LOGGED.lock();
-        let count = logged
-            .get_or_insert_default()
-            .entry((word, errno))
-            .or_insert_with(|| Count {
-                since: Instant::now(),
-                logged: 0,
-                hidden: 0,
-            });
-        if count.since.elapsed() >= WINDOW {
-            count.since = Instant::now();
-            count.logged = 0;
-        }
-        if count.logged == BURST {
-            count.hidden += 1;
-            return;
-        }
-        count.logged += 1;
-        std::mem::take(&mut count.hidden)
-    };
-    say_hidden(word, errno, hidden);
-    log::error!("{}", text());
+    let admitted = LOGGED
+        .lock()
+        .get_or_insert_default()
+        .entry((word, errno))
+        .or_insert_with(|| Limiter::new(BURST, WINDOW))
+        .admit();
+    if let Some(hidden) = admitted {
+        say_hidden(word, errno, hidden);
+        log::error!("{}", text());
+    }
 }
 
 fn say_hidden(word: &str, errno: Errno, hidden: u64) {
@@ -105,7 +86,7 @@ fn say_hidden(word: &str, errno: Errno, hidden: u64) {
 /// Say how many failures were not logged since the last one that was. To be called at the end.
 pub fn tell_hidden() {
     let counts = LOGGED.lock().take().unwrap_or_default();
-    for ((word, errno), count) in counts {
-        say_hidden(word, errno, count.hidden);
+    for ((word, errno), mut limiter) in counts {
+        say_hidden(word, errno, limiter.take_hidden());
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use pydisk_kernel::threads;
@@ -33,6 +33,7 @@ use super::tls::Tls;
 use crate::Refusal;
 use crate::disk::{Client, Exports, Peer};
 use crate::frontends::Ended;
+use crate::logging::Limiter;
 
 /// What the user wants of a server.
 #[derive(Debug)]
@@ -302,10 +303,8 @@ impl Shared {
     /// Say that something does not work; always true.
     #[expect(clippy::unused_self, reason = "reads as what the server cannot do")]
     fn cannot(&self, what: &str, error: &dyn std::fmt::Display) -> bool {
-        static SAID: Mutex<Option<Instant>> = Mutex::new(None);
-        let mut said = SAID.lock();
-        if said.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
-            *said = Some(Instant::now());
+        static SAID: Mutex<Limiter> = Mutex::new(Limiter::new(1, Duration::from_secs(10)));
+        if SAID.lock().admit().is_some() {
             log::warn!("NBD server: cannot {what}: {error}");
         }
         true
@@ -350,20 +349,13 @@ impl Shared {
 
 /// Say that a client came or went. Who comes and goes all the time does not fill the log with it.
 fn say(what: impl FnOnce() -> String) {
-    const BURST: u32 = 50;
-    const WINDOW: Duration = Duration::from_secs(10);
-    /// Since when is counted, and how often it was to be said; held while it is said.
-    static COUNT: Mutex<Option<(Instant, u32)>> = Mutex::new(None);
-    let mut held = COUNT.lock();
-    let (since, count) = held.get_or_insert_with(|| (Instant::now(), 0));
-    if since.elapsed() >= WINDOW {
-        if *count > BURST {
-            log::info!("{} more times a client came or went", *count - BURST);
+    /// Held while it is said.
+    static SAID: Mutex<Limiter> = Mutex::new(Limiter::new(50, Duration::from_secs(10)));
+    let mut said = SAID.lock();
+    if let Some(hidden) = said.admit() {
+        if hidden > 0 {
+            log::info!("{hidden} more times a client came or went");
         }
-        (*since, *count) = (Instant::now(), 0);
-    }
-    *count = count.saturating_add(1);
-    if *count <= BURST {
         log::info!("{}", what());
     }
 }
