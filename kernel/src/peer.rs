@@ -1,8 +1,10 @@
 //! Who is at the other end of a socket, and whether everything has arrived there.
 
 use std::io;
-use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd};
+
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 
 /// What the kernel noted of a process when it connected. A process that cannot be seen from here,
 /// because it lives in another process or user namespace, has a 0 or the overflow numbers.
@@ -21,26 +23,13 @@ pub struct Credentials {
 /// # Errors
 /// As getsockopt(2).
 pub fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
-    let mut found = MaybeUninit::<libc::ucred>::zeroed();
-    let size = size_of::<libc::ucred>();
-    let mut len = libc::socklen_t::try_from(size).map_err(io::Error::other)?;
-    // SAFETY: `found` has room for the `len` bytes that the kernel may write, and both live through
-    // the call.
-    let done = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            found.as_mut_ptr().cast(),
-            &raw mut len,
-        )
-    };
-    if done != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: three integers, for which every value is valid, zeroed before the kernel filled them.
-    let libc::ucred { pid, uid, gid } = unsafe { found.assume_init() };
-    Ok(Credentials { pid, uid, gid })
+    // Not rustix's, whose process numbers cannot be the 0 of one that is not seen from here.
+    let found = getsockopt(&socket, PeerCredentials)?;
+    Ok(Credentials {
+        pid: found.pid(),
+        uid: found.uid(),
+        gid: found.gid(),
+    })
 }
 
 /// Bytes that were written to a socket and not taken by the other end's kernel yet, by `SIOCOUTQ` of

@@ -1,8 +1,12 @@
 //! Sockets between a virtual machine and its host: vsock(7).
 
 use std::io;
-use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, VsockAddr, bind, connect as connect_to, getpeername,
+    getsockname, socket,
+};
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,34 +17,32 @@ pub struct End {
     pub port: u32,
 }
 
+impl From<VsockAddr> for End {
+    fn from(address: VsockAddr) -> Self {
+        Self {
+            cid: address.cid(),
+            port: address.port(),
+        }
+    }
+}
+
 /// Listen on `port` for clients of this machine and of all that it can see; 0 for a free port.
 ///
 /// # Errors
 /// As socket(2), bind(2) and listen(2); `EAFNOSUPPORT` where the kernel has no vsock.
 pub fn listen(port: u32, backlog: i32) -> io::Result<OwnedFd> {
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
-    // SAFETY: socket(2) takes no memory.
-    let socket = unsafe { libc::socket(libc::AF_VSOCK, kind, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given this descriptor to us alone.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let socket = stream()?;
     let port = if port == 0 {
         libc::VMADDR_PORT_ANY
     } else {
         port
     };
-    let address = address(libc::VMADDR_CID_ANY, port)?;
-    // SAFETY: `address` is a whole sockaddr_vm of the length given and lives through the call.
-    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), LEN) };
-    if bound != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: listen(2) takes no memory.
-    if unsafe { libc::listen(socket.as_raw_fd(), backlog) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    bind(
+        socket.as_raw_fd(),
+        &VsockAddr::new(libc::VMADDR_CID_ANY, port),
+    )?;
+    // Not nix's, which takes no more than the C library's idea of the kernel's limit.
+    rustix::net::listen(&socket, backlog)?;
     Ok(socket)
 }
 
@@ -49,77 +51,32 @@ pub fn listen(port: u32, backlog: i32) -> io::Result<OwnedFd> {
 /// # Errors
 /// As socket(2) and connect(2).
 pub fn connect(end: End) -> io::Result<OwnedFd> {
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
-    // SAFETY: socket(2) takes no memory.
-    let socket = unsafe { libc::socket(libc::AF_VSOCK, kind, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given this descriptor to us alone.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    let address = address(end.cid, end.port)?;
-    // SAFETY: `address` is a whole sockaddr_vm of the length given and lives through the call.
-    let connected = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), LEN) };
-    if connected != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let socket = stream()?;
+    connect_to(socket.as_raw_fd(), &VsockAddr::new(end.cid, end.port))?;
     Ok(socket)
+}
+
+fn stream() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    socket(AddressFamily::Vsock, SockType::Stream, flags, None)
 }
 
 /// Where a listening or connected socket is bound.
 ///
 /// # Errors
-/// As getsockname(2).
+/// As getsockname(2); `EINVAL` for a socket of another kind.
 pub fn local(socket: impl AsFd) -> io::Result<End> {
-    named(&socket, libc::getsockname)
+    let address: VsockAddr = getsockname(socket.as_fd().as_raw_fd())?;
+    Ok(address.into())
 }
 
 /// The other end of a connection.
 ///
 /// # Errors
-/// As getpeername(2).
+/// As getpeername(2); `EINVAL` for a socket of another kind.
 pub fn peer(socket: impl AsFd) -> io::Result<End> {
-    named(&socket, libc::getpeername)
-}
-
-type Namer =
-    unsafe extern "C" fn(libc::c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int;
-
-fn named(socket: &impl AsFd, namer: Namer) -> io::Result<End> {
-    let mut found = address(0, 0)?;
-    let mut len = LEN;
-    // SAFETY: both functions write at most `len` bytes to `found`, which has as many.
-    let done = unsafe {
-        namer(
-            socket.as_fd().as_raw_fd(),
-            (&raw mut found).cast(),
-            &raw mut len,
-        )
-    };
-    if done != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if i32::from(found.svm_family) != libc::AF_VSOCK {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    Ok(End {
-        cid: found.svm_cid,
-        port: found.svm_port,
-    })
-}
-
-/// As the kernel wants the length of an address.
-#[expect(clippy::cast_possible_truncation, reason = "16 bytes")]
-const LEN: libc::socklen_t = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
-const _: () = assert!(size_of::<libc::sockaddr_vm>() == 16);
-
-fn address(cid: u32, port: u32) -> io::Result<libc::sockaddr_vm> {
-    // SAFETY: integers only, for which zero is valid.
-    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
-    address.svm_family = libc::AF_VSOCK.try_into().map_err(io::Error::other)?;
-    address.svm_cid = cid;
-    address.svm_port = port;
-    Ok(address)
+    let address: VsockAddr = getpeername(socket.as_fd().as_raw_fd())?;
+    Ok(address.into())
 }
 
 #[cfg(test)]
