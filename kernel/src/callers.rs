@@ -3,11 +3,11 @@
 //! Called by the FUSE front end for calls that take long. It goes by what proc(5) shows of a thread, and where
 //! that is unclear the thread lives on.
 
-use std::fs;
-
 use libc::{
     SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGQUIT, SIGSEGV, SIGSYS, SIGTRAP, SIGXCPU, SIGXFSZ,
 };
+
+use crate::proc::{Stat, Status};
 
 /// What ends a process with a core dump, see signal(7). The kernel makes SIGKILL of all the others that end a
 /// process as soon as they are sent; these wait until the thread leaves the kernel.
@@ -30,37 +30,29 @@ const fn bit(signal: i32) -> u64 {
 /// else's.
 #[must_use]
 pub fn are_seen() -> bool {
-    read("self/status").is_some_and(|status| has_one_number(&status))
+    Status::of("self").is_some_and(|status| has_one_number(&status))
 }
 
 /// Whether the thread with this number is about to end without leaving the kernel before that.
 #[must_use]
 pub fn is_being_killed(thread: u32) -> bool {
-    read(&format!("{thread}/status")).is_some_and(|status| will_end(&status))
+    Status::of(thread).is_some_and(|status| will_end(&status))
 }
 
 /// When the thread with this number was started, to tell it from a later one; none if there is no such thread.
 #[must_use]
 pub fn started(thread: u32) -> Option<u64> {
-    let stat = read(&format!("{thread}/stat"))?;
-    // The name before it may hold anything. Field 22, and the third one follows the name.
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
-}
-
-/// A file in /proc. The name of a thread in it may hold any bytes.
-fn read(path: &str) -> Option<String> {
-    let bytes = fs::read(format!("/proc/{path}")).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    Some(Stat::of(thread)?.started)
 }
 
 /// One number in each pid namespace from that of /proc down to the process's own.
-fn has_one_number(status: &str) -> bool {
-    field(status, "NSpid").is_none_or(|numbers| numbers.split_ascii_whitespace().count() == 1)
+fn has_one_number(status: &Status) -> bool {
+    let numbers = status.field("NSpid");
+    numbers.is_none_or(|numbers| numbers.split_ascii_whitespace().count() == 1)
 }
 
-fn will_end(status: &str) -> bool {
-    let set = |name| field(status, name).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+fn will_end(status: &Status) -> bool {
+    let set = |name| u64::from_str_radix(status.field(name)?, 16).ok();
     let (Some(own), Some(shared)) = (set("SigPnd"), set("ShdPnd")) else {
         return false;
     };
@@ -73,14 +65,8 @@ fn will_end(status: &str) -> bool {
         return false;
     };
     // A debugger may keep the signal away.
-    let is_traced = field(status, "TracerPid").is_none_or(|tracer| tracer != "0");
+    let is_traced = status.field("TracerPid").is_none_or(|tracer| tracer != "0");
     (own | shared) & !(blocked | ignored | handled) & WITH_A_CORE_DUMP != 0 && !is_traced
-}
-
-/// What stands after `name` and a colon.
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    let rest = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
-    status.lines().find_map(rest).map(str::trim)
 }
 
 #[cfg(test)]
@@ -88,12 +74,13 @@ mod tests {
     use super::*;
 
     /// As proc(5) shows the signals of a thread.
-    fn status(own: u64, shared: u64, [blocked, ignored, handled]: [u64; 3], tracer: u32) -> String {
-        format!(
+    fn status(own: u64, shared: u64, [blocked, ignored, handled]: [u64; 3], tracer: u32) -> Status {
+        let text = format!(
             "Name:\tSigPnd: 1\nTracerPid:\t{tracer}\nNSpid:\t7\nSigQ:\t1/100\nSigPnd:\t{own:016x}\n\
              ShdPnd:\t{shared:016x}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\n\
              SigCgt:\t{handled:016x}\n"
-        )
+        );
+        Status::from(&*text)
     }
 
     #[test]
@@ -111,14 +98,14 @@ mod tests {
         for harmless in [usr1, bit(libc::SIGCHLD), bit(libc::SIGTSTP), 0] {
             assert!(!will_end(&status(harmless, harmless, NONE, 0)));
         }
-        assert!(!will_end("") && !will_end("SigPnd:\tx\nShdPnd:\t0\n"));
+        assert!(!will_end(&"".into()) && !will_end(&"SigPnd:\tx\nShdPnd:\t0\n".into()));
     }
 
     #[test]
     fn another_namespace_is_seen_by_its_numbers() {
-        assert!(has_one_number("Pid:\t7\nNSpid:\t7\n"));
-        assert!(!has_one_number("NSpid:\t70\t7\n"));
-        assert!(has_one_number("a kernel without namespaces"));
+        assert!(has_one_number(&"Pid:\t7\nNSpid:\t7\n".into()));
+        assert!(!has_one_number(&"NSpid:\t70\t7\n".into()));
+        assert!(has_one_number(&"a kernel without namespaces".into()));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod pages;
 pub mod partitions;
 pub mod peer;
 pub mod probe;
+pub mod proc;
 pub mod process;
 pub mod single_thread;
 pub mod stack;

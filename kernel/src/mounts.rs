@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::elsewhere::{elsewhere, open_and_close_there, size_there};
+use crate::proc;
 
 /// A device number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,11 +92,25 @@ pub fn mounts() -> io::Result<Vec<Mount>> {
 /// # Errors
 /// It is gone, or belongs to somebody else.
 pub(crate) fn mounts_of(process: &Path) -> io::Result<Vec<Mount>> {
-    let text = fs::read(process.join("mountinfo"))?;
-    Ok(text
-        .split(|byte| *byte == b'\n')
-        .filter_map(parse_line)
-        .collect())
+    Ok(parse(&fs::read(process.join("mountinfo"))?))
+}
+
+fn parse(mountinfo: &[u8]) -> Vec<Mount> {
+    let lines = mountinfo.split(|byte| *byte == b'\n');
+    lines.filter_map(parse_line).collect()
+}
+
+/// The devices and files that the kernel swaps to, as far as they have a path here.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub(crate) fn swaps() -> io::Result<Vec<PathBuf>> {
+    let text = fs::read("/proc/swaps")?;
+    let paths = text.split(|byte| *byte == b'\n').skip(1).map(|line| {
+        let end = line.iter().position(u8::is_ascii_whitespace);
+        PathBuf::from(unescape(&line[..end.unwrap_or(line.len())]))
+    });
+    Ok(paths.filter(|path| path.is_absolute()).collect())
 }
 
 /// The name of the mount namespace that this process is in, while there is one of that name.
@@ -113,17 +128,13 @@ fn namespace_of(process: &Path) -> Option<PathBuf> {
 pub(crate) fn views() -> impl Iterator<Item = PathBuf> {
     let mut seen = BTreeSet::new();
     let own = PathBuf::from("/proc/self");
-    let others = processes().map(|pid| PathBuf::from(format!("/proc/{pid}")));
+    let others = proc::processes().into_iter().flatten();
+    let others = others.map(|pid| PathBuf::from(format!("/proc/{pid}")));
     [own].into_iter().chain(others).filter(move |process| {
         // A process may see a part of its namespace only.
         let root = fs::read_link(process.join("root")).ok();
         namespace_of(process).is_some_and(|namespace| seen.insert((namespace, root)))
     })
-}
-
-fn processes() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// What names itself `source` in the mount namespace of the name `there`.
@@ -141,7 +152,11 @@ pub fn named(source: &OsStr, there: &Path) -> Option<Mount> {
 /// # Errors
 /// `/proc` cannot be read.
 pub fn mounted_at(path: &Path) -> io::Result<Option<Mount>> {
-    Ok(mounts()?.into_iter().rev().find(|mount| mount.at == path))
+    Ok(visible(mounts()?, path))
+}
+
+fn visible(mounts: Vec<Mount>, at: &Path) -> Option<Mount> {
+    mounts.into_iter().rev().find(|mount| mount.at == at)
 }
 
 /// The device number of the filesystem at `path`, without asking that filesystem.
@@ -268,7 +283,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
 }
 
 /// The kernel writes blank, tab, newline and backslash as `\` and three octal digits.
-pub(crate) fn unescape(text: &[u8]) -> OsString {
+fn unescape(text: &[u8]) -> OsString {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
     while let [first, behind @ ..] = rest {
@@ -307,6 +322,18 @@ mod tests {
         );
         assert_eq!(parse_line(b""), None);
         assert_eq!(parse_line(b"36 35 98 / /mnt rw - ext4 x rw"), None);
+    }
+
+    #[test]
+    fn the_topmost_of_several_mounts_is_visible() {
+        let text = "\
+            22 1 0:5 / /dev rw,nosuid shared:2 - devtmpfs udev rw,size=1g\n\
+            23 22 0:6 / /dev/pts rw - devpts devpts rw\n\
+            24 1 0:7 / /dev rw - tmpfs tmpfs rw\n";
+        let at = |path: &str| visible(parse(text.as_bytes()), Path::new(path));
+        assert_eq!(at("/dev").unwrap().kind, "tmpfs");
+        assert_eq!(at("/dev/pts").unwrap().kind, "devpts");
+        assert_eq!(at("/"), None);
     }
 
     #[test]

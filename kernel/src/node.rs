@@ -118,31 +118,7 @@ pub(crate) fn open_when_ours(path: &Path) -> Result<File, String> {
 
 fn dev_is_devtmpfs() -> bool {
     // Where it cannot be told, the usual is assumed.
-    fs::read_to_string("/proc/self/mountinfo")
-        .map_or(true, |text| mounted_at_dev(&text) == "devtmpfs")
-}
-
-/// The type of the file system at /dev, by proc_pid_mountinfo(5).
-fn mounted_at_dev(mountinfo: &str) -> &str {
-    let top = mountinfo
-        .lines()
-        .rfind(|line| line.split(' ').nth(4) == Some("/dev"));
-    top.and_then(|line| line.split_once(" - "))
-        .and_then(|(_, after)| after.split(' ').next())
-        .unwrap_or("")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::mounted_at_dev;
-
-    #[test]
-    fn the_topmost_mount_at_dev_counts() {
-        let text = "\
-            22 1 0:5 / /dev rw,nosuid shared:2 - devtmpfs udev rw,size=1g\n\
-            23 22 0:6 / /dev/pts rw - devpts devpts rw\n\
-            24 1 0:7 / /dev rw - tmpfs tmpfs rw\n";
-        assert_eq!(mounted_at_dev(text), "tmpfs");
-        assert_eq!(mounted_at_dev("1 0 8:1 / / rw - ext4 /dev/sda1 rw"), "");
-    }
+    mounts::mounted_at(Path::new("/dev")).map_or(true, |mount| {
+        mount.is_some_and(|mount| mount.kind == "devtmpfs")
+    })
 }

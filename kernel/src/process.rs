@@ -7,6 +7,8 @@ use std::time::Duration;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use crate::proc::Stat;
+
 /// Let no child inherit a descriptor above standard error.
 ///
 /// What this process opened itself is closed on exec anyway; this is for what its own parent left
@@ -44,18 +46,11 @@ pub fn leave_mount_namespace() -> io::Result<()> {
 /// Whether this process is about to be gone: it runs no more, and what it has not let go of yet it will.
 #[must_use]
 pub fn is_exiting(pid: i32) -> bool {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    flags(&String::from_utf8_lossy(&stat)).is_some_and(|flags| flags & PF_EXITING != 0)
+    Stat::of(pid).is_some_and(|stat| stat.flags & PF_EXITING != 0)
 }
 
 // https://git.kernel.org/torvalds/c/v6.12:include/linux/sched.h
 const PF_EXITING: u64 = 0x4;
-
-/// Field 9 of proc_pid_stat(5). The name may hold anything, and the third field follows it.
-fn flags(stat: &str) -> Option<u64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(9 - 3)?.parse().ok()
-}
 
 /// Processor time that this process has used so far, all threads, in user mode and in the kernel.
 #[must_use]
@@ -145,8 +140,6 @@ mod tests {
         crate::testing::soon("it has ended", || is_exiting(pid));
         child.wait().unwrap();
         assert!(!is_exiting(i32::try_from(std::process::id()).unwrap()));
-        assert_eq!(flags("1 (a) b) S 1 2 3 4 5 4194560 7"), Some(4_194_560));
-        assert_eq!(flags("1 (a"), None);
     }
 
     #[test]

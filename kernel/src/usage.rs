@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::loopdev::{self, LoopDevice};
 use crate::mounts::{self, Device};
+use crate::proc;
 
 /// How many requests of the block device or the FUSE file at `path` wait for an answer, if the kernel tells. Some
 /// kinds, such as flushes, it does not count. The path itself is not looked at: the file may lie on a filesystem
@@ -195,15 +196,7 @@ fn add_mounts(used: &Used, found: &mut BTreeSet<User>) -> io::Result<()> {
 }
 
 fn add_swap(used: &Used, found: &mut BTreeSet<User>) -> io::Result<()> {
-    let swaps = fs::read("/proc/swaps")?;
-    let paths = swaps.split(|byte| *byte == b'\n').skip(1).map(|line| {
-        let end = line.iter().position(u8::is_ascii_whitespace);
-        PathBuf::from(mounts::unescape(&line[..end.unwrap_or(line.len())]))
-    });
-    if paths
-        .filter(|path| path.is_absolute())
-        .any(|path| used.is_at(&path))
-    {
+    if mounts::swaps()?.iter().any(|path| used.is_at(path)) {
         found.insert(User::Swap);
     }
     Ok(())
@@ -253,14 +246,9 @@ fn held_exclusively(path: &Path) -> io::Result<bool> {
 }
 
 fn add_processes(used: &Used, except: &[u32], found: &mut BTreeSet<User>) -> io::Result<()> {
-    for process in fs::read_dir("/proc")? {
-        let name = process?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
+    for pid in proc::processes()? {
         if !except.contains(&pid) && has_open(pid, used) {
-            let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            let command = command.trim_end().to_owned();
+            let command = proc::name(pid).unwrap_or_default();
             found.insert(User::Open { pid, command });
         }
     }

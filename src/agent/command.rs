@@ -1,13 +1,12 @@
 //! The user's command of `--run`.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io;
-use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::Sender;
 use std::thread;
 
+use pydisk_kernel::proc::{self, Stat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -97,14 +96,11 @@ pub(super) fn end(command: Pid) {
 
 /// The processes below one, as far as their parents still live.
 fn descendants(of: Pid) -> Vec<Pid> {
-    let children: Vec<(Pid, Pid)> = fs::read_dir("/proc")
+    let number = |pid: u32| Pid::from_raw(pid.try_into().ok()?);
+    let children: Vec<(Pid, Pid)> = proc::processes()
         .into_iter()
         .flatten()
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-            Some((parent(&entry.path())?, pid))
-        })
+        .filter_map(|pid| Some((number(Stat::of(pid)?.parent)?, number(pid)?)))
         .collect();
     let mut found = vec![of];
     let mut next = 0;
@@ -114,12 +110,4 @@ fn descendants(of: Pid) -> Vec<Pid> {
         next += 1;
     }
     found.split_off(1)
-}
-
-/// The fourth field of proc_pid_stat(5), of which the second may contain anything.
-fn parent(process: &Path) -> Option<Pid> {
-    let stat = fs::read(process.join("stat")).ok()?;
-    let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
-    let rest = str::from_utf8(&stat[after..]).ok()?;
-    Pid::from_raw(rest.split_whitespace().nth(1)?.parse().ok()?)
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::error::Error;
+use crate::proc::{self, Status};
 
 /// Who made a device, and whether it came to be with that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,12 +71,8 @@ impl Folder {
     /// The process that connected it, with its name. The driver knows the thread.
     pub(super) fn holder(self) -> Option<(i32, String)> {
         let thread: i32 = self.text("pid").ok()?.parse().ok()?;
-        let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-        let process = status
-            .lines()
-            .find_map(|line| line.strip_prefix("Tgid:")?.trim().parse::<i32>().ok())?;
-        let name = fs::read_to_string(format!("/proc/{process}/comm")).ok()?;
-        Some((process, name.trim_end().to_owned()))
+        let process = Status::of(thread)?.field("Tgid")?.parse().ok()?;
+        Some((process, proc::name(process)?))
     }
 
     /// Whether the device with this identity is gone as far as it ever goes.

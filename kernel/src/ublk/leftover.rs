@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::abi;
 use super::control::{Control, GET_DEV_INFO};
 use super::error::Error;
+use crate::proc;
 
 /// What the driver says of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,8 +151,7 @@ pub(super) fn name_the_holder(error: Error) -> Error {
     };
     let holder = info(id).ok().and_then(|info| {
         let pid = info.pid?;
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        Some((pid, name.trim_end().to_owned()))
+        Some((pid, proc::name(pid)?))
     });
     Error::InUse { id, holder }
 }
