@@ -1,9 +1,10 @@
 //! What an open handle can do: nbdkit's capability callbacks, asked once and turned into [`Limits`].
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyList, PyTuple};
 
 use super::ThreadModel;
+use super::callbacks::Callback;
 use super::exceptions::shown;
 use super::script::{Api, Script};
 use crate::Refusal;
@@ -25,39 +26,37 @@ impl<'py> Question<'py, '_> {
     pub(super) fn limits(&self, read_only: bool, model: ThreadModel) -> Result<Limits, Refusal> {
         let mut limits = Limits::read_only(self.size()?);
         limits.parallel = model == ThreadModel::Parallel;
-        limits.read_only = read_only || !self.can("can_write", self.has("pwrite"))?;
+        limits.read_only =
+            read_only || !self.can(Callback::CanWrite, self.has(Callback::Pwrite))?;
         if !limits.read_only {
-            limits.zero = self.can("can_zero", self.has("zero"))?;
-            limits.fast_zero = self.can("can_fast_zero", !limits.zero)?;
-            limits.trim = self.can("can_trim", self.has("trim"))?;
+            limits.zero = self.can(Callback::CanZero, self.has(Callback::Zero))?;
+            limits.fast_zero = self.can(Callback::CanFastZero, !limits.zero)?;
+            limits.trim = self.can(Callback::CanTrim, self.has(Callback::Trim))?;
             limits.fua = self.fua()?;
         }
-        limits.flush = self.can("can_flush", self.has("flush"))?;
-        limits.rotational = self.can("is_rotational", false)?;
+        limits.flush = self.can(Callback::CanFlush, self.has(Callback::Flush))?;
+        limits.rotational = self.can(Callback::IsRotational, false)?;
         // A second connection would wait for the first one to end.
         limits.multi_conn =
-            self.can("can_multi_conn", false)? && model != ThreadModel::SerializeConnections;
+            self.can(Callback::CanMultiConn, false)? && model != ThreadModel::SerializeConnections;
         limits.cache = self.cache()?;
-        limits.extents = self.can("can_extents", self.has("extents"))?;
+        limits.extents = self.can(Callback::CanExtents, self.has(Callback::Extents))?;
         limits.block = self.block_sizes()?;
         limits.strict_blocks = true;
         Ok(limits)
     }
 
-    fn has(&self, name: &str) -> bool {
-        self.script
-            .find(self.py, &PyString::intern(self.py, name))
-            .is_some()
+    fn has(&self, callback: Callback) -> bool {
+        self.script.find(self.py, callback).is_some()
     }
 
-    fn ask(&self, name: &str) -> Result<Option<Bound<'py, PyAny>>, Refusal> {
-        self.script
-            .call(self.py, &PyString::intern(self.py, name), (self.handle,))
+    fn ask(&self, callback: Callback) -> Result<Option<Bound<'py, PyAny>>, Refusal> {
+        self.script.call(self.py, callback, (self.handle,))
     }
 
     /// A boolean capability. Only the object `True` says yes, as in nbdkit.
-    fn can(&self, name: &str, default: bool) -> Result<bool, Refusal> {
-        let Some(answer) = self.ask(name)? else {
+    fn can(&self, callback: Callback, default: bool) -> Result<bool, Refusal> {
+        let Some(answer) = self.ask(callback)? else {
             return Ok(default);
         };
         if !answer.is_instance_of::<PyBool>() {
@@ -65,15 +64,15 @@ impl<'py> Question<'py, '_> {
                 "returned {}, which counts as False: only True counts as True",
                 shown(&answer)
             );
-            self.script.warn(self.py, name, said);
+            self.script.warn(self.py, callback, said);
         }
         Ok(answer.is(PyBool::new(self.py, true)))
     }
 
     fn size(&self) -> Result<u64, Refusal> {
         let answer = self
-            .ask("get_size")?
-            .ok_or_else(|| self.script.refuse("get_size", "is gone"))?;
+            .ask(Callback::GetSize)?
+            .ok_or_else(|| self.script.refuse(Callback::GetSize, "is gone"))?;
         // As PyLong_AsLongLong: ints, bools and what has __index__; no floats.
         answer
             .extract::<i64>()
@@ -81,7 +80,7 @@ impl<'py> Question<'py, '_> {
             .and_then(|size| u64::try_from(size).ok())
             .ok_or_else(|| {
                 self.script.refuse(
-                    "get_size",
+                    Callback::GetSize,
                     format_args!(
                         "returned {}: an int from 0 to 9223372036854775807 is accepted",
                         shown(&answer)
@@ -91,11 +90,11 @@ impl<'py> Question<'py, '_> {
     }
 
     fn fua(&self) -> Result<Fua, Refusal> {
-        let has_flush = self.has("flush");
-        let Some(answer) = self.ask("can_fua")? else {
+        let has_flush = self.has(Callback::Flush);
+        let Some(answer) = self.ask(Callback::CanFua)? else {
             return Ok(if has_flush { Fua::Emulate } else { Fua::None });
         };
-        let wanted = match self.level("can_fua", &answer, "nbdkit.FUA_")? {
+        let wanted = match self.level(Callback::CanFua, &answer, "nbdkit.FUA_")? {
             0 => return Ok(Fua::None),
             2 if self.script.api == Api::V2 => return Ok(Fua::Native),
             2 => "FUA_NATIVE, which API version 1 cannot express",
@@ -106,39 +105,41 @@ impl<'py> Question<'py, '_> {
             (true, _) => Ok(Fua::Emulate),
             (false, Api::V1) if wanted != "FUA_EMULATE" => Ok(Fua::None),
             (false, _) => Err(self.script.refuse(
-                "can_fua",
+                Callback::CanFua,
                 format_args!("returned {wanted}, but there is no `flush` to emulate it with"),
             )),
         }
     }
 
     fn cache(&self) -> Result<Cache, Refusal> {
-        let Some(answer) = self.ask("can_cache")? else {
-            return Ok(if self.has("cache") {
+        let Some(answer) = self.ask(Callback::CanCache)? else {
+            return Ok(if self.has(Callback::Cache) {
                 Cache::Native
             } else {
                 Cache::None
             });
         };
-        Ok(match self.level("can_cache", &answer, "nbdkit.CACHE_")? {
-            0 => Cache::None,
-            1 => Cache::Emulate,
-            // nbdkit takes every larger number for NATIVE here, and for EMULATE above.
-            _ => Cache::Native,
-        })
+        Ok(
+            match self.level(Callback::CanCache, &answer, "nbdkit.CACHE_")? {
+                0 => Cache::None,
+                1 => Cache::Emulate,
+                // nbdkit takes every larger number for NATIVE here, and for EMULATE above.
+                _ => Cache::Native,
+            },
+        )
     }
 
     /// An answer of the form none, emulate, native: 0, 1, 2, or a larger number.
     fn level(
         &self,
-        name: &str,
+        callback: Callback,
         answer: &Bound<'py, PyAny>,
         constants: &str,
     ) -> Result<i64, Refusal> {
         match answer.extract::<i64>() {
             Ok(level @ 0..) => Ok(level),
             _ => Err(self.script.refuse(
-                name,
+                callback,
                 format_args!(
                     "returned {}: a {constants} constant is accepted",
                     shown(answer)
@@ -152,12 +153,12 @@ impl<'py> Question<'py, '_> {
             maximum: MAX_REQUEST,
             ..BlockSizes::ANY
         };
-        let Some(answer) = self.ask("block_size")? else {
+        let Some(answer) = self.ask(Callback::BlockSize)? else {
             return Ok(unasked);
         };
         let refuse = |what: &str| {
             Err(self.script.refuse(
-                "block_size",
+                Callback::BlockSize,
                 format_args!("returned {}: {what}", shown(&answer)),
             ))
         };

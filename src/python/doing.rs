@@ -11,36 +11,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pydisk_kernel::process::coarse_milliseconds;
 
-/// The callbacks that may run while somebody asks; those first that are called most.
-const NAMES: [&str; 21] = [
-    "pread",
-    "pwrite",
-    "flush",
-    "zero",
-    "trim",
-    "extents",
-    "cache",
-    "open",
-    "close",
-    "get_size",
-    "preconnect",
-    "list_exports",
-    "default_export",
-    "export_description",
-    "block_size",
-    "can_write",
-    "can_fua",
-    "can_multi_conn",
-    "can_cache",
-    "cleanup",
-    "after_fork",
-];
+use super::callbacks::Callback;
 
 /// In a thread's word: the number of the callback, from 1; whether its turn is waited for; since when, in
 /// milliseconds. It is 0 outside of the plugin.
 const NUMBER: u64 = 0x7f;
 const WAITS: u64 = 0x80;
 const TIME_SHIFT: u32 = 8;
+
+/// The number of a turn for any callbacks.
+const ANY: u64 = NUMBER;
 
 /// Of all threads that have called the plugin. Locked when a thread calls it for the first time, and to read.
 static WORDS: Mutex<Vec<Weak<AtomicU64>>> = Mutex::new(Vec::new());
@@ -65,22 +45,29 @@ pub(super) struct Doing {
 
 impl Doing {
     /// It waits for its turn to run this callback.
-    pub(super) fn wait(callback: &str) -> Self {
-        Self {
-            before: replace(word(callback) | WAITS),
-        }
+    pub(super) fn wait(callback: Callback) -> Self {
+        Self::now(number(callback) | WAITS)
+    }
+
+    /// It waits for a turn in which it may run any.
+    pub(super) fn wait_for_any() -> Self {
+        Self::now(ANY | WAITS)
     }
 
     /// It runs this callback.
-    pub(super) fn run(callback: &str) -> Self {
+    pub(super) fn run(callback: Callback) -> Self {
+        Self::now(number(callback))
+    }
+
+    fn now(what: u64) -> Self {
         Self {
-            before: replace(word(callback)),
+            before: replace(since_now(what)),
         }
     }
 
     /// Its turn to run this callback has come.
-    pub(super) fn begin(&self, callback: &str) {
-        replace(word(callback));
+    pub(super) fn begin(&self, callback: Callback) {
+        replace(since_now(number(callback)));
     }
 }
 
@@ -101,10 +88,12 @@ fn replace(word: u64) -> u64 {
     replaced.unwrap_or(0)
 }
 
-fn word(callback: &str) -> u64 {
-    let number = NAMES.iter().position(|name| *name == callback);
-    let number = number.map_or(NUMBER, |number| number as u64 + 1);
-    (coarse_milliseconds() << TIME_SHIFT) | number
+fn number(callback: Callback) -> u64 {
+    u64::from(callback as u8) + 1
+}
+
+fn since_now(what: u64) -> u64 {
+    (coarse_milliseconds() << TIME_SHIFT) | what
 }
 
 /// What the plugin is busy with.
@@ -134,8 +123,8 @@ fn told(words: &[u64], now: u64) -> Busy {
     Busy {
         under_way: under_way.count() as u64,
         longest: longest.map(|word| {
-            let number = usize::try_from(word & NUMBER).unwrap_or(usize::MAX);
-            let name = NAMES.get(number.wrapping_sub(1)).copied();
+            let number = u8::try_from((word & NUMBER).wrapping_sub(1)).ok();
+            let name = number.and_then(Callback::numbered).map(Callback::name);
             let time = now.saturating_sub(*word >> TIME_SHIFT);
             (name.unwrap_or("a callback"), Duration::from_millis(time))
         }),
@@ -149,33 +138,34 @@ mod tests {
     #[test]
     fn a_thread_does_one_thing_inside_another() {
         let mine = || WORD.with(|word| word.load(Ordering::Relaxed));
-        let outer = Doing::wait("close");
-        assert_eq!(mine() & (NUMBER | WAITS), 9 | WAITS);
-        outer.begin("close");
-        let inner = Doing::run("pread");
-        assert_eq!(mine() & (NUMBER | WAITS), 1);
+        let outer = Doing::wait(Callback::Close);
+        assert_eq!(mine() & (NUMBER | WAITS), number(Callback::Close) | WAITS);
+        outer.begin(Callback::Close);
+        let inner = Doing::run(Callback::Pread);
+        assert_eq!(mine() & (NUMBER | WAITS), number(Callback::Pread));
         drop(inner);
-        assert_eq!(mine() & (NUMBER | WAITS), 9);
+        assert_eq!(mine() & (NUMBER | WAITS), number(Callback::Close));
         drop(outer);
         assert_eq!(mine(), 0);
     }
 
     #[test]
     fn the_longest_is_told_of_those_that_run() {
-        let at = |callback, ms: u64| word(callback) & NUMBER | ms << TIME_SHIFT;
-        let words = [at("pread", 70), 0, at("flush", 40), at("zero", 10) | WAITS];
+        let at = |callback, ms: u64| number(callback) | ms << TIME_SHIFT;
+        let waits = at(Callback::Zero, 10) | WAITS;
+        let words = [at(Callback::Pread, 70), 0, at(Callback::Flush, 40), waits];
         let busy = told(&words, 100);
         assert_eq!(busy.under_way, 3);
         assert_eq!(busy.longest, Some(("flush", Duration::from_millis(60))));
         assert_eq!(told(&[0, 0], 100), Busy::default());
-        let other = told(&[at("no such", 90)], 100).longest.unwrap();
-        assert_eq!(other.0, "a callback");
+        let any = told(&[ANY | WAITS | 10 << TIME_SHIFT], 100);
+        assert_eq!((any.under_way, any.longest), (1, None));
     }
 
     #[test]
     fn a_thread_that_has_ended_is_forgotten() {
         let thread = std::thread::spawn(|| {
-            drop(Doing::run("pread"));
+            drop(Doing::run(Callback::Pread));
             WORD.with(Arc::downgrade)
         });
         assert_eq!(thread.join().unwrap().strong_count(), 0);

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
+use super::callbacks::Callback;
 use super::handle::Handle;
 use super::module::Connection;
 use super::turns::Place;
@@ -60,7 +60,7 @@ impl Visitor {
         Python::attach(|py| {
             plugin
                 .script
-                .call(py, intern!(py, "preconnect"), (read_only,))
+                .call(py, Callback::Preconnect, (read_only,))
                 .map(drop)
         })?;
         Ok(Self {
@@ -78,7 +78,7 @@ impl Visitor {
         let place = waited.or_else(|| self.plugin.turns().connection(None));
         let place = place.expect("waits until there is one");
         let plugin = Arc::clone(&self.plugin);
-        let _turn = plugin.turns().callback("open");
+        let _turn = plugin.turns().callback(Callback::Open);
         let visiting = Connection::visiting(self.client.as_ref(), tls);
         let _entered = visiting.enter();
         let opened = Python::attach(|py| {
@@ -100,10 +100,10 @@ impl Visitor {
             return Ok(name.clone());
         }
         let script = &self.plugin.script;
-        let callback = intern!(py, "default_export");
+        let callback = Callback::DefaultExport;
         let name = match script.call(py, callback, (self.read_only, tls))? {
             None => String::new(),
-            Some(answer) => text(&answer).map_err(|what| script.refuse("default_export", what))?,
+            Some(answer) => text(&answer).map_err(|what| script.refuse(callback, what))?,
         };
         self.default = Some((tls, name.clone()));
         Ok(name)
@@ -112,7 +112,7 @@ impl Visitor {
     fn exports(&mut self, py: Python<'_>, tls: bool) -> Result<Vec<Listed>, Refusal> {
         let plugin = Arc::clone(&self.plugin);
         let script = &plugin.script;
-        let callback = intern!(py, "list_exports");
+        let callback = Callback::ListExports;
         let Some(answer) = script.call(py, callback, (self.read_only, tls))? else {
             let name = self.default_export(py, tls)?;
             return Ok(vec![Listed {
@@ -120,7 +120,7 @@ impl Visitor {
                 description: None,
             }]);
         };
-        let refuse = |what: String| script.refuse("list_exports", what);
+        let refuse = |what: String| script.refuse(callback, what);
         let raised = |error| refuse(exceptions::describe(py, error));
         let mut found = Vec::new();
         for entry in answer.try_iter().map_err(raised)? {
@@ -136,7 +136,7 @@ impl Visitor {
 impl Guest for Visitor {
     fn list(&mut self, tls: bool) -> disk::Result<Vec<Listed>> {
         let plugin = Arc::clone(&self.plugin);
-        let _turn = plugin.turns().callback("list_exports");
+        let _turn = plugin.turns().callback(Callback::ListExports);
         let visiting = Connection::visiting(self.client.as_ref(), tls);
         let _entered = visiting.enter();
         let found = Python::attach(|py| {

@@ -9,13 +9,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::Refusal;
 use crate::disk::{Disk, Exports, Limits};
 
 mod buffer;
+mod callbacks;
 mod capabilities;
 mod coroutines;
 mod docs;
@@ -38,7 +38,7 @@ mod turns;
 mod writable;
 
 use crate::params::ErrnoSource;
-use doing::Doing;
+use callbacks::Callback;
 pub use doing::{Busy, busy};
 use exports::{Offered, Visitor};
 pub use findings::Finding;
@@ -68,7 +68,7 @@ pub fn allow_descriptors(numbers: &[i32]) {
 pub struct Plugin {
     script: Script,
     /// The callbacks that were `async def` when the script was loaded.
-    coroutines: Vec<&'static str>,
+    coroutines: Vec<Callback>,
     turns: OnceLock<Arc<Turns>>,
     /// What the user asked for, in place of what the script asks for.
     errnos: OnceLock<ErrnoSource>,
@@ -95,6 +95,12 @@ pub struct Dump {
 pub fn version() -> Result<String, Refusal> {
     interpreter::start()?;
     Ok(Python::attach(python_version))
+}
+
+/// As [`Plugin::info`] shows callbacks.
+fn names(callbacks: &[Callback]) -> String {
+    let names: Vec<_> = callbacks.iter().map(|callback| callback.name()).collect();
+    names.join(" ")
 }
 
 fn python_version(py: Python<'_>) -> String {
@@ -167,7 +173,7 @@ impl Plugin {
 
     /// Every parameter was handed over.
     fn complete(&self, py: Python<'_>) -> Result<(), Refusal> {
-        self.script.call(py, intern!(py, "config_complete"), ())?;
+        self.script.call(py, Callback::ConfigComplete, ())?;
         let turns = match self.ask_thread_model(py)? {
             None if self.is_async() => Turns::of_coroutines(self.coroutines.clone()),
             said => Turns::new(self.model(said)),
@@ -180,7 +186,7 @@ impl Plugin {
 
     fn config(&self, py: Python<'_>, params: &[(String, String)]) -> Result<(), Refusal> {
         for (key, value) in params {
-            let taken = self.script.call(py, intern!(py, "config"), (key, value))?;
+            let taken = self.script.call(py, Callback::Config, (key, value))?;
             if taken.is_none() {
                 return Err(Refusal::new(format!(
                     "{}: this plugin takes no parameters, but got `{key}={value}`",
@@ -193,7 +199,7 @@ impl Plugin {
 
     /// What `thread_model` says, if the plugin has it.
     fn ask_thread_model(&self, py: Python<'_>) -> Result<Option<ThreadModel>, Refusal> {
-        let Some(answer) = self.script.call(py, intern!(py, "thread_model"), ())? else {
+        let Some(answer) = self.script.call(py, Callback::ThreadModel, ())? else {
             return Ok(None);
         };
         match answer.extract::<i64>() {
@@ -202,7 +208,7 @@ impl Plugin {
             Ok(2) => Ok(Some(ThreadModel::SerializeRequests)),
             Ok(3..) => Ok(Some(ThreadModel::Parallel)),
             _ => Err(self.script.refuse(
-                "thread_model",
+                Callback::ThreadModel,
                 format_args!(
                     "returned {}: one of the nbdkit.THREAD_MODEL_ constants is accepted",
                     exceptions::shown(&answer)
@@ -247,13 +253,12 @@ impl Plugin {
     /// time, at little cost.
     #[must_use]
     pub fn is_async(&self) -> bool {
-        let serves = |name: &&str| lint::SERVING.contains(name);
-        self.coroutines.iter().any(serves)
+        self.coroutines.iter().any(|callback| callback.serves())
     }
 
-    /// Whether the callback of this name was a coroutine when the script was loaded.
-    fn has_coroutine(&self, name: &str) -> bool {
-        self.coroutines.contains(&name)
+    /// Whether this callback was a coroutine when the script was loaded.
+    fn has_coroutine(&self, callback: Callback) -> bool {
+        self.coroutines.contains(&callback)
     }
 
     /// Which callbacks may overlap; the default until [`Plugin::configure`] asked.
@@ -273,7 +278,7 @@ impl Plugin {
     /// # Errors
     /// One sentence with the exception.
     pub fn get_ready(&self) -> Result<(), Refusal> {
-        Python::attach(|py| self.script.call(py, intern!(py, "get_ready"), ()).map(drop))
+        Python::attach(|py| self.script.call(py, Callback::GetReady, ()).map(drop))
     }
 
     /// Call `after_fork`: from here on the plugin may start threads.
@@ -281,11 +286,7 @@ impl Plugin {
     /// # Errors
     /// One sentence with the exception.
     pub fn after_fork(&self) -> Result<(), Refusal> {
-        Python::attach(|py| {
-            self.script
-                .call(py, intern!(py, "after_fork"), ())
-                .map(drop)
-        })
+        Python::attach(|py| self.script.call(py, Callback::AfterFork, ()).map(drop))
     }
 
     /// Call `preconnect`, `default_export` and `open`, and ask the handle what it can do: the life of
@@ -336,7 +337,7 @@ impl Plugin {
             python,
             own,
         } = self.dump(params)?;
-        let callbacks = Python::attach(|py| lint::defined(py, &self.script).join(" "));
+        let callbacks = Python::attach(|py| names(&lint::defined(py, &self.script)));
         let api = match self.script.api {
             Api::V1 => "1",
             Api::V2 => "2",
@@ -346,7 +347,7 @@ impl Plugin {
             ("api_version", api.to_owned()),
             ("thread_model", thread_model.word().to_owned()),
             ("callbacks", callbacks),
-            ("async_callbacks", self.coroutines.join(" ")),
+            ("async_callbacks", names(&self.coroutines)),
             ("python_version", python),
         ]
         .map(|(name, value)| (name.to_owned(), value))
@@ -394,13 +395,12 @@ impl Plugin {
 
     /// What `dump_plugin` prints.
     fn own_facts(&self, py: Python<'_>) -> Result<String, Refusal> {
-        let name = intern!(py, "dump_plugin");
-        if self.script.find(py, name).is_none() {
+        if self.script.find(py, Callback::DumpPlugin).is_none() {
             return Ok(String::new());
         }
         let failed = |error| {
             self.script
-                .refuse("dump_plugin", exceptions::describe(py, error))
+                .refuse(Callback::DumpPlugin, exceptions::describe(py, error))
         };
         let printed = py
             .import("io")
@@ -409,7 +409,7 @@ impl Plugin {
         let sys = py.import("sys").map_err(failed)?;
         let stdout = sys.getattr("stdout").map_err(failed)?;
         sys.setattr("stdout", &printed).map_err(failed)?;
-        let outcome = self.script.call(py, name, ());
+        let outcome = self.script.call(py, Callback::DumpPlugin, ());
         sys.setattr("stdout", stdout).map_err(failed)?;
         outcome?;
         printed
@@ -440,11 +440,9 @@ impl Plugin {
         if self.cleaned.swap(true, Ordering::AcqRel) {
             return;
         }
-        let doing = Doing::wait("cleanup");
-        let _turn = self.turns().callback("cleanup");
-        doing.begin("cleanup");
+        let _turn = self.turns().take(Callback::Cleanup);
         Python::attach(|py| {
-            if let Err(refusal) = self.script.call(py, intern!(py, "cleanup"), ()) {
+            if let Err(refusal) = self.script.call(py, Callback::Cleanup, ()) {
                 log::error!("{refusal}");
             }
             py.detach(coroutines::end);

@@ -1,12 +1,14 @@
 //! The plugin's file: run once as `__main__`, then asked for its callbacks by name at every call.
 
+use std::fmt;
 use std::path::Path;
 
 use pyo3::exceptions::{PyOSError, PySyntaxError, PySystemExit, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::PyBytes;
 
+use super::callbacks::Callback;
 use super::doing::Doing;
 use super::errnos;
 use super::findings::{Finding, Findings};
@@ -58,16 +60,16 @@ impl Script {
         Ok(script)
     }
 
-    /// The callback of this name as it is bound right now. What cannot be called counts as missing.
+    /// A callback as its name is bound right now. What cannot be called counts as missing.
     pub(super) fn find<'py>(
         &self,
         py: Python<'py>,
-        name: &Bound<'py, PyString>,
+        callback: Callback,
     ) -> Option<Bound<'py, PyAny>> {
-        self.look_up(py, name).unwrap_or_else(|error| {
+        self.look_up(py, callback).unwrap_or_else(|error| {
             self.find_fault(Finding {
                 line: None,
-                name: exceptions::lossy(name),
+                name: callback.name().to_owned(),
                 text: format!("counts as missing: {}", exceptions::one_line(py, &error)),
             });
             None
@@ -81,21 +83,23 @@ impl Script {
     pub(super) fn look_up<'py>(
         &self,
         py: Python<'py>,
-        name: &Bound<'py, PyString>,
+        callback: Callback,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let name = callback.python_name(py);
         let found = self.main.bind(py).as_any().getattr_opt(name)?;
         let callback = found.filter(|found| {
             let callable = found.is_callable();
             if !callable {
-                log::debug!("{}: object `{name}` is not callable", self.path);
+                log::debug!("{}: object `{callback}` is not callable", self.path);
             }
             callable
         });
         Ok(callback)
     }
 
-    /// Whether what the script calls by this name can be called; none if it has no such name.
-    pub(super) fn has(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> Option<bool> {
+    /// Whether what the script calls by the name of a callback can be called; none if it has no such name.
+    pub(super) fn has(&self, py: Python<'_>, callback: Callback) -> Option<bool> {
+        let name = callback.python_name(py);
         let found = self.main.bind(py).as_any().getattr_opt(name);
         found.ok()?.map(|found| found.is_callable())
     }
@@ -105,12 +109,12 @@ impl Script {
         self.findings.add(&self.path, finding);
     }
 
-    /// Warn, once, of what the callback of this name does.
-    pub(super) fn warn(&self, py: Python<'_>, name: &str, text: impl Into<String>) {
-        let callback = self.find(py, &PyString::intern(py, name));
+    /// Warn, once, of what a callback does.
+    pub(super) fn warn(&self, py: Python<'_>, callback: Callback, text: impl Into<String>) {
+        let found = self.find(py, callback);
         self.find_fault(Finding {
-            line: callback.as_ref().and_then(super::lint::line),
-            name: name.to_owned(),
+            line: found.as_ref().and_then(super::lint::line),
+            name: callback.name().to_owned(),
             text: text.into(),
         });
     }
@@ -131,30 +135,30 @@ impl Script {
     pub(super) fn call<'py, A>(
         &self,
         py: Python<'py>,
-        name: &Bound<'py, PyString>,
+        callback: Callback,
         args: A,
     ) -> Result<Option<Bound<'py, PyAny>>, Refusal>
     where
         A: pyo3::call::PyCallArgs<'py>,
     {
-        let Some(callback) = self.find(py, name) else {
+        let Some(found) = self.find(py, callback) else {
             return Ok(None);
         };
-        let _doing = Doing::run(&name.to_string_lossy());
-        let returned = callback.call1(args);
+        let _doing = Doing::run(callback);
+        let returned = found.call1(args);
         forks::end_child(py);
         let returned = returned.and_then(coroutines::outcome);
         returned
             .map(Some)
-            .map_err(|error| self.failure(py, &exceptions::lossy(name), error))
+            .map_err(|error| self.failure(py, callback, error))
     }
 
     /// Why a callback of the start or the end failed.
-    fn failure(&self, py: Python<'_>, callback: &str, error: PyErr) -> Refusal {
+    fn failure(&self, py: Python<'_>, callback: Callback, error: PyErr) -> Refusal {
         let line = self
             .is_about_its_parameters(py, callback, &error)
             .then(|| exceptions::one_line(py, &error));
-        let hint = hints::hint(py, &self.path, Some(callback), &error);
+        let hint = hints::hint(py, &self.path, Some(callback.name()), &error);
         let whole = exceptions::describe(py, error);
         let said = match line {
             Some(line) => {
@@ -172,28 +176,28 @@ impl Script {
 
     /// Whether an exception is what the script has to say of what it was given: it raised that itself, as a
     /// `ValueError`, or the system refused it a file. Where it did is of no use to anybody but its author.
-    fn is_about_its_parameters(&self, py: Python<'_>, callback: &str, error: &PyErr) -> bool {
+    fn is_about_its_parameters(&self, py: Python<'_>, callback: Callback, error: &PyErr) -> bool {
         let said = match callback {
-            "config" | "config_complete" => {
+            Callback::Config | Callback::ConfigComplete => {
                 error.is_instance_of::<PyValueError>(py) || error.is_instance_of::<PyOSError>(py)
             }
-            "open" => error.is_instance_of::<PyOSError>(py),
+            Callback::Open => error.is_instance_of::<PyOSError>(py),
             _ => false,
         };
         said && exceptions::raised_in(py, error).is_some_and(|file| file == self.path)
     }
 
-    /// A refusal whose subject is one callback of this script.
-    pub(super) fn refuse(&self, callback: &str, what: impl std::fmt::Display) -> Refusal {
-        Refusal::new(format!("{}: {callback}: {what}", self.path))
+    /// A refusal whose subject is one name of this script, mostly a callback.
+    pub(super) fn refuse(&self, name: impl fmt::Display, what: impl fmt::Display) -> Refusal {
+        Refusal::new(format!("{}: {name}: {what}", self.path))
     }
 
     fn require(&self, py: Python<'_>) -> Result<(), Refusal> {
-        for name in ["open", "get_size", "pread"] {
-            if self.find(py, &PyString::intern(py, name)).is_none() {
+        for callback in Callback::all().filter(|callback| callback.is_required()) {
+            if self.find(py, callback).is_none() {
                 return Err(Refusal::new(format!(
                     "{}: one of the required callbacks `open`, `get_size` or `pread` is not \
-                     defined: `{name}` is missing",
+                     defined: `{callback}` is missing",
                     self.path
                 )));
             }

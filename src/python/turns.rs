@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, ReentrantMutex, ReentrantMutexGuard};
 
 use super::ThreadModel;
+use super::callbacks::Callback;
+use super::doing::Doing;
 
 /// The turns of one plugin, across all its handles.
 #[derive(Debug)]
@@ -16,7 +18,7 @@ pub(super) struct Turns {
     model: ThreadModel,
     /// Where the plugin did not name a model: the callbacks that are coroutines, which may overlap.
     /// The others of such a plugin are called one at a time, as its author may count on.
-    coroutines: Option<Vec<&'static str>>,
+    coroutines: Option<Vec<Callback>>,
     /// Held by the callback that runs, where there may be only one. A batch holds it throughout.
     callback: ReentrantMutex<()>,
     /// Whether a connection is open, where there may be only one; held only while looked at.
@@ -30,11 +32,11 @@ impl Turns {
     }
 
     /// The turns of a plugin that names no model and has these coroutines.
-    pub(super) fn of_coroutines(coroutines: Vec<&'static str>) -> Arc<Self> {
+    pub(super) fn of_coroutines(coroutines: Vec<Callback>) -> Arc<Self> {
         Self::with(ThreadModel::Parallel, Some(coroutines))
     }
 
-    fn with(model: ThreadModel, coroutines: Option<Vec<&'static str>>) -> Arc<Self> {
+    fn with(model: ThreadModel, coroutines: Option<Vec<Callback>>) -> Arc<Self> {
         Arc::new(Self {
             model,
             coroutines,
@@ -48,23 +50,53 @@ impl Turns {
         self.model
     }
 
-    /// The right to run the callback of this name until it is dropped. The models that let the callbacks of several
+    /// The right to run this callback until it is dropped. The models that let the callbacks of several
     /// handles overlap give it at once; that those of one handle do not is the front end's promise,
     /// which [`crate::disk::Limits::parallel`] asks for.
-    pub(super) fn callback(&self, name: &str) -> Option<ReentrantMutexGuard<'_, ()>> {
-        let coroutines = self.coroutines.as_ref();
-        let overlaps = coroutines.is_none_or(|coroutines| coroutines.contains(&name));
-        match self.model {
-            ThreadModel::SerializeRequests | ThreadModel::Parallel if overlaps => None,
-            _ => Some(self.callback.lock()),
+    pub(super) fn callback(&self, callback: Callback) -> Option<Held<'_>> {
+        (!self.overlaps(callback)).then(|| self.callback.lock())
+    }
+
+    /// As [`Turns::callback`], while the thread is known to wait for its turn and then to run the callback.
+    pub(super) fn take(&self, callback: Callback) -> Turn<'_> {
+        let taken = match self.overlaps(callback) {
+            true => Some(None),
+            false => self.callback.try_lock().map(Some),
+        };
+        if let Some(held) = taken {
+            // The usual case: to wait would take another look at the clock.
+            return Turn {
+                _held: held,
+                _doing: Doing::run(callback),
+            };
         }
+        let doing = Doing::wait(callback);
+        let held = self.callback(callback);
+        doing.begin(callback);
+        Turn {
+            _held: held,
+            _doing: doing,
+        }
+    }
+
+    fn overlaps(&self, callback: Callback) -> bool {
+        let coroutines = self.coroutines.as_ref();
+        self.many_run() && coroutines.is_none_or(|coroutines| coroutines.contains(&callback))
+    }
+
+    /// Whether callbacks of several handles may overlap.
+    fn many_run(&self) -> bool {
+        matches!(
+            self.model,
+            ThreadModel::SerializeRequests | ThreadModel::Parallel
+        )
     }
 
     /// The right to run any callbacks, one after the other, without leaving Python in between; none
     /// where nobody may have that right, because the turn may have to be waited for in between.
     pub(super) fn batch(&self) -> Option<Batch<'_>> {
         match self.coroutines {
-            None => Some(Batch(self.callback(""))),
+            None => Some(Batch((!self.many_run()).then(|| self.callback.lock()))),
             Some(_) => None,
         }
     }
@@ -90,11 +122,18 @@ impl Turns {
     }
 }
 
+type Held<'a> = ReentrantMutexGuard<'a, ()>;
+
+/// The right to run a callback, which this thread does.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    _held: Option<Held<'a>>,
+    _doing: Doing,
+}
+
 /// The right to run callbacks, where it takes one.
 #[derive(Debug)]
-pub(super) struct Batch<'a>(
-    #[expect(dead_code, reason = "held")] Option<ReentrantMutexGuard<'a, ()>>,
-);
+pub(super) struct Batch<'a>(#[expect(dead_code, reason = "held")] Option<Held<'a>>);
 
 /// The right to have a handle open.
 #[derive(Debug)]
@@ -152,7 +191,7 @@ mod tests {
         ] {
             let turns = Turns::new(model);
             let _batch = turns.batch();
-            let _nested = turns.callback("pread");
+            let _nested = turns.callback(Callback::Pread);
             let free = std::thread::scope(|scope| {
                 let other = scope.spawn(|| turns.callback.try_lock().is_some());
                 other.join().unwrap()
@@ -163,16 +202,16 @@ mod tests {
 
     #[test]
     fn without_a_model_coroutines_overlap_and_other_callbacks_do_not() {
-        let turns = Turns::of_coroutines(vec!["pread"]);
+        let turns = Turns::of_coroutines(vec![Callback::Pread]);
         assert_eq!(turns.model(), ThreadModel::Parallel);
         assert!(turns.batch().is_none());
-        assert!(turns.callback("pread").is_none());
-        assert!(turns.callback("pwrite").is_some());
-        let _writing = turns.callback("pwrite");
+        assert!(turns.callback(Callback::Pread).is_none());
+        assert!(turns.callback(Callback::Pwrite).is_some());
+        let _writing = turns.callback(Callback::Pwrite);
         std::thread::scope(|scope| {
             let others = scope.spawn(|| {
                 let others = turns.callback.try_lock().is_some();
-                (turns.callback("pread").is_none(), others)
+                (turns.callback(Callback::Pread).is_none(), others)
             });
             assert_eq!(others.join().unwrap(), (true, false));
         });

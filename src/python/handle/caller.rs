@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::call::PyCallArgs;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyMemoryView, PyString};
+use pyo3::types::PyMemoryView;
 
 use crate::disk::{Errno, Error, Flags, Owner, Result};
 use crate::python::buffer::{self, After};
-use crate::python::doing::Doing;
+use crate::python::callbacks::Callback;
 use crate::python::module::{self, Connection};
 use crate::python::script::{Api, Script};
 use crate::python::stopwatch::Stopwatch;
@@ -43,12 +42,10 @@ impl Caller {
         }
     }
 
-    /// Run the callback of this name when it is this handle's turn. The turn is waited for outside of
+    /// Run a callback when it is this handle's turn. The turn is waited for outside of
     /// Python, because whoever has it may be about to enter.
-    pub(super) fn turn<T>(&self, callback: &str, work: impl FnOnce(Python<'_>) -> T) -> T {
-        let doing = Doing::wait(callback);
-        let _turn = self.plugin.turns().callback(callback);
-        doing.begin(callback);
+    pub(super) fn turn<T>(&self, callback: Callback, work: impl FnOnce(Python<'_>) -> T) -> T {
+        let _turn = self.plugin.turns().take(callback);
         let _entered = self.connection.enter();
         Python::attach(|py| {
             module::clear_error();
@@ -62,11 +59,7 @@ impl Caller {
         &self.plugin.script
     }
 
-    pub(super) fn find<'py>(
-        &self,
-        py: Python<'py>,
-        name: &Bound<'py, PyString>,
-    ) -> Result<Bound<'py, PyAny>> {
+    pub(super) fn find<'py>(&self, py: Python<'py>, name: Callback) -> Result<Bound<'py, PyAny>> {
         let found = self.script().look_up(py, name);
         found
             .map_err(|error| self.raised(py, name, error))?
@@ -103,7 +96,7 @@ impl Caller {
         at: u64,
         owner: Option<&Owner>,
     ) -> Result {
-        let name = intern!(py, "pread");
+        let name = Callback::Pread;
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         if self.script().api == Api::V1 {
@@ -122,7 +115,7 @@ impl Caller {
     }
 
     pub(super) fn write(&self, py: Python<'_>, data: &[u8], at: u64, request: Rest<'_>) -> Result {
-        let name = intern!(py, "pwrite");
+        let name = Callback::Pwrite;
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         let flags = request.flags.bits();
@@ -141,17 +134,16 @@ impl Caller {
     pub(super) fn after(
         &self,
         py: Python<'_>,
-        name: &Bound<'_, PyString>,
+        name: Callback,
         lent: PyResult<(Result, After)>,
     ) -> Result {
         match lent {
             Ok((outcome, After::Returned)) => outcome,
             Ok((outcome, After::Leaked)) => {
                 if !self.told_of_leak.swap(true, Ordering::Relaxed) {
-                    let name = exceptions::lossy(name);
                     self.script().warn(
                         py,
-                        &name,
+                        name,
                         "keeps its buffer (or a slice or an array over it) after the call: it goes \
                          on seeing the bytes of that request; said once",
                     );
@@ -163,7 +155,7 @@ impl Caller {
     }
 
     pub(super) fn trim(&self, py: Python<'_>, count: u64, at: u64, flags: Flags) -> Result {
-        let name = intern!(py, "trim");
+        let name = Callback::Trim;
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         in_counts(at, count, |at, count| {
@@ -176,7 +168,7 @@ impl Caller {
     }
 
     pub(super) fn zero(&self, py: Python<'_>, count: u64, at: u64, flags: Flags) -> Result {
-        let name = intern!(py, "zero");
+        let name = Callback::Zero;
         // As nbdkit has it: a handle that promises `zero` without having it has declined.
         let found = self.script().look_up(py, name);
         let Some(callback) = found.map_err(|error| self.raised(py, name, error))? else {
@@ -203,7 +195,7 @@ impl Caller {
     }
 
     pub(super) fn cache(&self, py: Python<'_>, count: u64, at: u64) -> Result {
-        let name = intern!(py, "cache");
+        let name = Callback::Cache;
         let callback = self.find(py, name)?;
         in_counts(at, count, |at, count| {
             self.outcome(
@@ -215,7 +207,7 @@ impl Caller {
     }
 
     pub(super) fn flush(&self, py: Python<'_>) -> Result {
-        let name = intern!(py, "flush");
+        let name = Callback::Flush;
         let callback = self.find(py, name)?;
         let handle = self.handle.bind(py);
         let returned = match self.script().api {
@@ -230,7 +222,7 @@ impl Caller {
     pub(super) fn outcome<'py>(
         &self,
         py: Python<'py>,
-        name: &Bound<'_, PyString>,
+        name: Callback,
         returned: PyResult<impl ReturnValue<'py>>,
     ) -> Result {
         match returned {
@@ -250,7 +242,7 @@ impl Caller {
     }
 
     /// The failure of a callback that raised. Drops the exception.
-    pub(super) fn raised(&self, py: Python<'_>, name: &Bound<'_, PyString>, error: PyErr) -> Error {
+    pub(super) fn raised(&self, py: Python<'_>, name: Callback, error: PyErr) -> Error {
         // First, because to describe an exception runs code of the plugin's.
         let errno = errnos::raised(self.plugin.errnos(), py, &error);
         self.error(name, errno, exceptions::describe(py, error))
@@ -264,16 +256,11 @@ impl Caller {
         }
     }
 
-    pub(super) fn error(
-        &self,
-        name: &Bound<'_, PyString>,
-        errno: Errno,
-        what: impl fmt::Display,
-    ) -> Error {
+    pub(super) fn error(&self, name: Callback, errno: Errno, what: impl fmt::Display) -> Error {
         Error::new(errno, format!("{}: {name}: {what}", self.script().path))
     }
 
-    fn declined(&self, name: &Bound<'_, PyString>) -> Error {
+    fn declined(&self, name: Callback) -> Error {
         self.error(name, Errno::OPNOTSUPP, "declined")
     }
 }

@@ -5,9 +5,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use pyo3::intern;
 use pyo3::prelude::*;
 
+use super::callbacks::Callback;
 use super::capabilities::Question;
 use super::doing::Doing;
 use super::extents::Wrong;
@@ -76,8 +76,8 @@ impl Handle {
     ) -> std::result::Result<Opened, Refusal> {
         let entered = connection.enter();
         module::clear_error();
-        let opened = plugin.script.call(py, intern!(py, "open"), (read_only,))?;
-        let opened = opened.ok_or_else(|| plugin.script.refuse("open", "is gone"))?;
+        let opened = plugin.script.call(py, Callback::Open, (read_only,))?;
+        let opened = opened.ok_or_else(|| plugin.script.refuse(Callback::Open, "is gone"))?;
         let question = Question {
             py,
             script: &plugin.script,
@@ -101,27 +101,15 @@ impl Handle {
     /// What `export_description` says, if there is one.
     pub(super) fn description(&self) -> std::result::Result<Option<String>, Refusal> {
         let caller = &self.caller;
-        caller.turn("export_description", |py| {
-            let name = intern!(py, "export_description");
+        let callback = Callback::ExportDescription;
+        caller.turn(callback, |py| {
             let script = caller.script();
-            let answer = script.call(py, name, (caller.handle.bind(py),))?;
+            let answer = script.call(py, callback, (caller.handle.bind(py),))?;
             answer
                 .map(|answer| exports::text(&answer))
                 .transpose()
-                .map_err(|what| script.refuse("export_description", what))
+                .map_err(|what| script.refuse(callback, what))
         })
-    }
-}
-
-/// The callback that serves an operation.
-fn callback(op: &Op<'_>) -> &'static str {
-    match op {
-        Op::Read(_) => "pread",
-        Op::Write(_) => "pwrite",
-        Op::Zero(_) => "zero",
-        Op::Trim(_) => "trim",
-        Op::Cache(_) => "cache",
-        Op::Flush => "flush",
     }
 }
 
@@ -136,11 +124,9 @@ impl Disk for Handle {
 
     fn serve(&self, mut request: Request<'_>) -> Result {
         let caller = &self.caller;
-        let name = callback(&request.op);
-        if Transfer::is_possible(caller, &request.op) && caller.plugin.has_coroutine(name) {
-            let doing = Doing::wait(name);
-            let _turn = caller.plugin.turns().callback(name);
-            doing.begin(name);
+        let callback = Callback::serving(request.op.kind());
+        if Transfer::is_possible(caller, &request.op) && caller.plugin.has_coroutine(callback) {
+            let _turn = caller.plugin.turns().take(callback);
             if let Some(served) = Transfer::serve(caller, &mut request) {
                 return served;
             }
@@ -151,7 +137,7 @@ impl Disk for Handle {
             flags,
             owner,
         } = request;
-        caller.turn(name, |py| match op {
+        caller.turn(callback, |py| match op {
             Op::Read(data) => caller.read(py, data, at, owner),
             Op::Write(data) => caller.write(py, data, at, Rest { flags, owner }),
             Op::Zero(count) => caller.zero(py, count, at, flags),
@@ -167,8 +153,8 @@ impl Disk for Handle {
             return Ok(());
         }
         let caller = &self.caller;
-        caller.turn("extents", |py| {
-            let name = intern!(py, "extents");
+        let name = Callback::Extents;
+        caller.turn(name, |py| {
             // As nbdkit has it: a handle that promises `extents` without having it has one, of data.
             let Some(callback) = caller.script().find(py, name) else {
                 all_data(&range, found);
@@ -207,7 +193,7 @@ impl Disk for Handle {
     /// coroutines, for which it must not be inside Python.
     fn batch(&self, work: &mut dyn FnMut()) {
         let plugin = &self.caller.plugin;
-        let doing = Doing::wait("");
+        let doing = Doing::wait_for_any();
         let turn = plugin.turns().batch();
         drop(doing);
         match turn {
@@ -231,13 +217,12 @@ impl Drop for Handle {
             None => self.caller.handle.clone_ref(py),
         });
         let caller = &self.caller;
-        caller.turn("close", |py| {
+        caller.turn(Callback::Close, |py| {
             if caller.plugin.is_cleaned() {
                 log::warn!("a handle was left open until after `cleanup`: it is not closed");
                 return;
             }
-            let name = intern!(py, "close");
-            if let Err(refusal) = caller.script().call(py, name, (handle,)) {
+            if let Err(refusal) = caller.script().call(py, Callback::Close, (handle,)) {
                 log::error!("{refusal}");
             }
         });

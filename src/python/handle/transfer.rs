@@ -8,11 +8,12 @@ use std::time::Instant;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyFunction, PyString, PyType};
+use pyo3::types::{PyFunction, PyType};
 
 use super::caller::Caller;
 use crate::disk::{Errno, Error, Flags, Op, Request, Result};
 use crate::python::buffer::{self, Lending, Lent};
+use crate::python::callbacks::Callback;
 use crate::python::coroutines::{self, Begun, Job, Outcome};
 use crate::python::exceptions;
 use crate::python::module::{self, Calling};
@@ -74,11 +75,10 @@ impl Transfer {
         served
     }
 
-    fn name<'py>(&self, py: Python<'py>) -> &'py Bound<'py, PyString> {
-        if self.reads {
-            intern!(py, "pread")
-        } else {
-            intern!(py, "pwrite")
+    fn name(&self) -> Callback {
+        match self.reads {
+            true => Callback::Pread,
+            false => Callback::Pwrite,
         }
     }
 
@@ -94,7 +94,7 @@ impl Transfer {
         match std::mem::replace(&mut self.memory, Memory::Gone) {
             Memory::WithPython(lending) => {
                 let after = lending.end(py);
-                self.caller.after(py, self.name(py), Ok((outcome, after)))
+                self.caller.after(py, self.name(), Ok((outcome, after)))
             }
             Memory::Here(_) | Memory::Gone => outcome,
         }
@@ -135,7 +135,7 @@ fn is_async_def(callback: &Bound<'_, PyAny>) -> bool {
 impl Job for Transfer {
     fn begin(&mut self, py: Python<'_>) -> std::result::Result<Option<Begun>, Error> {
         let caller = Arc::clone(&self.caller);
-        let name = self.name(py);
+        let name = self.name();
         let _entered = caller.connection.enter();
         module::clear_error();
         let callback = caller.find(py, name)?;
@@ -173,7 +173,7 @@ impl Job for Transfer {
         }
         self.count();
         let returned = outcome.map(|value| value.into_bound(py));
-        let outcome = caller.outcome(py, self.name(py), returned);
+        let outcome = caller.outcome(py, self.name(), returned);
         self.take_back(py, outcome)
     }
 }

@@ -5,68 +5,12 @@ use std::ffi::CString;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyModule, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyDict, PyModule, PyTuple};
 
+use super::callbacks::Callback;
 use super::findings::Finding;
 use super::script::{Api, Script};
 use crate::Refusal;
-
-/// The arguments that each callback is called with, in API version 1 and 2.
-const CALLBACKS: &[(&str, &str, &str)] = &[
-    ("config", "key, value", "key, value"),
-    ("config_complete", "", ""),
-    ("thread_model", "", ""),
-    ("get_ready", "", ""),
-    ("after_fork", "", ""),
-    ("cleanup", "", ""),
-    ("dump_plugin", "", ""),
-    ("preconnect", "readonly", "readonly"),
-    ("list_exports", "readonly, is_tls", "readonly, is_tls"),
-    ("default_export", "readonly, is_tls", "readonly, is_tls"),
-    ("open", "readonly", "readonly"),
-    ("close", "h", "h"),
-    ("get_size", "h", "h"),
-    ("block_size", "h", "h"),
-    ("is_rotational", "h", "h"),
-    ("can_write", "h", "h"),
-    ("can_flush", "h", "h"),
-    ("can_trim", "h", "h"),
-    ("can_zero", "h", "h"),
-    ("can_fast_zero", "h", "h"),
-    ("can_extents", "h", "h"),
-    ("can_multi_conn", "h", "h"),
-    ("can_fua", "h", "h"),
-    ("can_cache", "h", "h"),
-    ("export_description", "h", "h"),
-    ("pread", "h, count, offset", "h, buf, offset, flags"),
-    ("pwrite", "h, buf, offset", "h, buf, offset, flags"),
-    ("flush", "h", "h, flags"),
-    ("trim", "h, count, offset", "h, count, offset, flags"),
-    (
-        "zero",
-        "h, count, offset, may_trim",
-        "h, count, offset, flags",
-    ),
-    (
-        "cache",
-        "h, count, offset, flags",
-        "h, count, offset, flags",
-    ),
-    (
-        "extents",
-        "h, count, offset, flags",
-        "h, count, offset, flags",
-    ),
-];
-
-/// Callbacks whose return value says nothing, so that a generator would pass for success without a
-/// line of it having run.
-const NO_RESULT: &[&str] = &["pread", "pwrite", "flush", "trim", "zero", "cache"];
-
-/// Callbacks that serve requests.
-pub(super) const SERVING: &[&str] = &[
-    "pread", "pwrite", "flush", "trim", "zero", "cache", "extents",
-];
 
 /// The rules about the text of a script.
 const SOURCE: &str = include_str!("source.py");
@@ -100,39 +44,40 @@ fn refuse(py: Python<'_>, script: &Script) -> Result<(), Refusal> {
         ))
     };
     let inspect = py.import("inspect").map_err(failed)?;
-    for (name, v1, v2) in CALLBACKS {
-        let Some(callback) = script.find(py, &PyString::intern(py, name)) else {
+    for callback in Callback::all() {
+        let Some(found) = script.find(py, callback) else {
             continue;
         };
-        let (version, args, others) = match script.api {
-            Api::V1 => (1, v1, v2),
-            Api::V2 => (2, v2, v1),
+        let (version, other) = match script.api {
+            Api::V1 => (1, Api::V2),
+            Api::V2 => (2, Api::V1),
         };
+        let (args, others) = (callback.args(script.api), callback.args(other));
         let is = |question: &str| -> bool {
-            let answer = inspect.call_method1(question, (&callback,));
+            let answer = inspect.call_method1(question, (&found,));
             answer
                 .and_then(|answer| answer.is_truthy())
                 .unwrap_or(false)
         };
         let refuse = |what: &str| {
-            let place = line(&callback).map_or_else(String::new, |line| format!(" (line {line})"));
-            script.refuse(name, format_args!("{what}{place}"))
+            let place = line(&found).map_or_else(String::new, |line| format!(" (line {line})"));
+            script.refuse(callback, format_args!("{what}{place}"))
         };
         if is("isasyncgenfunction") {
             return Err(refuse(
                 "an `async def` with `yield` in it cannot be awaited: return a list",
             ));
         }
-        if NO_RESULT.contains(name) && is("isgeneratorfunction") {
+        if callback.returns_nothing() && is("isgeneratorfunction") {
             return Err(refuse("a callback with `yield` in it never runs"));
         }
-        if !accepts(&inspect, &callback, args) {
+        if !accepts(&inspect, &found, args) {
             let refusal = refuse(&format!(
-                "API version {version} calls it as `{name}({args})`, which it does not accept"
+                "API version {version} calls it as `{callback}({args})`, which it does not accept"
             ));
-            if version == 1 && accepts(&inspect, &callback, others) {
+            if version == 1 && accepts(&inspect, &found, others) {
                 return Err(refusal.hint(format!(
-                    "version 2 calls it as `{name}({others})`: add `API_VERSION = 2`"
+                    "version 2 calls it as `{callback}({others})`: add `API_VERSION = 2`"
                 )));
             }
             return Err(refusal);
@@ -153,11 +98,10 @@ pub(super) fn line(callback: &Bound<'_, PyAny>) -> Option<u32> {
 
 /// The lines in which the callbacks of a script begin.
 pub(super) fn lines(py: Python<'_>, script: &Script) -> Vec<(String, u32)> {
-    let names = CALLBACKS.iter().map(|(name, ..)| *name);
-    names
-        .filter_map(|name| {
-            let callback = script.find(py, &PyString::intern(py, name))?;
-            Some((name.to_owned(), line(&callback)?))
+    Callback::all()
+        .filter_map(|callback| {
+            let found = script.find(py, callback)?;
+            Some((callback.name().to_owned(), line(&found)?))
         })
         .collect()
 }
@@ -171,12 +115,13 @@ fn look(py: Python<'_>, script: &Script, source: &[u8]) -> PyResult<Vec<Finding>
         .getattr("modules")?
         .del_item("_pydisk_lint")?;
     let defined = PyDict::new(py);
-    for (name, ..) in CALLBACKS {
-        if let Some(callable) = script.has(py, &PyString::intern(py, name)) {
-            defined.set_item(name, callable)?;
+    for callback in Callback::all() {
+        if let Some(callable) = script.has(py, callback) {
+            defined.set_item(callback.python_name(py), callable)?;
         }
     }
-    let names = PyTuple::new(py, CALLBACKS.iter().map(|(name, ..)| *name))?;
+    let names: Vec<_> = Callback::all().map(|each| each.python_name(py)).collect();
+    let names = PyTuple::new(py, names)?;
     let version = if script.api == Api::V1 { 1 } else { 2 };
     let bytes = pyo3::types::PyBytes::new(py, source);
     let found = rules
@@ -214,25 +159,23 @@ fn accepts(inspect: &Bound<'_, PyModule>, callback: &Bound<'_, PyAny>, args: &st
 }
 
 /// The callbacks that a script defines, in nbdkit's order of calls.
-pub(super) fn defined(py: Python<'_>, script: &Script) -> Vec<&'static str> {
-    let names = CALLBACKS.iter().map(|(name, ..)| *name);
-    names
-        .filter(|name| script.find(py, &PyString::intern(py, name)).is_some())
+pub(super) fn defined(py: Python<'_>, script: &Script) -> Vec<Callback> {
+    Callback::all()
+        .filter(|callback| script.find(py, *callback).is_some())
         .collect()
 }
 
 /// The callbacks of a script that are coroutines.
-pub(super) fn coroutines(py: Python<'_>, script: &Script) -> Vec<&'static str> {
+pub(super) fn coroutines(py: Python<'_>, script: &Script) -> Vec<Callback> {
     let Ok(inspect) = py.import("inspect") else {
         return Vec::new();
     };
-    let is_coroutine = |name: &&str| {
-        let callback = script.find(py, &PyString::intern(py, name))?;
-        let answer = inspect.call_method1("iscoroutinefunction", (callback,));
+    let is_coroutine = |callback: &Callback| {
+        let found = script.find(py, *callback)?;
+        let answer = inspect.call_method1("iscoroutinefunction", (found,));
         answer.ok()?.is_truthy().ok()
     };
-    let names = CALLBACKS.iter().map(|(name, ..)| *name);
-    names
-        .filter(|name| is_coroutine(name).unwrap_or(false))
+    Callback::all()
+        .filter(|callback| is_coroutine(callback).unwrap_or(false))
         .collect()
 }
