@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use crate::Refusal;
-use crate::disk::{Disk, Limits};
+use crate::disk::Disk;
 
 mod answer;
+mod block;
 mod fuse;
 mod identity;
 mod kernel_errnos;
@@ -25,6 +26,7 @@ mod vigil;
 
 use answer::log_failure;
 pub use answer::{answer, answer_extents, tell_hidden};
+pub use block::logical_block;
 pub use fuse::{fails as file_fails, remove_leftover as remove_leftover_file, start_file};
 pub use identity::{Dead, Identity};
 pub use loopback::{remove_leftover as remove_leftover_loop, start_loop};
@@ -50,14 +52,6 @@ pub struct Options {
     pub logical_block: Option<u32>,
     /// What tells the device or the mount from those of others.
     pub identity: Identity,
-}
-
-/// Bytes in a block of the device that a disk with these limits becomes. Blocks above 4 KiB cannot be expressed;
-/// the layer below fills requests up to those that the disk takes.
-#[must_use]
-pub fn logical_block(limits: &Limits, wanted: Option<u32>) -> u32 {
-    let own = limits.block.minimum.next_power_of_two();
-    wanted.unwrap_or(own.clamp(512, 4096))
 }
 
 /// Told once, with the reason, when a front end ended although nobody stopped it: the device was

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use pydisk_kernel::loopdev::{self, Config, LoopDevice, NotRead};
 use rustix::io::Errno;
 
+use super::block::{FIRST_READ, Geometry};
 use super::fuse::{self, FuseFile};
 use super::{Attached, Dead, Ended, Identity, Options};
 use crate::Refusal;
@@ -28,9 +29,6 @@ const ADDED: &str = "loop-added";
 
 /// How often another free device is tried when somebody else was faster.
 const RACES: u32 = 20;
-
-/// How long the first read of the device may take.
-const FIRST_READ: Duration = Duration::from_secs(60);
 
 /// How long a device may take to appear, or to go when its last user closes it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -65,9 +63,10 @@ pub fn start_loop(
     let path = options.folder.join(FILE);
     let file = FuseFile::start(&path, disk, options, ended, Some(released))?;
     let mark = Mark::new(options.identity, limits.size, file.real_path());
+    let (block_size, read_only) = told(&limits, options.logical_block);
     let config = Config {
-        block_size: super::logical_block(&limits, options.logical_block),
-        read_only: limits.read_only,
+        block_size,
+        read_only,
         size_limit: mark.limit(),
     };
     let device = match configure(index, &file, &mark, config, limits.size, &options.folder) {
@@ -88,6 +87,13 @@ pub fn start_loop(
     }
     watch.look();
     Ok(Box::new(attached))
+}
+
+/// What the driver is told of the device, by what the disk is: the bytes in a block, and whether it is read-only. The
+/// rest it finds at the file.
+pub(super) fn told(limits: &Limits, logical_block: Option<u32>) -> (u32, bool) {
+    let device = Geometry::of(limits, logical_block);
+    (device.logical, device.read_only)
 }
 
 /// Take away what a dead attachment left: its loop device and the hidden file. It is no error if there is nothing,

@@ -25,10 +25,11 @@ use pydisk_kernel::nbd::{self as kernel, Device, Error, Params};
 use pydisk_kernel::threads;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM, MOST_IO};
 use super::nbd::Unnegotiated;
 use super::{Attached, Dead, Ended, Options};
 use crate::Refusal;
-use crate::disk::{Disk, Fua, Limits};
+use crate::disk::{Disk, Limits};
 
 mod guard;
 
@@ -36,18 +37,10 @@ pub use guard::guard;
 
 /// In the folder of an attachment of an older pydisk, the word by which the kernel knows whose the device is.
 const WORD: &str = "nbd-identity";
-/// Reads and writes are not longer than this, unless the disk prefers longer ones.
-const MAX_IO: u32 = 1 << 20;
-/// The driver's own limit.
-const MOST_IO: u32 = 32 << 20;
-/// No trim is longer, so that a disk that answers slowly answers others in between.
-const MAX_TRIM: u64 = 1 << 30;
 /// When the kernel gives the device up over one request that was not answered. The time in which it
 /// waits behind others counts, and a plugin may rightly be slow (a network that is away for a while),
 /// so it is long; it must be there at all for the case that nobody is left who could disconnect.
 const TIMEOUT: Duration = Duration::from_secs(3600);
-/// How long the first read of the device may take.
-const FIRST_READ: Duration = Duration::from_secs(60);
 /// How long others may keep a device busy that shall be stopped.
 const BUSY: Duration = Duration::from_secs(2);
 /// How long the kernel may take to let go of a device whose process is dead.
@@ -83,11 +76,8 @@ fn noted(folder: &Path) -> Result<Option<String>, Refusal> {
 
 /// Remove the device that the kernel knows by this word.
 fn remove(word: &str) -> Result<(), Refusal> {
-    match kernel::remove_leftover(word, LEFTOVER) {
-        // It is gone with its last user, and fails every request until then.
-        Err(Error::StillOpen(_)) => Ok(()),
-        other => other.map_err(|error| Refusal::new(error.to_string())),
-    }
+    block::removed(kernel::remove_leftover(word, LEFTOVER))
+        .map_err(|error| Refusal::new(error.to_string()))
 }
 
 /// Make `disk` a block device with the number `index`, or any free one.
@@ -118,13 +108,13 @@ pub(super) fn start(
             // Nothing was asked of the disk, and it is closed before the plugin is told of its end.
             serving.stopping();
             serving.join();
-            return Err(refusal(index, &error));
+            return Err(refused(index, &error));
         }
     };
     if let Err(error) = device.wait_until_usable(FIRST_READ) {
         let index = Some(device.index());
         give_up(device, serving, &error);
-        return Err(refusal(index, &error));
+        return Err(refused(index, &error));
     }
     Ok(Box::new(KernelNbd { device, serving }))
 }
@@ -164,14 +154,7 @@ impl Attached for KernelNbd {
         }
         let gone = device.disconnect();
         serving.join();
-        match gone {
-            Ok(()) => Ok(()),
-            Err(error @ Error::StillOpen(_)) => {
-                log::warn!("{path}: {error}");
-                Ok(())
-            }
-            Err(error) => Err(Refusal::new(format!("{path}: {error}"))),
-        }
+        block::stopped(&path, gone)
     }
 }
 
@@ -264,48 +247,53 @@ fn lanes(limits: &Limits, options: &Options) -> u16 {
 }
 
 /// What the device is, by what the disk is.
-fn params(limits: &Limits, logical_block: Option<u32>, identity: &str) -> Params {
-    let page = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
-    let block = limits.block;
-    let logical = super::logical_block(limits, logical_block);
-    let optimal = block.preferred.next_power_of_two().max(logical);
-    let longest = MAX_IO.max(optimal).min(block.maximum).min(MOST_IO);
-    let writable = !limits.read_only;
-    let cached = writable && limits.flush;
+pub(super) fn params(limits: &Limits, logical_block: Option<u32>, identity: &str) -> Params {
+    let device = Geometry::of(limits, logical_block);
     Params {
-        size_bytes: limits.size,
-        block_bytes: logical,
-        max_io_bytes: (longest / page * page).max(page),
+        size_bytes: device.size,
+        block_bytes: device.logical,
+        max_io_bytes: device.longest,
         max_discard_bytes: MAX_TRIM,
-        read_only: limits.read_only,
-        rotational: limits.rotational,
-        flush: cached,
-        // Where the disk would emulate it, the kernel's own flush after the write does the same.
-        fua: cached && limits.fua == Fua::Native,
-        trim: writable && limits.trim,
-        write_zeroes: writable && limits.zero,
+        read_only: device.read_only,
+        rotational: device.rotational,
+        flush: device.flush,
+        fua: device.fua,
+        trim: device.trim,
+        write_zeroes: device.zero,
         timeout: TIMEOUT,
         identity: identity.to_owned(),
     }
 }
 
-/// Why there is no device, in words for the user.
-fn refusal(index: Option<u32>, error: &Error) -> Refusal {
-    let text = match (index, error) {
-        (_, Error::InUse { .. } | Error::NoSuchNumber { .. }) | (None, _) => error.to_string(),
-        (Some(index), error) => format!("/dev/nbd{index}: {error}"),
-    };
-    let hint = match error {
-        Error::NoDriver => "load the module with `modprobe nbd`, or use /dev/loopN or a file path",
-        Error::NotPermitted => "run it as root, or use a file path",
-        Error::OtherNamespace => {
-            "run it outside of the container, or use /dev/loopN or a file path"
-        }
-        Error::TooOld => "use a newer kernel, or /dev/loopN or a file path",
-        Error::InUse { .. } | Error::NoSuchNumber { .. } => "choose another number",
-        _ => return Refusal::new(text),
-    };
-    Refusal::new(text).hint(hint)
+/// Why there is no device with the number `index`, or no free one.
+fn refused(index: Option<u32>, error: &Error) -> Refusal {
+    let device = index.map(|index| format!("/dev/nbd{index}"));
+    block::refusal(device.as_deref(), error)
+}
+
+impl DeviceError for Error {
+    fn names_its_device(&self) -> bool {
+        matches!(self, Self::InUse { .. } | Self::NoSuchNumber { .. })
+    }
+
+    fn is_still_open(&self) -> bool {
+        matches!(self, Self::StillOpen(_))
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoDriver => {
+                "load the module with `modprobe nbd`, or use /dev/loopN or a file path"
+            }
+            Self::NotPermitted => "run it as root, or use a file path",
+            Self::OtherNamespace => {
+                "run it outside of the container, or use /dev/loopN or a file path"
+            }
+            Self::TooOld => "use a newer kernel, or /dev/loopN or a file path",
+            Self::InUse { .. } | Self::NoSuchNumber { .. } => "choose another number",
+            _ => return None,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -5,88 +5,12 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::disk::{BlockSizes, Errno, Flags, OpKind};
+use crate::disk::{Errno, Flags, OpKind};
 use crate::frontends::Target;
 use crate::frontends::testing::{Bench, Mood, Recorder, sh, skipped, soon};
 
 const ANY: Target = Target::Nbd(None);
 const SIZE: u64 = 4 << 20;
-
-fn limits() -> Limits {
-    Limits {
-        read_only: false,
-        flush: true,
-        fua: Fua::Native,
-        trim: true,
-        zero: true,
-        ..Limits::read_only(SIZE)
-    }
-}
-
-#[test]
-fn limits_become_parameters() {
-    let all = params(&limits(), None, "x");
-    assert_eq!(all.check(), Ok(()));
-    assert!(all.flush && all.fua && all.trim && all.write_zeroes);
-    assert!(!all.read_only && !all.rotational);
-    assert_eq!((all.block_bytes, all.max_io_bytes), (512, 1 << 20));
-
-    let emulated = params(
-        &Limits {
-            fua: Fua::Emulate,
-            ..limits()
-        },
-        None,
-        "x",
-    );
-    assert!(emulated.flush && !emulated.fua);
-
-    let no_flush = params(
-        &Limits {
-            flush: false,
-            ..limits()
-        },
-        None,
-        "x",
-    );
-    assert!(!no_flush.flush && !no_flush.fua);
-
-    let read_only = params(
-        &Limits {
-            read_only: true,
-            rotational: true,
-            ..limits()
-        },
-        None,
-        "x",
-    );
-    assert!(read_only.read_only && read_only.rotational);
-    assert!(!read_only.flush && !read_only.trim && !read_only.write_zeroes);
-}
-
-#[test]
-fn every_block_size_of_a_disk_makes_parameters_that_the_driver_takes() {
-    for minimum in (0..=16).map(|shift| 1 << shift) {
-        for preferred in (9..=25).map(|shift| (1 << shift).max(minimum)) {
-            for maximum in [minimum, 65536, 1 << 20, 1 << 24, u32::MAX] {
-                let block = BlockSizes {
-                    minimum,
-                    preferred,
-                    maximum: maximum.max(minimum),
-                };
-                for wanted in [None, Some(512), Some(4096)] {
-                    let params = params(&Limits { block, ..limits() }, wanted, "x");
-                    assert_eq!(params.check(), Ok(()), "{block:?} {wanted:?}");
-                    assert!(wanted.is_none_or(|wanted| params.block_bytes == wanted));
-                }
-                let params = params(&Limits { block, ..limits() }, None, "x");
-                let longest = params.max_io_bytes;
-                assert!((4096..=MOST_IO).contains(&longest), "{block:?}: {longest}");
-                assert!(longest <= block.maximum.max(4096), "{block:?}: {longest}");
-            }
-        }
-    }
-}
 
 /// Whether there is a client; says why not, or fails where `PYDISK_REQUIRE` names nbd.
 fn available() -> bool {

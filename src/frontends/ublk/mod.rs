@@ -9,27 +9,18 @@ use std::time::Duration;
 
 use pydisk_kernel::ublk::{self, Device, Error, Handler, Io, Op as Asked, Params, Running, Shape};
 
+use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM};
 use super::kernel_errnos::for_kernel;
 use super::{Attached, Dead, Ended, Options, answer};
 use crate::Refusal;
-use crate::disk::{Disk, Errno, Flags, Fua, Limits, Op, Request};
+use crate::disk::{Disk, Errno, Flags, Limits, Op, Request};
 
 mod numbered;
 
 /// Requests that a serial disk's device takes at a time: enough for the block layer to sort and merge.
 const DEPTH: u16 = 64;
-/// Reads and writes are not longer than this, unless the disk prefers longer ones. Each of the
-/// device's requests may take so much memory; longer requests bring a Python disk little.
-const MAX_IO: u32 = 1 << 20;
-/// The driver's own limit.
-const MOST_IO: u32 = 32 << 20;
-/// No trim is longer, so that a disk that answers slowly answers others in between.
-const MAX_TRIM: u64 = 1 << 30;
-/// No zeroing is longer, for the same reason: it may be emulated by writing.
+/// No zeroing is longer, so that a disk that answers slowly answers others in between: it may be emulated by writing.
 const MAX_ZERO: u64 = 64 << 20;
-/// How long the first read of the device may take.
-const FIRST_READ: Duration = Duration::from_secs(60);
-
 /// How long the kernel may take to let go of a device whose process is dead.
 const LEFTOVER: Duration = Duration::from_secs(1);
 
@@ -42,11 +33,8 @@ pub fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
     let Some(identity) = dead.identity else {
         return numbered::is_gone(dead.folder);
     };
-    match pydisk_kernel::ublk::remove_leftover(identity.number(), LEFTOVER) {
-        // It is gone with its last user, and fails every request until then.
-        Err(Error::StillOpen(_)) => Ok(()),
-        other => other.map_err(|error| Refusal::new(format!("ublk: {error}"))),
-    }
+    block::removed(ublk::remove_leftover(identity.number(), LEFTOVER))
+        .map_err(|error| Refusal::new(format!("ublk: {error}")))
 }
 
 /// Make `disk` a block device with the number `index`, or any free one.
@@ -66,7 +54,7 @@ pub(super) fn start(
         identity: options.identity.number(),
         ..params(limits, options.logical_block)
     };
-    let device = Device::add(index, shape, &params).map_err(|error| refusal(index, &error))?;
+    let device = Device::add(index, shape, &params).map_err(|error| refused(index, &error))?;
     let index = Some(device.id());
     let name = options.name.clone();
     let tell = move |why: String| {
@@ -76,12 +64,12 @@ pub(super) fn start(
     };
     let running = device
         .start(Arc::new(Served { disk }), tell)
-        .map_err(|error| refusal(index, &error))?;
+        .map_err(|error| refused(index, &error))?;
     match running.wait_until_usable(FIRST_READ) {
         Ok(()) => Ok(Box::new(Ublk { running })),
         Err(error) => {
             give_up(running, &error);
-            Err(refusal(index, &error))
+            Err(refused(index, &error))
         }
     }
 }
@@ -110,14 +98,7 @@ impl Attached for Ublk {
 
     fn stop(self: Box<Self>) -> Result<(), Refusal> {
         let path = self.path().display().to_string();
-        match self.running.stop() {
-            Ok(()) => Ok(()),
-            Err(error @ Error::StillOpen(_)) => {
-                log::warn!("{path}: {error}");
-                Ok(())
-            }
-            Err(error) => Err(Refusal::new(format!("{path}: {error}"))),
-        }
+        block::stopped(&path, self.running.stop())
     }
 }
 
@@ -172,61 +153,62 @@ fn shape(limits: &Limits, options: &Options) -> Shape {
 }
 
 /// What the device is, by what the disk is.
-fn params(limits: &Limits, logical_block: Option<u32>) -> Params {
-    let page = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
-    let block = limits.block;
-    let minimum = block.minimum.next_power_of_two();
-    let logical = super::logical_block(limits, logical_block);
-    let physical = minimum.max(logical).max(block.preferred.min(4096));
-    let optimal = block.preferred.next_power_of_two().max(physical);
-    let longest = MAX_IO.max(optimal).min(block.maximum).min(MOST_IO);
-    let writable = !limits.read_only;
-    let cached = writable && limits.flush;
+pub(super) fn params(limits: &Limits, logical_block: Option<u32>) -> Params {
+    let device = Geometry::of(limits, logical_block);
     Params {
-        size_bytes: limits.size,
-        logical_block: logical,
-        physical_block: physical,
-        io_min: physical,
-        io_opt: optimal,
-        max_io_bytes: (longest / page * page).max(page),
-        read_only: limits.read_only,
-        rotational: limits.rotational,
-        volatile_cache: cached,
-        // Where the disk would emulate it, the kernel's own flush after the write does the same.
-        fua: cached && limits.fua == Fua::Native,
-        discard_granularity: physical,
-        max_discard_bytes: if writable && limits.trim { MAX_TRIM } else { 0 },
-        max_write_zeroes_bytes: if writable && limits.zero { MAX_ZERO } else { 0 },
+        size_bytes: device.size,
+        logical_block: device.logical,
+        physical_block: device.physical,
+        io_min: device.physical,
+        io_opt: device.optimal,
+        max_io_bytes: device.longest,
+        read_only: device.read_only,
+        rotational: device.rotational,
+        volatile_cache: device.flush,
+        fua: device.fua,
+        discard_granularity: device.physical,
+        max_discard_bytes: if device.trim { MAX_TRIM } else { 0 },
+        max_write_zeroes_bytes: if device.zero { MAX_ZERO } else { 0 },
         identity: 0,
     }
 }
 
-/// Why there is no device, in words for the user.
-fn refusal(index: Option<u32>, error: &Error) -> Refusal {
-    let text = match (index, error) {
-        (_, Error::InUse { .. }) | (None, _) => error.to_string(),
-        (Some(index), error) => format!("/dev/ublkb{index}: {error}"),
-    };
-    let hint = match error {
-        Error::NoDriver => {
-            "load the module with `modprobe ublk_drv`, or use /dev/loopN or a file path"
-        }
-        Error::NotPermitted => "run it as root, or use a file path",
-        Error::NoIoUring(_) => {
-            "set `sysctl kernel.io_uring_disabled=0`, or use /dev/loopN or a file path"
-        }
-        Error::KernelCrashes { .. } => "use a newer kernel, or /dev/loopN or a file path",
-        Error::InUse { .. } => "choose another number",
-        Error::Timeout {
-            what: ublk::ADD_DEV,
-            ..
-        } => {
-            "the ublk driver of this kernel hangs or has crashed, see `dmesg`: use /dev/loopN or a file path, and \
-             start the machine again before you use ublk"
-        }
-        _ => return Refusal::new(text),
-    };
-    Refusal::new(text).hint(hint)
+/// Why there is no device with the number `index`, or no free one.
+fn refused(index: Option<u32>, error: &Error) -> Refusal {
+    let device = index.map(|index| format!("/dev/ublkb{index}"));
+    block::refusal(device.as_deref(), error)
+}
+
+impl DeviceError for Error {
+    fn names_its_device(&self) -> bool {
+        matches!(self, Self::InUse { .. })
+    }
+
+    fn is_still_open(&self) -> bool {
+        matches!(self, Self::StillOpen(_))
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoDriver => {
+                "load the module with `modprobe ublk_drv`, or use /dev/loopN or a file path"
+            }
+            Self::NotPermitted => "run it as root, or use a file path",
+            Self::NoIoUring(_) => {
+                "set `sysctl kernel.io_uring_disabled=0`, or use /dev/loopN or a file path"
+            }
+            Self::KernelCrashes { .. } => "use a newer kernel, or /dev/loopN or a file path",
+            Self::InUse { .. } => "choose another number",
+            Self::Timeout {
+                what: ublk::ADD_DEV,
+                ..
+            } => {
+                "the ublk driver of this kernel hangs or has crashed, see `dmesg`: use /dev/loopN or a file path, and \
+                 start the machine again before you use ublk"
+            }
+            _ => return None,
+        })
+    }
 }
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use pydisk_kernel::ublk as kernel;
 
 use super::*;
-use crate::disk::{BlockSizes, Error as DiskError, Result};
+use crate::disk::{Error as DiskError, Fua, Result};
 use crate::frontends::Identity;
 
 const SIZE: u64 = 16 << 20;
@@ -85,69 +85,13 @@ fn limits() -> Limits {
 #[test]
 fn limits_become_parameters() {
     let all = params(&limits(), None);
-    assert_eq!(all.check(), Ok(()));
-    assert!(all.volatile_cache && all.fua && !all.read_only && !all.rotational);
-    assert_eq!((all.logical_block, all.physical_block), (512, 4096));
+    assert_eq!((all.io_min, all.discard_granularity), (4096, 4096));
     assert_eq!((all.io_opt, all.max_io_bytes), (4096, 1 << 20));
     assert_eq!(all.max_discard_bytes, MAX_TRIM);
     assert_eq!(all.max_write_zeroes_bytes, MAX_ZERO);
-
-    let emulated = params(
-        &Limits {
-            fua: Fua::Emulate,
-            ..limits()
-        },
-        None,
-    );
-    assert!(emulated.volatile_cache && !emulated.fua);
-
-    let no_flush = params(
-        &Limits {
-            flush: false,
-            ..limits()
-        },
-        None,
-    );
-    assert!(!no_flush.volatile_cache && !no_flush.fua);
-
-    let read_only = params(
-        &Limits {
-            read_only: true,
-            rotational: true,
-            ..limits()
-        },
-        None,
-    );
-    assert_eq!(read_only.check(), Ok(()));
-    assert!(read_only.read_only && read_only.rotational);
-    assert!(!read_only.volatile_cache && !read_only.fua);
+    let read_only = params(&Limits::read_only(SIZE), None);
     assert_eq!(read_only.max_discard_bytes, 0);
     assert_eq!(read_only.max_write_zeroes_bytes, 0);
-}
-
-#[test]
-fn every_block_size_of_a_disk_makes_parameters_that_the_driver_takes() {
-    for minimum in (0..=16).map(|shift| 1 << shift) {
-        for preferred in (9..=25).map(|shift| (1 << shift).max(minimum)) {
-            for maximum in [minimum, 65536, 1 << 20, 1 << 24, u32::MAX] {
-                let block = BlockSizes {
-                    minimum,
-                    preferred,
-                    maximum: maximum.max(minimum),
-                };
-                for wanted in [None, Some(512), Some(4096)] {
-                    let params = params(&Limits { block, ..limits() }, wanted);
-                    assert_eq!(params.check(), Ok(()), "{block:?} {wanted:?}");
-                    assert!(wanted.is_none_or(|wanted| params.logical_block == wanted));
-                    assert!(params.physical_block >= minimum);
-                }
-                let params = params(&Limits { block, ..limits() }, None);
-                assert!(params.io_min >= minimum && params.io_opt >= preferred);
-                let longest = params.max_io_bytes;
-                assert!(longest <= block.maximum.max(4096), "{block:?}: {longest}");
-            }
-        }
-    }
 }
 
 #[test]
