@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::Sender;
 use std::thread;
@@ -12,7 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::supervise::Event;
 use super::worker_process::shell_status;
-use crate::attachment::{Job, Served, Spelling, Way};
+use crate::attachment::{Job, Served, Spelling};
+use crate::frontends::Endpoint;
 use crate::frontends::nbd::{Address, Place, TlsMode, TlsSetup};
 
 /// Run the user's command in a shell; its end arrives as an event.
@@ -40,18 +42,18 @@ pub(super) fn run(
 }
 
 /// What the command finds the disk by; for a server the names are nbdkit's.
-fn variables(at: &Way, spelling: &Spelling) -> Vec<(&'static str, OsString)> {
-    let (uri, unix_socket) = match at {
-        Way::Device(path) => return vec![("device", path.into())],
-        Way::Server { uri, unix_socket } => (uri, unix_socket),
-    };
+fn variables(at: &Endpoint, spelling: &Spelling) -> Vec<(&'static str, OsString)> {
+    if let Some(path) = at.device() {
+        return vec![("device", path.into())];
+    }
     let place = spelling.place(at);
+    let unix_socket = at.unix_socket().map(Path::as_os_str);
     let mut variables = vec![
         ("uri", place.clone().into()),
         ("nbd", place.into()),
-        ("unixsocket", unix_socket.clone().unwrap_or_default().into()),
+        ("unixsocket", unix_socket.unwrap_or_default().into()),
     ];
-    if let Ok(address) = uri.parse::<Address>() {
+    if let Some(Ok(address)) = at.uri().map(str::parse::<Address>) {
         let port = match address.place {
             Place::Tcp { port, .. } | Place::Everywhere { port } => port.to_string(),
             Place::Vsock(port) => port.to_string(),

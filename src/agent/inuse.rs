@@ -9,7 +9,7 @@ use pydisk_kernel::usage;
 use super::leftovers::tidying;
 use super::storing;
 use crate::Refusal;
-use crate::attachment::{Connected, Folder, Holder, Role, State, Way, connected, patience};
+use crate::attachment::{Connected, Folder, Holder, Role, State, connected, patience};
 
 /// Make sure that the device or the server of an attachment can be removed. With `force` it can, and what its users
 /// wrote is stored as far as that is possible in a short time; gives what could not be, a sentence for each thing.
@@ -24,9 +24,9 @@ pub(super) fn clear(state: &State, folder: &Folder, force: bool) -> Result<Vec<R
         return Ok(storing::store(disk, folder, patience::STORE));
     }
     let name = &state.name;
-    let what = match &disk.at {
-        Way::Device(_) => "unmount or close it",
-        Way::Server { .. } => "disconnect them",
+    let what = match disk.at.device() {
+        Some(_) => "unmount or close it",
+        None => "disconnect them",
     };
     match users(state, folder) {
         None => Ok(Vec::new()),
@@ -42,14 +42,14 @@ pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
     let ours = processes(state, folder);
     let patience = Instant::now() + patience::USERS;
     loop {
-        let found = match at {
-            Way::Device(device) => words(usage::users(device, &ours)),
-            Way::Server { .. } => words(clients(folder)),
+        let found = match at.device() {
+            Some(device) => words(usage::users(device, &ours)),
+            None => words(clients(folder)),
         };
         let found = match found {
             Ok(found) => found,
             // A worker that does not answer may well have clients; one that is gone has none.
-            Err(error) if matches!(at, Way::Server { .. }) && !is_gone(&error) => {
+            Err(error) if at.device().is_none() && !is_gone(&error) => {
                 return Some(format!(
                     "{at}: who is connected cannot be found out: {error}"
                 ));
@@ -63,9 +63,9 @@ pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
             return None;
         }
         if Instant::now() >= patience {
-            let verb = match at {
-                Way::Device(_) => "",
-                Way::Server { .. } => "is used by ",
+            let verb = match at.device() {
+                Some(_) => "",
+                None => "is used by ",
             };
             return Some(format!("{at} {verb}{}", found.join(", ")));
         }

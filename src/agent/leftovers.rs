@@ -145,7 +145,8 @@ pub(super) fn clear(folder: &Folder, held: &Held, force: bool) -> Result<Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attachment::{Served, Way};
+    use crate::attachment::Served;
+    use crate::frontends::Endpoint;
 
     fn starting(target: &str) -> State {
         State {
@@ -197,7 +198,7 @@ mod tests {
         }
         let state = State {
             disk: Some(Served {
-                at: Way::Server {
+                at: Endpoint::Server {
                     uri: format!("nbd+unix:///?socket={}", victim.display()),
                     unix_socket: Some(victim.clone()),
                 },

@@ -2,7 +2,7 @@
 //! between them and the disk. Which attachments lie on which.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use std::time::Duration;
 use pydisk_kernel::stack::{self, Server};
 
 use crate::Refusal;
-use crate::attachment::{Folder, Holder, Role, Root, Served, State, Way, patience};
+use crate::attachment::{Folder, Holder, Role, Root, Served, State, patience};
 
 /// Store what lies on the disk of the attachment in this folder, and its own cache, as far as that
 /// succeeds within `patience`: the plugin below may hang. Gives what could not be stored, a sentence
 /// for each thing.
 pub(super) fn store(disk: &Served, folder: &Folder, patience: Duration) -> Vec<Refusal> {
-    let Way::Device(device) = &disk.at else {
+    let Some(device) = disk.at.device() else {
         // What a server's clients have not sent is not here.
         return Vec::new();
     };
     let name = folder.name();
     let (done, finished) = channel();
-    let (own, path) = (folder.clone(), device.clone());
+    let (own, path) = (folder.clone(), device.to_owned());
     let started = thread::Builder::new().name("store".into()).spawn(move || {
         let stored = stack::store(&path, &others(&own), patience);
         // Nobody listens any more where it took too long.
@@ -80,10 +80,7 @@ fn server(folder: &Folder) -> Server {
         Holder::Nobody | Holder::Foreign => None,
     };
     let disk = state.as_ref().and_then(|state| state.disk.as_ref());
-    let at = disk.and_then(|disk| match &disk.at {
-        Way::Device(path) => Some(path.clone()),
-        Way::Server { .. } => None,
-    });
+    let at = disk.and_then(|disk| disk.at.device().map(Path::to_owned));
     let parameters = state.iter().flat_map(|state| &state.parameters);
     let files = parameters.map(|(_, value)| PathBuf::from(value));
     Server {

@@ -37,5 +37,5 @@ pub use policy::Conduct;
 pub use publish::Telling;
 pub use registry::{Name, ROOT_VARIABLE, Root, check_name};
 pub use spelling::Spelling;
-pub use state::{Phase, Served, State, Way, masked, now, seconds};
+pub use state::{Phase, Served, State, masked, now, seconds};
 pub use step::Step;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::state::Way;
+use crate::frontends::Endpoint;
 use crate::frontends::nbd::Address;
 
 /// How whoever started a server is told where it is. Everybody else is told in pydisk's words.
@@ -22,7 +22,7 @@ pub enum Spelling {
 
 impl Spelling {
     /// The URI of a server, or the path of a device.
-    pub(crate) fn place(&self, at: &Way) -> String {
+    pub(crate) fn place(&self, at: &Endpoint) -> String {
         let Self::Nbdkit { certificates } = self else {
             return at.to_string();
         };
@@ -33,7 +33,7 @@ impl Spelling {
     }
 
     /// What is printed to tell it.
-    pub(crate) fn printed(&self, at: &Way) -> String {
+    pub(crate) fn printed(&self, at: &Endpoint) -> String {
         let place = self.place(at);
         match self {
             Self::Own => format!("{place}\n"),

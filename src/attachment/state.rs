@@ -3,7 +3,6 @@
 //!
 //! The agent writes it; everybody reads it. Secrets are masked before they get here.
 
-use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
 use super::messages::parsed;
-use crate::frontends::{Identity, Target};
+use crate::frontends::{Endpoint, Identity, Target};
 
 /// What becomes of an attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +68,7 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
     /// What its users open or connect to.
-    pub at: Way,
+    pub at: Endpoint,
     /// How it got there: `ublk`, `loop`, `fuse`, `nbd` or `nbd-kernel`.
     pub front_end: String,
     /// Bytes; a server's clients each open a disk of their own.
@@ -81,30 +80,6 @@ pub struct Served {
     /// How many requests they serve at the same time, at most; 0 where an older worker has not told.
     #[serde(default)]
     pub lanes: u16,
-}
-
-/// How users reach a disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Way {
-    /// A block device or a file.
-    Device(PathBuf),
-    /// An NBD server.
-    Server {
-        /// What clients take; empty where there is nothing to connect to, as on standard input.
-        uri: String,
-        /// The Unix socket that it listens on, if it does on one.
-        unix_socket: Option<PathBuf>,
-    },
-}
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Device(path) => path.display().fmt(f),
-            Self::Server { uri, .. } => f.write_str(uri),
-        }
-    }
 }
 
 /// More bytes than any state has: its parameters were on a command line.
@@ -252,7 +227,7 @@ mod tests {
             target_is_new: false,
             identity: Some(Identity::new()),
             disk: Some(Served {
-                at: Way::Device("/dev/ublkb0".into()),
+                at: Endpoint::Device("/dev/ublkb0".into()),
                 front_end: "ublk".into(),
                 size: Some(1 << 30),
                 read_only: Some(false),

@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Write};
 use std::io;
-use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -19,10 +18,11 @@ use activity::Doing;
 use super::complain;
 use crate::agent;
 use crate::attachment::{
-    self, Activity, Connected, Folder, Holder, Phase, Role, Root, State, Way, patience,
+    self, Activity, Connected, Folder, Holder, Phase, Role, Root, State, patience,
 };
+use crate::frontends::Endpoint;
 use crate::frontends::Target;
-use crate::frontends::nbd::{Address, Place};
+use crate::frontends::nbd::Place;
 use crate::{Refusal, escape, logging};
 
 /// An attachment as it is shown.
@@ -69,7 +69,7 @@ impl Entry {
     /// With the clients, where it is a server that tells.
     fn with_clients(mut self) -> Self {
         let disk = self.state.as_ref().and_then(|state| state.disk.as_ref());
-        if disk.is_some_and(|disk| matches!(disk.at, Way::Server { .. })) {
+        if disk.is_some_and(|disk| disk.at.device().is_none()) {
             self.clients = attachment::connected(&self.folder).ok();
         }
         self
@@ -120,16 +120,10 @@ impl Entry {
         let Some(state) = &self.state else {
             return false;
         };
-        let target = state.target.to_string();
-        let device = match state.disk.as_ref().map(|disk| &disk.at) {
-            Some(Way::Server { uri, .. }) => return is_server(which, uri),
-            Some(Way::Device(path)) => path,
-            None if matches!(state.target, Target::Server(_)) => {
-                return is_server(which, &target);
-            }
-            None => Path::new(&target),
-        };
-        is_same_path(Path::new(which), device)
+        match &state.disk {
+            Some(disk) => disk.at.is(which),
+            None => state.target.is(which),
+        }
     }
 
     fn clients(&self) -> Option<&[Connected]> {
@@ -139,11 +133,7 @@ impl Entry {
     pub(super) fn json(&self) -> serde_json::Value {
         let state = self.state.as_ref();
         let disk = state.and_then(|state| state.disk.as_ref());
-        let (device, uri, socket) = match disk.map(|disk| &disk.at) {
-            None => (None, None, None),
-            Some(Way::Device(path)) => (Some(path), None, None),
-            Some(Way::Server { uri, unix_socket }) => (None, Some(uri), unix_socket.as_ref()),
-        };
+        let at = disk.map(|disk| &disk.at);
         let parameters: Vec<_> = state
             .map(|state| &state.parameters)
             .into_iter()
@@ -154,9 +144,9 @@ impl Entry {
             "name": self.name(),
             "state": self.condition,
             "cause": state.and_then(|state| state.cause.as_ref()),
-            "device": device,
-            "uri": uri,
-            "unix_socket": socket,
+            "device": at.and_then(Endpoint::device),
+            "uri": at.and_then(Endpoint::uri),
+            "unix_socket": at.and_then(Endpoint::unix_socket),
             "clients": self.clients(),
             "activity": self.activity(),
             "size": disk.map(|disk| disk.size),
@@ -251,25 +241,6 @@ fn is_one_place(place: &Place) -> bool {
         Place::Unix(path) => path.is_some(),
         Place::Stdio | Place::Activation => false,
     }
-}
-
-/// Whether both are one path, also by way of symbolic links to a folder. The file itself is not
-/// looked at: whoever serves it may not answer.
-fn is_same_path(one: &Path, other: &Path) -> bool {
-    let absolute = |path: &Path| std::path::absolute(path).ok();
-    let folder = |path: &Path| path.parent()?.canonicalize().ok();
-    if absolute(one) == absolute(other) {
-        return true;
-    }
-    // Only then a folder is looked at: it may lie on a filesystem that does not answer.
-    one.file_name() == other.file_name()
-        && folder(one).is_some_and(|one| Some(one) == folder(other))
-}
-
-/// Whether both are the address of one server, written the same way or not.
-fn is_server(which: &str, uri: &str) -> bool {
-    let address = |text: &str| text.parse::<Address>().ok();
-    which == uri || address(which).is_some_and(|which| Some(which) == address(uri))
 }
 
 /// What becomes of an attachment, in a word or two.
@@ -431,10 +402,8 @@ fn text(entry: &Entry) -> String {
         lines.push(("target", state.target.to_string()));
         if let Some(disk) = &state.disk {
             let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
-            match &disk.at {
-                Way::Device(path) => lines.push(("device", path.display().to_string())),
-                Way::Server { uri, .. } => lines.push(("uri", uri.clone())),
-            }
+            let word = disk.at.uri().map_or("device", |_| "uri");
+            lines.push((word, disk.at.to_string()));
             lines.push(("front end", disk.front_end.clone()));
             if let Some(size) = disk.size {
                 lines.push(("size", format!("{} ({size})", human(size))));

@@ -12,6 +12,7 @@ use crate::disk::Disk;
 
 mod answer;
 mod block;
+mod endpoint;
 mod fuse;
 mod identity;
 mod kernel_errnos;
@@ -27,6 +28,7 @@ mod vigil;
 use answer::log_failure;
 pub use answer::{answer, answer_extents, tell_hidden};
 pub use block::logical_block;
+pub use endpoint::Endpoint;
 pub use fuse::{fails as file_fails, remove_leftover as remove_leftover_file, start_file};
 pub use identity::{Dead, Identity};
 pub use loopback::{remove_leftover as remove_leftover_loop, start_loop};

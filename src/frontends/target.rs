@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::endpoint::{is_same_path, is_server};
 use super::nbd::Address;
 use crate::Refusal;
 
@@ -23,6 +24,18 @@ pub enum Target {
     File(PathBuf),
     /// An NBD server.
     Server(Address),
+}
+
+impl Target {
+    /// Whether the user can mean by `which` what appears here.
+    #[must_use]
+    pub fn is(&self, which: &str) -> bool {
+        let shown = self.to_string();
+        match self {
+            Self::Server(_) => is_server(which, &shown),
+            _ => is_same_path(Path::new(which), Path::new(&shown)),
+        }
+    }
 }
 
 impl FromStr for Target {

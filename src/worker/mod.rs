@@ -26,11 +26,11 @@ mod table;
 
 use crate::attachment::{
     self, Activity, Connected, Cost, Folder, FromWorker, Job, Passing, Process, Role, Served, Step,
-    Telling, ToWorker, Way, patience, send,
+    Telling, ToWorker, patience, send,
 };
 use crate::disk::{Check, Disk, Emulate, Op, Request};
 use crate::frontends::nbd::Server;
-use crate::frontends::{self, Attached, Target};
+use crate::frontends::{self, Attached, Endpoint, Target};
 use crate::python::{Plugin, ThreadModel};
 use crate::{Refusal, logging, python};
 use door::Door;
@@ -250,7 +250,7 @@ impl Place<'_> {
             table::warn(attached.path(), limits, self.job.logical_block);
         }
         let served = Served {
-            at: Way::Device(attached.path().to_owned()),
+            at: Endpoint::Device(attached.path().to_owned()),
             front_end: front_end(&self.job.target).to_owned(),
             size: Some(limits.size),
             read_only: Some(limits.read_only),
@@ -308,7 +308,7 @@ impl Place<'_> {
         let (ended, end) = channel();
         let server = door.bound.serve(exports, ended)?;
         let served = Served {
-            at: Way::Server {
+            at: Endpoint::Server {
                 uri: server.uri(),
                 unix_socket: server.unix_socket().map(Path::to_owned),
             },

@@ -6,7 +6,8 @@
 use super::{Agent, Launcher, answer};
 use crate::agent::command;
 use crate::agent::worker_process::WorkerProcess;
-use crate::attachment::{Answer, FromAgent, FromWorker, Phase, Served, Step, Way, patience, send};
+use crate::attachment::{Answer, FromAgent, FromWorker, Phase, Served, Step, patience, send};
+use crate::frontends::Endpoint;
 use crate::frontends::{Target, nbd};
 use crate::{Refusal, logging};
 
@@ -102,13 +103,13 @@ impl Agent {
     }
 
     /// A server's way is told to the user's command. Devices are served with the agent's own rights.
-    fn is_what_was_asked_for(&self, at: &Way) -> bool {
+    fn is_what_was_asked_for(&self, at: &Endpoint) -> bool {
         match (&self.job.target, at) {
-            (Target::Server(address), Way::Server { uri, unix_socket }) => {
+            (Target::Server(address), Endpoint::Server { uri, unix_socket }) => {
                 nbd::may_be_at(address, self.folder.path(), uri, unix_socket.as_deref())
             }
-            (Target::Server(_), Way::Device(_)) | (_, Way::Server { .. }) => false,
-            (_, Way::Device(_)) => true,
+            (Target::Server(_), Endpoint::Device(_)) | (_, Endpoint::Server { .. }) => false,
+            (_, Endpoint::Device(_)) => true,
         }
     }
 

@@ -19,8 +19,8 @@ mod ending;
 mod hearing;
 
 use crate::attachment::{
-    Answer, Folder, FromWorker, Held, Job, Passing, Phase, Served, State, Step, Way, hung_at,
-    masked, now, patience, send,
+    Answer, Folder, FromWorker, Held, Job, Passing, Phase, Served, State, Step, hung_at, masked,
+    now, patience, send,
 };
 use crate::frontends::Target;
 use crate::frontends::nbd::Place;
@@ -460,7 +460,7 @@ impl Agent {
     /// takes longer than that after it.
     fn end(&mut self, worker: &mut WorkerProcess, patience: Duration) {
         let disk = self.state.disk.clone();
-        let device = disk.filter(|disk| matches!(disk.at, Way::Device(_)));
+        let device = disk.filter(|disk| disk.at.device().is_some());
         let storing = device.as_ref().map_or(Duration::ZERO, |_| patience / 2);
         if let Some(stopping) = &mut self.stopping {
             // What is being stored, or has begun to stop, goes on, and no longer than this.

@@ -1,17 +1,17 @@
 //! One front end: the plugin is attached, the loads are put on it, and it is detached.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Guard, Kind};
 use crate::Refusal;
 use crate::agent::Loan;
-use crate::attachment::{self, Conduct, Cost, Folder, Job, Name, Root, ServerOptions, Way as At};
+use crate::attachment::{self, Conduct, Cost, Folder, Job, Name, Root, ServerOptions};
 use crate::bench::{self, FrontEnd, Place, Row, Workload};
 use crate::cli::complain;
-use crate::frontends::{Identity, Target};
+use crate::frontends::{Endpoint, Identity, Target};
 use crate::logging::{self, Detail, Logging, Sink};
 
 /// How long each load goes on before it is measured, at most: what is only slow at first is not what
@@ -157,13 +157,13 @@ impl Bench {
 }
 
 /// Where the load goes.
-fn place(at: &At, size: Option<u64>) -> Place {
-    match at {
-        At::Device(path) => Place::Device {
-            path: path.clone(),
+fn place(at: &Endpoint, size: Option<u64>) -> Place {
+    match at.device() {
+        Some(path) => Place::Device {
+            path: path.to_owned(),
             size: size.unwrap_or_default(),
         },
-        At::Server { unix_socket, .. } => Place::Server(unix_socket.clone().unwrap_or_default()),
+        None => Place::Server(at.unix_socket().unwrap_or(Path::new("")).to_owned()),
     }
 }
 

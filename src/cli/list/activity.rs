@@ -5,7 +5,7 @@ use std::io;
 use pydisk_kernel::usage;
 
 use super::time;
-use crate::attachment::{self, Activity, Folder, Served, Way};
+use crate::attachment::{self, Activity, Folder, Served};
 
 /// What the worker of a disk that is served is at.
 pub(super) enum Doing {
@@ -24,7 +24,7 @@ impl Doing {
         match attachment::activity(folder) {
             Ok(mut activity) => {
                 // The kernel also counts those that the worker has not got yet.
-                if let Way::Device(path) = &disk.at {
+                if let Some(path) = disk.at.device() {
                     let waiting = usage::requests_under_way(path).unwrap_or(0);
                     activity.requests = activity.requests.max(waiting);
                 }

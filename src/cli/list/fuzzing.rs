@@ -60,10 +60,7 @@ fn shown(entry: &Entry) {
     // Whoever has the address or the device from `list` finds the attachment by it.
     if let Some(disk) = &state.disk {
         let found = entry.is(&disk.at.to_string());
-        let is_place = match &disk.at {
-            super::Way::Device(path) => path.is_absolute(),
-            super::Way::Server { .. } => true,
-        };
+        let is_place = disk.at.device().is_none_or(std::path::Path::is_absolute);
         assert!(found || !is_place, "{}", disk.at);
     }
 }
