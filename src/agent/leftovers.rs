@@ -10,8 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::Refusal;
 use crate::attachment::{Folder, Held, Phase, State, ended_well, keep_log, kept_log};
-use crate::frontends::nbd::{self, Address, Place};
-use crate::frontends::{self, Dead, Target};
+use crate::frontends::Dead;
 
 /// Held by the thread of this process that takes over abandoned folders or asks who holds one: the
 /// locks are the process's, and closing a file drops them for all its threads.
@@ -26,14 +25,8 @@ pub(super) fn tidying() -> MutexGuard<'static, ()> {
 /// # Errors
 /// One sentence; it may succeed later.
 pub(super) fn remove(state: &State, folder: &Folder) -> Result<(), Refusal> {
-    let dead = dead(state, folder);
-    match &state.target {
-        Target::Ublk(_) => frontends::remove_leftover_ublk(&dead),
-        Target::Loop(_) => frontends::remove_leftover_loop(&dead),
-        Target::Nbd(_) => frontends::remove_leftover_nbd(&dead),
-        Target::Server(address) => remove_socket(address),
-        Target::File(path) => frontends::remove_leftover_file(path, &dead, state.target_is_new),
-    }
+    let front_end = state.target.front_end();
+    front_end.remove_leftover(&dead(state, folder), state.target_is_new)
 }
 
 fn dead<'a>(state: &'a State, folder: &'a Folder) -> Dead<'a> {
@@ -44,28 +37,15 @@ fn dead<'a>(state: &'a State, folder: &'a Folder) -> Dead<'a> {
     }
 }
 
-/// Whether the path of an attachment whose worker has ended is a file that fails, and better stays one: a
-/// program that opens it again and again would make an ordinary file there, and fill that as if nothing
-/// had happened. In the attachment's own folder, which goes, it could not.
+/// Whether an attachment whose worker has ended left something that fails, and better stays.
 pub(super) fn fails(state: &State, folder: &Folder) -> bool {
-    let Target::File(path) = &state.target else {
-        return false;
-    };
     let served = matches!(state.phase, Phase::Attached | Phase::Crashed);
     served
-        && *path != folder.disk_file()
         && !ended_well(folder)
-        && frontends::file_fails(path, &dead(state, folder), state.namespace.as_deref())
-}
-
-/// Remove the Unix socket of a dead server, unless somebody else listens there by now. The target says
-/// where it is, and not the worker, whose plugin may have had fewer rights than whoever removes it. One
-/// in the attachment's folder goes with that, and one that was passed is not ours.
-fn remove_socket(address: &Address) -> Result<(), Refusal> {
-    match &address.place {
-        Place::Unix(Some(path)) => nbd::remove_leftover(path),
-        _ => Ok(()),
-    }
+        && state
+            .target
+            .front_end()
+            .fails(&dead(state, folder), state.namespace.as_deref())
 }
 
 /// What is said of an attachment whose end nobody has seen.

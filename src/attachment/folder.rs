@@ -75,12 +75,6 @@ impl Folder {
         self.0.join("state.json")
     }
 
-    /// The file that an unprivileged user's disk appears at when no target is named.
-    #[must_use]
-    pub fn disk_file(&self) -> PathBuf {
-        self.0.join("disk.img")
-    }
-
     /// Be the one who looks after the attachment in this role, until the result is dropped or this
     /// process ends.
     ///

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::choice::Choice;
 use super::start::Start;
 use super::{AttachArgs, Failure, choice, interpreter, list, passed, plugin, server, words};
 use crate::agent;
 use crate::attachment::{self, Conduct, Job, Name, Passing, Root};
-use crate::frontends::nbd::Place;
 use crate::frontends::{Identity, Target};
 use crate::logging::{Detail, Logging, Sink};
 use crate::{Refusal, logging};
@@ -27,7 +27,8 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     if let Some(refusal) = unanswerable(target.as_ref(), &args) {
         return Err(refusal.into());
     }
-    let mut passing = server::passing(target.as_ref())?;
+    let address = target.as_ref().and_then(Target::address);
+    let mut passing = address.map_or_else(|| Ok(Passing::default()), server::passing)?;
     let inherited = passing.numbers();
     let named = Passing::named_in(&words.parameters);
     let passwords = named.numbers();
@@ -43,8 +44,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         None
     };
     if args.logical_block_size.is_some() {
-        let made = target.as_ref().or_else(|| choice.as_ref()?.target.as_ref());
-        refuse_without_blocks(made)?;
+        refuse_without_blocks(target.as_ref(), choice.as_ref())?;
     }
 
     let named_after = match text {
@@ -64,11 +64,12 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         logging::say(&format!("pydisk: {name}: {}\n", choice.reason));
     }
     let target = target
-        .or_else(|| choice?.target)
-        .unwrap_or_else(|| Target::File(folder.disk_file()));
-    let foreground = args.foreground || args.run.is_some() || is_stdio(&target);
+        .or_else(|| Some((choice?.row.free)(folder.path())))
+        .expect("one was chosen where none was named");
+    let stdio = target.front_end().uses_stdio();
+    let foreground = args.foreground || args.run.is_some() || stdio;
     // Standard output may be the client's, or the command's.
-    let prints = args.run.is_none() && !is_stdio(&target) && !args.quiet;
+    let prints = args.run.is_none() && !stdio && !args.quiet;
     let job = Job {
         called: Some(name.clone()),
         name,
@@ -112,29 +113,26 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     Ok(start.go(job, args.run)?)
 }
 
-/// Only block devices have logical blocks. Without a target there is a file, because this host offers no device.
-fn refuse_without_blocks(target: Option<&Target>) -> Result<(), Refusal> {
-    let why = match target {
-        Some(Target::Ublk(_) | Target::Nbd(_) | Target::Loop(_)) => return Ok(()),
-        Some(Target::File(path)) => format!("`{}` is a file, which has no blocks", path.display()),
-        Some(Target::Server(address)) => {
-            format!("the clients of `{address}` are told the plugin's own block sizes")
+/// Only block devices have logical blocks. A file is chosen where this host offers no device.
+fn refuse_without_blocks(target: Option<&Target>, choice: Option<&Choice>) -> Result<(), Refusal> {
+    let named = target.map(|target| target.front_end().row());
+    let why = match (target, named.or_else(|| Some(choice?.row))) {
+        (_, None) => return Ok(()),
+        (_, Some(row)) if row.blocks => return Ok(()),
+        (Some(target), Some(row)) if row.clients => {
+            format!("the clients of `{target}` are told the plugin's own block sizes")
         }
-        None => "this host offers a file only, which has no blocks".to_owned(),
+        (Some(target), Some(_)) => format!("`{target}` is a file, which has no blocks"),
+        (None, Some(_)) => "this host offers a file only, which has no blocks".to_owned(),
     };
     Err(Refusal::new(format!("--logical-block-size: {why}"))
         .hint("use it with /dev/ublkbN, /dev/nbdN or /dev/loopN"))
 }
 
-/// The target that is a conversation with whoever started this process, on standard input and output.
-fn is_stdio(target: &Target) -> bool {
-    matches!(target, Target::Server(address) if address.place == Place::Stdio)
-}
-
 /// A client on standard input and output leaves no place for a command that uses the disk, nor for words to a
 /// program.
 fn unanswerable(target: Option<&Target>, args: &AttachArgs) -> Option<Refusal> {
-    let target = target.filter(|target| is_stdio(target))?;
+    let target = target.filter(|target| target.front_end().uses_stdio())?;
     let options = [("--run", args.run.is_some()), ("--json", args.json)];
     let (option, _) = options.into_iter().find(|(_, given)| *given)?;
     Some(Refusal::new(format!(
@@ -144,7 +142,7 @@ fn unanswerable(target: Option<&Target>, args: &AttachArgs) -> Option<Refusal> {
 
 /// The text of a script that comes through a pipe; none of a file.
 fn passed_text(script: &Path, target: Option<&Target>) -> Result<Option<Vec<u8>>, Refusal> {
-    match target.filter(|target| is_stdio(target)) {
+    match target.filter(|target| target.front_end().uses_stdio()) {
         Some(target) if passed::is_passed(script) => Err(Refusal::new(format!(
             "plugin `{}`: the client of `{target}` is on standard input, so a file is needed",
             script.display()

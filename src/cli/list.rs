@@ -20,9 +20,7 @@ use crate::agent;
 use crate::attachment::{
     self, Activity, Connected, Folder, Holder, Phase, Role, Root, State, patience,
 };
-use crate::frontends::Endpoint;
-use crate::frontends::Target;
-use crate::frontends::nbd::Place;
+use crate::frontends::{Endpoint, Target};
 use crate::{Refusal, escape, logging};
 
 /// An attachment as it is shown.
@@ -184,7 +182,7 @@ pub(super) fn attached(folder: &Folder) -> serde_json::Value {
 /// # Errors
 /// One sentence that names the attachment and how to end it.
 pub(super) fn refuse_taken(target: &Target) -> Result<(), Refusal> {
-    if matches!(target, Target::Server(address) if !is_one_place(&address.place)) {
+    if !target.front_end().is_one_place() {
         return Ok(());
     }
     let shown = target.to_string();
@@ -230,16 +228,6 @@ fn makes_way(crashed: &Folder) -> Result<bool, Refusal> {
             return Ok(gone);
         }
         thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Whether only one server can be there at a time.
-fn is_one_place(place: &Place) -> bool {
-    match place {
-        Place::Tcp { port, .. } | Place::Everywhere { port } => *port != 0,
-        Place::Vsock(port) => *port != 0,
-        Place::Unix(path) => path.is_some(),
-        Place::Stdio | Place::Activation => false,
     }
 }
 

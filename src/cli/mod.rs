@@ -365,7 +365,7 @@ pub fn main() -> ExitCode {
         Command::Nbdkit => return nbdkit::main(Vec::new()),
         Command::AgentProcess => return agent::process(),
         Command::WorkerProcess => return worker::process(),
-        Command::StopProcess { device } => return worker::stop_process(&device),
+        Command::StopProcess { device } => return frontends::stop_ublk(&device),
         Command::CheckProcess {
             script,
             words,

@@ -51,7 +51,7 @@ impl ServerArgs {
         target: &mut Option<Target>,
         requests: Option<u16>,
     ) -> Result<ServerOptions, Refusal> {
-        let Some(Target::Server(address)) = target else {
+        let Some(address) = target.as_mut().and_then(Target::address_mut) else {
             return self.nothing(target.as_ref());
         };
         let tls = self.tls(address)?;
@@ -178,23 +178,20 @@ fn set(options: &mut ServerOptions, limit: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The descriptors that the worker of `target` needs from the caller of this process. Standard input
+/// The descriptors that the worker of a server at `address` needs from the caller of this process. Standard input
 /// and output lead nowhere near a client afterwards.
 ///
 /// # Errors
 /// One sentence, if they are not there.
-pub(super) fn passing(target: Option<&Target>) -> Result<Passing, Refusal> {
-    let Some(target @ Target::Server(address)) = target else {
-        return Ok(Passing::default());
-    };
-    let failed = |error: std::io::Error| Refusal::new(format!("target `{target}`: {error}"));
+pub(super) fn passing(address: &Address) -> Result<Passing, Refusal> {
+    let failed = |error: std::io::Error| Refusal::new(format!("target `{address}`: {error}"));
     match &address.place {
         Place::Stdio => stdio().map(Passing::new).map_err(failed),
         Place::Activation => {
             let sockets = activation::sockets().map_err(failed)?;
             if sockets.is_empty() {
                 return Err(Refusal::new(format!(
-                    "target `{target}`: systemd has passed no socket to this process"
+                    "target `{address}`: systemd has passed no socket to this process"
                 ))
                 .hint("start pydisk from a .service with a .socket beside it"));
             }
@@ -313,9 +310,8 @@ mod tests {
                 mode,
                 "{tls:?} {uri}"
             );
-            let Some(Target::Server(address)) = target else {
-                panic!("a server stays one");
-            };
+            let address = target.as_ref().and_then(Target::address);
+            let address = address.expect("a server stays one");
             let required = mode == Some(TlsMode::Required) || uri.starts_with("nbds");
             assert_eq!(address.tls, required, "{tls:?} {uri}");
         }

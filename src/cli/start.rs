@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use super::{complain, list};
 use crate::agent::{self, Outcome};
 use crate::attachment::{Folder, Held, Job, Passing, Root, Served};
-use crate::frontends::Target;
 use crate::{Refusal, escape, logging};
 
 /// The folder that was reserved for a job, and what is passed on to it.
@@ -65,16 +64,12 @@ impl Start {
 /// Refuse a path that is no text, which a relative one is in a folder of such a name: what processes say to each
 /// other, and what `list` shows, is text.
 fn refuse_bytes(job: &Job) -> Result<(), Refusal> {
-    let target = match &job.target {
-        Target::File(path) => Some(path),
-        _ => None,
-    };
     let paths = [
-        ("plugin", Some(&job.script)),
-        ("target", target),
-        ("state folder", Some(&job.folder)),
-        ("Python", job.python.as_ref()),
-        ("folder", job.server.tls.certificates.as_ref()),
+        ("plugin", Some(&*job.script)),
+        ("target", job.target.path()),
+        ("state folder", Some(&*job.folder)),
+        ("Python", job.python.as_deref()),
+        ("folder", job.server.tls.certificates.as_deref()),
     ];
     for (what, path) in paths {
         if let Some(path) = path.filter(|path| path.to_str().is_none()) {

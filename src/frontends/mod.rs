@@ -1,9 +1,12 @@
 //! How a disk reaches its users: each front end turns the words of the kernel or of a client into
 //! [`crate::disk::Request`]s and answers every one of them.
 //!
-//! The worker starts one front end and stops it; front ends know disks, never Python or layers.
+//! [`ALL`] is the table of them, and a [`Target`] is one of their places, see [`Target::front_end`]. Whoever has a
+//! target asks that, and never which front end it is. The worker starts one front end and stops it; front ends know
+//! disks, never Python or layers.
 
-use std::path::PathBuf;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -22,6 +25,8 @@ mod nbd_kernel;
 mod target;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod ublk;
 mod vigil;
 
@@ -29,14 +34,11 @@ use answer::log_failure;
 pub use answer::{answer, answer_extents, tell_hidden};
 pub use block::logical_block;
 pub use endpoint::Endpoint;
-pub use fuse::{fails as file_fails, remove_leftover as remove_leftover_file, start_file};
 pub use identity::{Dead, Identity};
-pub use loopback::{remove_leftover as remove_leftover_loop, start_loop};
-pub use nbd_kernel::{
-    guard as guard_nbd, remove_leftover as remove_leftover_nbd, word as nbd_word,
-};
+pub use nbd_kernel::guard as guard_nbd;
+pub use pydisk_kernel::probe::Host;
 pub use target::Target;
-pub use ublk::remove_leftover as remove_leftover_ublk;
+pub use ublk::stop_process as stop_ublk;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub use {fuse::fuse_calls, ublk::fuzzing::ublk_requests};
@@ -54,6 +56,82 @@ pub struct Options {
     pub logical_block: Option<u32>,
     /// What tells the device or the mount from those of others.
     pub identity: Identity,
+}
+
+/// The front ends, from the one with the least between the user and the plugin to the one with the most.
+pub static ALL: [&Row; 5] = [
+    &ublk::ROW,
+    &nbd_kernel::ROW,
+    &loopback::ROW,
+    &fuse::ROW,
+    &nbd::ROW,
+];
+
+/// Whether a host offers what a front end needs, or in one sentence why not.
+pub type Offers = fn(&Host) -> Result<(), String>;
+
+/// What is known of a front end before there is a target.
+#[derive(Debug)]
+pub struct Row {
+    /// Its name, as scripts see it.
+    pub name: &'static str,
+    /// What it is called in a sentence.
+    pub words: &'static str,
+    /// Whether a host offers what it needs. None where it needs nothing; such a front end is used where the user names
+    /// it, and is not chosen.
+    pub offered: Option<Offers>,
+    /// A target that is free, for the attachment in this folder.
+    pub free: fn(&Path) -> Target,
+    /// It makes block devices, which have logical blocks and nothing but whole ones.
+    pub blocks: bool,
+    /// It serves clients, each of which opens disks of its own. Others have one disk for as long as they serve.
+    pub clients: bool,
+    /// What it makes is seen in the mount namespace of its process only.
+    pub mounts: bool,
+    /// By which word a guard knows what is to be removed when its process has died, which the kernel does not see.
+    pub guard: Option<fn(&Options) -> String>,
+    /// Another process tells the kernel to stop its device, because that cannot be killed meanwhile.
+    pub stopper: bool,
+}
+
+/// A place for a disk: what the front end of a [`Target`] knows and does there.
+pub trait FrontEnd: Debug {
+    /// Which front end it is.
+    fn row(&self) -> &'static Row;
+
+    /// Remove what a dead attachment left here. It is no error if there is nothing, and what others made is never
+    /// touched. `new` tells, for attachments of an older pydisk, whether there was nothing here before.
+    ///
+    /// # Errors
+    /// One sentence, if it could not be removed yet.
+    fn remove_leftover(&self, dead: &Dead<'_>, new: bool) -> Result<(), Refusal>;
+
+    /// Whether what a dead attachment left here fails whoever uses it, and better stays so, because the place would
+    /// otherwise be free. `there` is the mount namespace that the attachment was made in.
+    fn fails(&self, _dead: &Dead<'_>, _there: Option<&Path>) -> bool {
+        false
+    }
+
+    /// Whether a worker that was asked for this place, with its attachment in `folder`, may say that its disk is at
+    /// `endpoint`. Devices are served with the rights of whoever asks.
+    fn may_be_at(&self, _folder: &Path, endpoint: &Endpoint) -> bool {
+        endpoint.device().is_some()
+    }
+
+    /// Whether there is nothing yet where the disk shall appear, so that nothing may stay there.
+    fn is_new(&self) -> bool {
+        false
+    }
+
+    /// Whether only one attachment can be here at a time.
+    fn is_one_place(&self) -> bool {
+        true
+    }
+
+    /// Whether the disk has its one client on standard input and output.
+    fn uses_stdio(&self) -> bool {
+        false
+    }
 }
 
 /// Told once, with the reason, when a front end ended although nobody stopped it: the device was
@@ -85,8 +163,8 @@ pub fn start(
     ended: Ended,
 ) -> Result<Box<dyn Attached>, Refusal> {
     match target {
-        Target::File(path) => fuse::start_file(path, disk, options, ended),
-        Target::Loop(index) => loopback::start_loop(*index, disk, options, ended),
+        Target::File(path) => fuse::start(path, disk, options, ended),
+        Target::Loop(index) => loopback::start(*index, disk, options, ended),
         Target::Ublk(index) => ublk::start(*index, disk, options, ended),
         Target::Nbd(index) => nbd_kernel::start(*index, disk, options, ended),
         Target::Server(_) => Err(Refusal::new("NBD is not served yet")),

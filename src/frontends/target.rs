@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::endpoint::{is_same_path, is_server};
 use super::nbd::Address;
+use super::{FrontEnd, fuse, loopback, nbd_kernel, ublk};
 use crate::Refusal;
 
 /// Where a disk shall appear. Its form chooses the front end.
@@ -27,6 +28,45 @@ pub enum Target {
 }
 
 impl Target {
+    /// The front end, and what it knows of this place.
+    #[must_use]
+    pub fn front_end(&self) -> Box<dyn FrontEnd> {
+        match self {
+            Self::Ublk(_) => Box::new(ublk::At),
+            Self::Nbd(_) => Box::new(nbd_kernel::At),
+            Self::Loop(_) => Box::new(loopback::At),
+            Self::File(path) => Box::new(fuse::At(path.clone())),
+            Self::Server(address) => Box::new(address.clone()),
+        }
+    }
+
+    /// Where a server listens, if this is one.
+    #[must_use]
+    pub fn address(&self) -> Option<&Address> {
+        match self {
+            Self::Server(address) => Some(address),
+            _ => None,
+        }
+    }
+
+    /// As [`Target::address`], to change it.
+    #[must_use]
+    pub fn address_mut(&mut self) -> Option<&mut Address> {
+        match self {
+            Self::Server(address) => Some(address),
+            _ => None,
+        }
+    }
+
+    /// The path that a user gave, if this is one; the others are made of text.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// Whether the user can mean by `which` what appears here.
     #[must_use]
     pub fn is(&self, which: &str) -> bool {
@@ -35,6 +75,12 @@ impl Target {
             Self::Server(_) => is_server(which, &shown),
             _ => is_same_path(Path::new(which), Path::new(&shown)),
         }
+    }
+}
+
+impl From<Address> for Target {
+    fn from(address: Address) -> Self {
+        Self::Server(address)
     }
 }
 

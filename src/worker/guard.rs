@@ -7,19 +7,18 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use crate::Refusal;
 use crate::attachment::Process;
-use crate::frontends::{self, Options};
 
-/// Start a guard for the device that will be made with these `options`. It ends soon after this process.
+/// Start a guard for the device that will be made, which the kernel knows by `word`. It ends soon after this process.
 ///
 /// # Errors
 /// One sentence; without a guard, whoever uses the device could hang for long.
-pub(super) fn start(options: &Options) -> Result<(), Refusal> {
+pub(super) fn start(word: &str) -> Result<(), Refusal> {
     let failed = |error: std::io::Error| Refusal::new(format!("a guard: {error}"));
     let me = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
     let guard = Process::Guard
         .command()
         .map_err(failed)?
-        .arg(frontends::nbd_word(options))
+        .arg(word)
         .stdin(Stdio::from(me))
         .stdout(Stdio::null())
         // Whoever reads what `attach` says waits until nobody has its standard error.

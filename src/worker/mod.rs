@@ -101,12 +101,12 @@ fn serve(
             .map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
     }
     // What takes rights, before they are given up.
-    let door = match &job.target {
-        Target::Server(address) => {
+    let door = match job.target.address() {
+        Some(address) => {
             let requests = at_once(job.server.requests, &plugin);
             Some(Door::open(address, job, requests, passing)?)
         }
-        _ => None,
+        None => None,
     };
     let telling = attachment::telling_activity(folder)
         .map_err(|error| Refusal::new(format!("{}: {error}", job.name)))?;
@@ -178,7 +178,7 @@ fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
     if disk.limits().size == 0 {
         return Err(refused("the disk has a size of 0 bytes".to_owned()));
     }
-    if matches!(job.target, Target::File(_)) {
+    if !job.target.front_end().row().blocks {
         return Ok(Arc::new(Check::new(disk)));
     }
     let disk = WholeSectors::new(disk, job.logical_block)
@@ -241,17 +241,18 @@ impl Place<'_> {
             logical_block: self.job.logical_block,
             identity: self.job.identity,
         };
-        if matches!(self.job.target, Target::Nbd(_)) {
-            guard::start(&options)?;
+        let row = self.job.target.front_end().row();
+        if let Some(word) = row.guard {
+            guard::start(&word(&options))?;
         }
         let attached = frontends::start(&self.job.target, Arc::clone(&disk), &options, ended)?;
         let limits = disk.limits();
-        if !matches!(self.job.target, Target::File(_)) {
+        if row.blocks {
             table::warn(attached.path(), limits, self.job.logical_block);
         }
         let served = Served {
             at: Endpoint::Device(attached.path().to_owned()),
-            front_end: front_end(&self.job.target).to_owned(),
+            front_end: self.job.target.front_end().row().name.to_owned(),
             size: Some(limits.size),
             read_only: Some(limits.read_only),
             parallel: limits.parallel,
@@ -312,7 +313,7 @@ impl Place<'_> {
                 uri: server.uri(),
                 unix_socket: server.unix_socket().map(Path::to_owned),
             },
-            front_end: front_end(&self.job.target).to_owned(),
+            front_end: self.job.target.front_end().row().name.to_owned(),
             size: None,
             read_only: self.job.read_only.then_some(true),
             parallel,
@@ -406,17 +407,6 @@ fn connected(server: &Server) -> Vec<Connected> {
         .collect()
 }
 
-/// What scripts see as the front end of a target.
-fn front_end(target: &Target) -> &'static str {
-    match target {
-        Target::Ublk(_) => "ublk",
-        Target::Nbd(_) => "nbd-kernel",
-        Target::Server(_) => "nbd",
-        Target::Loop(_) => "loop",
-        Target::File(_) => "fuse",
-    }
-}
-
 /// What can happen to a worker that serves.
 #[derive(Debug)]
 enum Event {
@@ -487,7 +477,7 @@ struct Events {
 /// Remove the device. A ublk device is stopped by a process of its own, for as long as the plugin may
 /// hang: a process that stops its own device cannot be killed meanwhile.
 fn remove(target: &Target, attached: Box<dyn Attached>) -> Result<(), Refusal> {
-    if matches!(target, Target::Ublk(_)) {
+    if target.front_end().row().stopper {
         let stopped = Process::Stopper.command().and_then(|mut stopper| {
             let stopper = stopper.arg(attached.path()).stdin(Stdio::null());
             stopper.status()
@@ -498,20 +488,4 @@ fn remove(target: &Target, attached: Box<dyn Attached>) -> Result<(), Refusal> {
         }
     }
     attached.stop()
-}
-
-/// The hidden subcommand: stop the ublk device at `path`, which its worker serves.
-#[must_use]
-pub fn stop_process(path: &Path) -> ExitCode {
-    let number = path
-        .to_str()
-        .and_then(|path| path.strip_prefix("/dev/ublkb")?.parse().ok());
-    match number.map(pydisk_kernel::ublk::stop) {
-        Some(Ok(())) => ExitCode::SUCCESS,
-        Some(Err(error)) => {
-            logging::say(&format!("pydisk: {}: {error}\n", path.display()));
-            ExitCode::FAILURE
-        }
-        None => ExitCode::from(2),
-    }
 }

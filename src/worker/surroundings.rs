@@ -28,7 +28,8 @@ pub(super) fn settle(target: &Target) {
     if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
         log::debug!("not marked as an I/O flusher: {error}");
     }
-    if !matches!(target, Target::File(_)) {
+    // A file must stay visible where the user is.
+    if !target.front_end().row().mounts {
         leave_foreign_namespace();
     }
 }
@@ -106,8 +107,7 @@ pub(super) fn end_after(patience: Duration) {
 ///
 /// In the namespace of process 1 that cannot happen, because process 1 outlives all others; there a
 /// copy would only keep other file systems busy: where mounts are private, what is unmounted later stays
-/// mounted in the copy. So it stays, too, where it may not look at process 1, as in some containers. A FUSE
-/// file must stay visible where the user is.
+/// mounted in the copy. So it stays, too, where it may not look at process 1, as in some containers.
 fn leave_foreign_namespace() {
     let same = |one: &str, other: &str| matches!((fs::read_link(one), fs::read_link(other)), (Ok(one), Ok(other)) if one == other);
     let readable = fs::read_link("/proc/1/ns/mnt").is_ok();

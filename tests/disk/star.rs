@@ -357,6 +357,42 @@ fn parts_that_everybody_names_know_nobody() {
     }
 }
 
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// What tells front ends from each other. Others ask the target.
+const VARIANTS: [&str; 5] = [
+    "Target::Ublk",
+    "Target::Nbd",
+    "Target::Loop",
+    "Target::File",
+    "Target::Server",
+];
+
+/// Tests may build what they need.
+#[test]
+fn only_front_ends_know_which_of_them_a_target_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    files(&root.join("src"), &mut found);
+    found.retain(|file| !file.starts_with(root.join("src/frontends")));
+    assert!(found.iter().any(|file| file.ends_with("worker/mod.rs")));
+    for file in found {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let broken = VARIANTS.iter().find(|variant| code.contains(*variant));
+        assert_eq!(broken, None, "{}", file.display());
+    }
+}
+
 #[test]
 fn the_kernel_crate_knows_nothing_of_ours() {
     let arrows = Arrows::of(&source("kernel/src/lib.rs"));

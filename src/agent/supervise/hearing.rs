@@ -7,8 +7,6 @@ use super::{Agent, Launcher, answer};
 use crate::agent::command;
 use crate::agent::worker_process::WorkerProcess;
 use crate::attachment::{Answer, FromAgent, FromWorker, Phase, Served, Step, patience, send};
-use crate::frontends::Endpoint;
-use crate::frontends::{Target, nbd};
 use crate::{Refusal, logging};
 
 impl Agent {
@@ -73,7 +71,9 @@ impl Agent {
             log::warn!("the worker says once more that its disk can be used: ignored");
             return;
         }
-        if !self.is_what_was_asked_for(&served.at) {
+        // A server's endpoint is told to the user's command.
+        let asked_for = self.job.target.front_end();
+        if !asked_for.may_be_at(self.folder.path(), &served.at) {
             self.given_up = Some(Refusal::new(format!(
                 "{}: the worker says that it serves `{}`, which is not what it was asked for",
                 self.job.name, served.at
@@ -99,17 +99,6 @@ impl Agent {
                 self.given_up = Some(Refusal::new(format!("{}: {error}", self.job.name)));
                 self.stop(worker, Some(patience::SIGNAL));
             }
-        }
-    }
-
-    /// A server's way is told to the user's command. Devices are served with the agent's own rights.
-    fn is_what_was_asked_for(&self, at: &Endpoint) -> bool {
-        match (&self.job.target, at) {
-            (Target::Server(address), Endpoint::Server { uri, unix_socket }) => {
-                nbd::may_be_at(address, self.folder.path(), uri, unix_socket.as_deref())
-            }
-            (Target::Server(_), Endpoint::Device(_)) | (_, Endpoint::Server { .. }) => false,
-            (_, Endpoint::Device(_)) => true,
         }
     }
 

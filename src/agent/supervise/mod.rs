@@ -22,8 +22,6 @@ use crate::attachment::{
     Answer, Folder, FromWorker, Held, Job, Passing, Phase, Served, State, Step, hung_at, masked,
     now, patience, send,
 };
-use crate::frontends::Target;
-use crate::frontends::nbd::Place;
 use crate::logging::Sink;
 use crate::progress::Progress;
 use crate::{Refusal, logging};
@@ -195,7 +193,7 @@ impl Agent {
             parameters: masked(&job.parameters),
             target: job.target.clone(),
             identity: Some(job.identity),
-            target_is_new: matches!(&job.target, Target::File(path) if !path.exists()),
+            target_is_new: job.target.front_end().is_new(),
             disk: None,
             agent_pid: std::process::id(),
             worker_pid: None,
@@ -442,7 +440,7 @@ impl Agent {
 
     /// Whether standard input and output, and under inetd standard error, are a client.
     fn has_stdio_client(&self) -> bool {
-        matches!(&self.job.target, Target::Server(address) if address.place == Place::Stdio)
+        self.job.target.front_end().uses_stdio()
     }
 
     /// Tell the user in the foreground of what the end waits for.

@@ -10,12 +10,15 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::{Failure, choice, info, interpreter, passed, plugin};
+use super::choice::{self, Found};
+use super::{Failure, info, interpreter, passed, plugin};
 use crate::agent;
 use crate::attachment::Root;
 use crate::bench::{FrontEnd, Pattern, Report, Workload};
+use crate::frontends::{self, Row};
 use crate::{Refusal, logging, params};
 
 mod guard;
@@ -35,8 +38,8 @@ pub(super) struct BenchArgs {
     #[arg(long)]
     write: bool,
     /// Only this front end; repeatable [default: all that this host has]
-    #[arg(long, value_name = "NAME")]
-    front_end: Vec<Kind>,
+    #[arg(long, value_name = "NAME", value_parser = names())]
+    front_end: Vec<&'static Row>,
     /// How long each load lasts
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = delay)]
     time: Duration,
@@ -61,48 +64,17 @@ pub(super) struct BenchArgs {
     python: Option<PathBuf>,
 }
 
-/// A front end, by the name that `pydisk list` has for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Kind {
-    Ublk,
-    NbdKernel,
-    Loop,
-    Fuse,
-    Nbd,
+/// A front end by the name that `pydisk list` has for it.
+fn names() -> impl TypedValueParser<Value = &'static Row> {
+    let named = |name: &str| frontends::ALL.into_iter().find(|row| row.name == name);
+    PossibleValuesParser::new(frontends::ALL.map(|row| row.name))
+        .map(move |name| named(&name).expect("it is one of these names"))
 }
 
-impl Kind {
-    /// From the one with the least between the user and the plugin to the one with the most.
-    const ALL: [Self; 5] = [
-        Self::Ublk,
-        Self::NbdKernel,
-        Self::Loop,
-        Self::Fuse,
-        Self::Nbd,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ublk => "ublk",
-            Self::NbdKernel => "nbd-kernel",
-            Self::Loop => "loop",
-            Self::Fuse => "fuse",
-            Self::Nbd => "nbd",
-        }
-    }
-
-    /// Why this host does not have it.
-    fn absence(self, host: &choice::Host) -> Option<String> {
-        let works = match self {
-            Self::Ublk => &host.ublk,
-            Self::NbdKernel => &host.nbd,
-            Self::Loop => &host.loopback,
-            Self::Fuse => &host.fuse,
-            // A socket is all that it needs.
-            Self::Nbd => return None,
-        };
-        works.as_ref().err().cloned()
-    }
+/// Why this host does not have the front end.
+fn absence(row: &Row, host: &[Found]) -> Option<String> {
+    let found = host.iter().find(|found| found.row.name == row.name)?;
+    found.works.as_ref().err().cloned()
 }
 
 fn delay(text: &str) -> Result<Duration, String> {
@@ -158,9 +130,9 @@ pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     }
     let python = interpreter::choose(args.python.as_deref(), &script)?;
     let host = choice::host();
-    for kind in &args.front_end {
-        if let Some(reason) = kind.absence(&host) {
-            return Err(Refusal::new(format!("--front-end {}: {reason}", kind.name())).into());
+    for row in &args.front_end {
+        if let Some(reason) = absence(row, &host) {
+            return Err(Refusal::new(format!("--front-end {}: {reason}", row.name)).into());
         }
     }
     let root = Root::open()?;
@@ -178,13 +150,14 @@ pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
         told: AtomicBool::new(false),
     };
     let mut front_ends = Vec::new();
-    for kind in Kind::ALL {
-        if !args.front_end.is_empty() && !args.front_end.contains(&kind) {
+    for row in frontends::ALL {
+        let wanted = args.front_end.iter().any(|wanted| wanted.name == row.name);
+        if !args.front_end.is_empty() && !wanted {
             continue;
         }
-        front_ends.push(match kind.absence(&host) {
-            Some(reason) => FrontEnd::absent(kind.name(), reason),
-            None => bench.front_end(kind),
+        front_ends.push(match absence(row, &host) {
+            Some(reason) => FrontEnd::absent(row.name, reason),
+            None => bench.front_end(row),
         });
         bench.guard.check()?;
     }

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Guard, Kind};
+use super::Guard;
 use crate::Refusal;
 use crate::agent::Loan;
 use crate::attachment::{self, Conduct, Cost, Folder, Job, Name, Root, ServerOptions};
 use crate::bench::{self, FrontEnd, Place, Row, Workload};
 use crate::cli::complain;
-use crate::frontends::{Endpoint, Identity, Target};
+use crate::frontends::{self, Endpoint, Identity};
 use crate::logging::{self, Detail, Logging, Sink};
 
 /// How long each load goes on before it is measured, at most: what is only slow at first is not what
@@ -36,23 +36,23 @@ pub(super) struct Bench {
 
 impl Bench {
     /// Measure one front end. What goes wrong is told with the rest.
-    pub(super) fn front_end(&self, kind: Kind) -> FrontEnd {
+    pub(super) fn front_end(&self, row: &frontends::Row) -> FrontEnd {
         let mut found = FrontEnd {
             reason: None,
-            ..FrontEnd::absent(kind.name(), String::new())
+            ..FrontEnd::absent(row.name, String::new())
         };
-        if let Err(refusal) = self.measure(kind, &mut found) {
+        if let Err(refusal) = self.measure(row, &mut found) {
             found.reason = Some(refusal.to_string());
             found.failed = true;
         }
         found
     }
 
-    fn measure(&self, kind: Kind, found: &mut FrontEnd) -> Result<(), Refusal> {
-        let name = format!("bench-{}-{}", std::process::id(), kind.name());
+    fn measure(&self, row: &frontends::Row, found: &mut FrontEnd) -> Result<(), Refusal> {
+        let name = format!("bench-{}-{}", std::process::id(), row.name);
         // The lock is held until the disk is gone: before it has an agent the folder is ours.
         let (folder, held) = self.root.reserve(&Name::Given(name))?;
-        let job = self.job(kind, &folder)?;
+        let job = self.job(row, &folder);
         let start = Instant::now();
         let loan = match Loan::take(&job, self.guard.recall()) {
             Ok(loan) => loan,
@@ -82,21 +82,15 @@ impl Bench {
         ended.and(loads)
     }
 
-    fn job(&self, kind: Kind, folder: &Folder) -> Result<Job, Refusal> {
-        Ok(Job {
+    fn job(&self, row: &frontends::Row, folder: &Folder) -> Job {
+        Job {
             name: folder.name(),
             called: Some(folder.name()),
             folder: folder.path().to_owned(),
             identity: Identity::new(),
             script: self.script.clone(),
             parameters: self.parameters.clone(),
-            target: match kind {
-                Kind::Ublk => Target::Ublk(None),
-                Kind::NbdKernel => Target::Nbd(None),
-                Kind::Loop => Target::Loop(None),
-                Kind::Fuse => Target::File(folder.disk_file()),
-                Kind::Nbd => "nbd+unix:///".parse()?,
-            },
+            target: (row.free)(folder.path()),
             read_only: !self.write,
             lanes: self.lanes,
             measured: true,
@@ -116,7 +110,7 @@ impl Bench {
                 quiet: false,
             },
             conduct: Conduct::of_attach(false, false),
-        })
+        }
     }
 
     fn loads(&self, place: &Place, folder: &Folder, found: &mut FrontEnd) -> Result<(), Refusal> {

@@ -13,7 +13,6 @@ use super::warn;
 use crate::Refusal;
 use crate::attachment::Passing;
 use crate::cli::server;
-use crate::frontends::Target;
 use crate::frontends::nbd::{Address, DEFAULT_PORT, Family, Place};
 
 /// The longest name of an export, in bytes.
@@ -49,7 +48,7 @@ pub(super) fn placed(options: &Options, tls: bool) -> Result<Placed, Refusal> {
     let address = Address { place, export, tls };
     let passing = match sockets {
         Some(passing) => passing,
-        None => server::passing(Some(&Target::Server(address.clone())))?,
+        None => server::passing(&address)?,
     };
     Ok(Placed {
         address,

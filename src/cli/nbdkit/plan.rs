@@ -123,7 +123,7 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         },
         logging: logging(&options, foreground && !shared)?,
         conduct: conduct(&options, foreground)?,
-        target: Target::Server(address),
+        target: address.into(),
         configured,
         passing,
         inherited,

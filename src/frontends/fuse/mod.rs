@@ -1,6 +1,6 @@
 //! The FUSE front end: a disk as one regular file, which is itself the mount point.
 //!
-//! [`start_file`] is called by [`super::start`]; the loop front end puts a device on such a file.
+//! [`start`] is called by [`super::start`]; the loop front end puts a device on such a file.
 //! The file behaves as a block device would: its size is fixed, opening it with `O_TRUNC` keeps its
 //! data, ftruncate(2) to another size is `EPERM`, a write past its end `ENOSPC`. Nothing is cached
 //! in the kernel except for shared mappings. Without root nobody else may look at it, not even root.
@@ -23,7 +23,7 @@ use pydisk_kernel::threads;
 use pydisk_kernel::unforked::Unforked;
 use rustix::io::Errno;
 
-use super::{Attached, Dead, Ended, Options};
+use super::{Attached, Dead, Ended, FrontEnd, Options, Row, Target};
 use crate::Refusal;
 use crate::disk::Disk;
 
@@ -51,11 +51,52 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long `stop` waits for the threads, which have nothing to do any more.
 const JOIN_PATIENCE: Duration = Duration::from_secs(1);
 
+pub(super) static ROW: Row = Row {
+    name: "fuse",
+    words: "a FUSE file",
+    offered: Some(|host| host.fuse.clone().map(drop)),
+    free: |folder| Target::File(file_in(folder)),
+    blocks: false,
+    clients: false,
+    mounts: true,
+    guard: None,
+    stopper: false,
+};
+
+/// The file of an attachment whose user names none.
+fn file_in(folder: &Path) -> PathBuf {
+    folder.join("disk.img")
+}
+
+/// A path.
+#[derive(Debug)]
+pub(super) struct At(pub(super) PathBuf);
+
+impl FrontEnd for At {
+    fn row(&self) -> &'static Row {
+        &ROW
+    }
+
+    fn remove_leftover(&self, dead: &Dead<'_>, new: bool) -> Result<(), Refusal> {
+        remove_leftover(&self.0, dead, new)
+    }
+
+    /// A program that opens the file again and again would make an ordinary one there, and fill that as if nothing
+    /// had happened. In the attachment's own folder, which goes, it could not.
+    fn fails(&self, dead: &Dead<'_>, there: Option<&Path>) -> bool {
+        self.0 != file_in(dead.folder) && fails(&self.0, dead, there)
+    }
+
+    fn is_new(&self) -> bool {
+        !self.0.exists()
+    }
+}
+
 /// Make `disk` a file at `path`, which is free or an empty file.
 ///
 /// # Errors
 /// One sentence, and nothing is left behind.
-pub fn start_file(
+pub(super) fn start(
     path: &Path,
     disk: Arc<dyn Disk>,
     options: &Options,
@@ -70,7 +111,7 @@ pub fn start_file(
 ///
 /// # Errors
 /// One sentence: something is mounted over it, or unmounting failed.
-pub fn remove_leftover(path: &Path, dead: &Dead<'_>, new: bool) -> Result<(), Refusal> {
+fn remove_leftover(path: &Path, dead: &Dead<'_>, new: bool) -> Result<(), Refusal> {
     let Some(real) = unmount_leftover(path, dead)? else {
         return Ok(());
     };
@@ -92,8 +133,7 @@ pub(super) fn remove_hidden(path: &Path, dead: &Dead<'_>) -> Result<(), Refusal>
 /// Whether what a dead attachment mounted at `path` still is mounted there, in the mount namespace of the name
 /// `there` or in this one. From here on its users get errors, also where the plugin left a process behind that has
 /// the connection.
-#[must_use]
-pub fn fails(path: &Path, dead: &Dead<'_>, there: Option<&Path>) -> bool {
+fn fails(path: &Path, dead: &Dead<'_>, there: Option<&Path>) -> bool {
     let ours = source(&dead.word());
     let foreign = there.filter(|there| mounts::namespace().is_some_and(|here| here != *there));
     let found = match foreign {
@@ -172,7 +212,7 @@ pub(super) struct FuseFile {
 }
 
 impl FuseFile {
-    /// As [`start_file`]; `released` is called whenever somebody closed the file.
+    /// As [`start`]; `released` is called whenever somebody closed the file.
     pub(super) fn start(
         path: &Path,
         disk: Arc<dyn Disk>,

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::block::{FIRST_READ, Geometry};
 use super::fuse::{self, FuseFile};
-use super::{Attached, Dead, Ended, Identity, Options};
+use super::{Attached, Dead, Ended, FrontEnd, Identity, Options, Row, Target};
 use crate::Refusal;
 use crate::disk::{Disk, Limits};
 
@@ -33,13 +33,44 @@ const RACES: u32 = 20;
 /// How long a device may take to appear, or to go when its last user closes it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+pub(super) static ROW: Row = Row {
+    name: "loop",
+    words: "a loop device on FUSE",
+    // Its file is one by FUSE.
+    offered: Some(|host| {
+        host.loop_device
+            .clone()
+            .and_then(|()| host.fuse.clone().map(drop))
+    }),
+    free: |_folder| Target::Loop(None),
+    blocks: true,
+    clients: false,
+    mounts: false,
+    guard: None,
+    stopper: false,
+};
+
+/// A device, whatever its number.
+#[derive(Debug)]
+pub(super) struct At;
+
+impl FrontEnd for At {
+    fn row(&self) -> &'static Row {
+        &ROW
+    }
+
+    fn remove_leftover(&self, dead: &Dead<'_>, _new: bool) -> Result<(), Refusal> {
+        remove_leftover(dead)
+    }
+}
+
 /// Make `disk` a loop device: `/dev/loopN` for an index, else a free one.
 ///
 /// A size that is no multiple of 512 is rounded down by the kernel; to say so is the caller's.
 ///
 /// # Errors
 /// One sentence, and nothing is left behind.
-pub fn start_loop(
+pub(super) fn start(
     index: Option<u32>,
     disk: Arc<dyn Disk>,
     options: &Options,
@@ -101,7 +132,7 @@ pub(super) fn told(limits: &Limits, logical_block: Option<u32>) -> (u32, bool) {
 ///
 /// # Errors
 /// One sentence. That a device is still open is none: it stays until it is closed, and every request fails.
-pub fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
+fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
     let failed = |error: io::Error| Refusal::new(format!("{}: {error}", dead.folder.display()));
     // The kernel names the file without symbolic links.
     let folder = &match dead.folder.canonicalize() {

@@ -417,7 +417,7 @@ fn lock(folder: &Path) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// One sentence; it may succeed later.
-pub fn remove_leftover(path: &Path) -> Result<(), Refusal> {
+pub(super) fn remove_leftover(path: &Path) -> Result<(), Refusal> {
     let failed =
         |error: &dyn std::fmt::Display| Refusal::new(format!("`{}`: {error}", path.display()));
     let is_socket = |found: fs::Metadata| found.file_type().is_socket();

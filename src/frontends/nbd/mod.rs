@@ -1,7 +1,7 @@
 //! The NBD server: exports for any NBD client, on sockets, and the transmission loop of `/dev/nbdN`.
 //!
 //! One idea a file: `address` says where the server listens, `listening` accepts clients there,
-//! `found` knows what it may call itself then,
+//! `found` knows what it may call itself then, `place` is the front end in the table,
 //! `server` has a thread for each of them, `link` is the connection to one client over a `stream`
 //! (`secure` when it is encrypted, with the certificates of `tls`), `negotiation` is the first
 //! phase of the conversation and `transmission` the second, `wire` has the numbers and layouts of
@@ -20,6 +20,7 @@ mod label;
 mod link;
 mod listening;
 mod negotiation;
+mod place;
 mod registry;
 mod secure;
 mod server;
@@ -41,7 +42,7 @@ pub use address::{Address, DEFAULT_PORT, Place};
 pub use client::Client as LoadClient;
 pub use config::{Bounds, Dialect, Family, TlsMode, TlsSetup};
 pub use found::may_be_at;
-pub use listening::remove_leftover;
+pub(super) use place::ROW;
 pub use registry::Connected;
 pub use server::{Bound, Server, Setup};
 pub(super) use unnegotiated::Unnegotiated;

@@ -27,7 +27,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM, MOST_IO};
 use super::nbd::Unnegotiated;
-use super::{Attached, Dead, Ended, Options};
+use super::{Attached, Dead, Ended, FrontEnd, Options, Row, Target};
 use crate::Refusal;
 use crate::disk::{Disk, Limits};
 
@@ -46,12 +46,35 @@ const BUSY: Duration = Duration::from_secs(2);
 /// How long the kernel may take to let go of a device whose process is dead.
 const LEFTOVER: Duration = Duration::from_millis(800);
 
+pub(super) static ROW: Row = Row {
+    name: "nbd-kernel",
+    words: "the kernel's NBD client",
+    offered: Some(|host| host.nbd.clone()),
+    free: |_folder| Target::Nbd(None),
+    blocks: true,
+    clients: false,
+    mounts: false,
+    guard: Some(word),
+    stopper: false,
+};
+
+/// A device, whatever its number.
+#[derive(Debug)]
+pub(super) struct At;
+
+impl FrontEnd for At {
+    fn row(&self) -> &'static Row {
+        &ROW
+    }
+
+    fn remove_leftover(&self, dead: &Dead<'_>, _new: bool) -> Result<(), Refusal> {
+        remove_leftover(dead)
+    }
+}
+
 /// Remove the device that a dead attachment left. It is no error if it made none; a device that somebody else
 /// made is never touched.
-///
-/// # Errors
-/// One sentence, if it could not be removed yet.
-pub fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
+fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
     match dead.identity {
         Some(_) => remove(&dead.word()),
         None => noted(dead.folder)?.as_deref().map_or(Ok(()), remove),
@@ -59,8 +82,7 @@ pub fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
 }
 
 /// The word by which the kernel shall know whose the device is.
-#[must_use]
-pub fn word(options: &Options) -> String {
+fn word(options: &Options) -> String {
     options.identity.word(&options.name)
 }
 

@@ -4,6 +4,7 @@
 //! the device. Threads, memory and commands are the kernel crate's business.
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use pydisk_kernel::ublk::{self, Device, Error, Handler, Io, Op as Asked, Params,
 
 use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM};
 use super::kernel_errnos::for_kernel;
-use super::{Attached, Dead, Ended, Options, answer};
-use crate::Refusal;
+use super::{Attached, Dead, Ended, FrontEnd, Options, Row, Target, answer};
 use crate::disk::{Disk, Errno, Flags, Limits, Op, Request};
+use crate::{Refusal, logging};
 
 mod numbered;
 
@@ -24,12 +25,51 @@ const MAX_ZERO: u64 = 64 << 20;
 /// How long the kernel may take to let go of a device whose process is dead.
 const LEFTOVER: Duration = Duration::from_secs(1);
 
+pub(super) static ROW: Row = Row {
+    name: "ublk",
+    words: "ublk",
+    offered: Some(|host| host.ublk.clone().map(drop)),
+    free: |_folder| Target::Ublk(None),
+    blocks: true,
+    clients: false,
+    mounts: false,
+    guard: None,
+    stopper: true,
+};
+
+/// A device, whatever its number.
+#[derive(Debug)]
+pub(super) struct At;
+
+impl FrontEnd for At {
+    fn row(&self) -> &'static Row {
+        &ROW
+    }
+
+    fn remove_leftover(&self, dead: &Dead<'_>, _new: bool) -> Result<(), Refusal> {
+        remove_leftover(dead)
+    }
+}
+
+/// The hidden subcommand: stop the device at `path`, which another process serves.
+#[must_use]
+pub fn stop_process(path: &Path) -> ExitCode {
+    let number = path
+        .to_str()
+        .and_then(|path| path.strip_prefix("/dev/ublkb")?.parse().ok());
+    match number.map(ublk::stop) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            logging::say(&format!("pydisk: {}: {error}\n", path.display()));
+            ExitCode::FAILURE
+        }
+        None => ExitCode::from(2),
+    }
+}
+
 /// Remove the device that a dead attachment left. It is no error if it made none; a device that somebody else
 /// made is never touched.
-///
-/// # Errors
-/// One sentence, if it could not be removed yet.
-pub fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
+fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
     let Some(identity) = dead.identity else {
         return numbered::is_gone(dead.folder);
     };

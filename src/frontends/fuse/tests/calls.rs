@@ -299,7 +299,7 @@ fn the_largest_disk_is_a_file_of_its_size() {
     }
     let size = i64::MAX.cast_unsigned();
     let bench = Bench::new();
-    let attached = start_file(
+    let attached = start(
         &bench.path(),
         Keeper::new(size),
         &bench.options,
@@ -336,7 +336,7 @@ fn memory_for_a_request_never_waits_for_the_disk_itself() {
     }
     let disk = Arc::new(Asks(Limits::read_only(MIB), Mutex::default()));
     let bench = Bench::new();
-    let attached = start_file(
+    let attached = start(
         &bench.path(),
         disk.clone(),
         &bench.options,

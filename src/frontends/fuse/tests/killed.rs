@@ -56,7 +56,7 @@ impl Stuck {
 
     fn start(self: &Arc<Self>, bench: &Bench) -> Box<dyn crate::frontends::Attached> {
         let disk = Arc::clone(self) as Arc<dyn Disk>;
-        start_file(&bench.path(), disk, &bench.options, bench.teller.clone()).unwrap()
+        start(&bench.path(), disk, &bench.options, bench.teller.clone()).unwrap()
     }
 }
 
@@ -337,7 +337,7 @@ fn a_request_of_years_ends_with_its_program() {
     (limits.read_only, limits.zero) = (false, true);
     let disk = Arc::new(super::life::Endless(limits, AtomicU64::new(0)));
     let below = Arc::clone(&disk) as Arc<dyn Disk>;
-    let attached = start_file(&bench.path(), below, &bench.options, bench.teller.clone()).unwrap();
+    let attached = start(&bench.path(), below, &bench.options, bench.teller.clone()).unwrap();
     let path = bench.path();
     let zeroes = shell(&format!(
         "fallocate -z -o 0 -l {} {}",
