@@ -31,7 +31,7 @@ pub use folder::{
 };
 pub use launcher::{Process, myself, received};
 pub use messages::{
-    Answer, Ask, FromAgent, FromWorker, Job, Receiver, ServerOptions, ToAgent, ToWorker, Told, send,
+    Answer, Ask, FromAgent, FromWorker, Job, Receiver, ToAgent, ToWorker, Told, send,
 };
 pub use policy::Conduct;
 pub use publish::Telling;

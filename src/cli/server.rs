@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use pydisk_kernel::activation;
 
-use crate::attachment::{Passing, ServerOptions};
+use crate::attachment::Passing;
 use crate::frontends::Target;
-use crate::frontends::nbd::{Address, Bounds, Place, TlsMode, TlsSetup};
+use crate::frontends::nbd::{Address, Bounds, Place, ServerOptions, TlsMode, TlsSetup};
 use crate::{Refusal, params};
 
 #[derive(Debug, Args)]

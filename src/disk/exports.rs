@@ -1,15 +1,16 @@
 //! What a server offers: disks that are opened anew for each client.
 //!
-//! A front end that serves one disk for good gets a [`Disk`]; one that serves clients gets
-//! [`Exports`]. The order of the calls for one client is nbdkit's: [`Exports::welcome`] when it has
-//! connected, [`Guest::list`] and [`Guest::open`] as it asks, the guest dropped when it is gone.
+//! A front end gets [`Exports`]. One that makes a device is a server with one guest that stays, and asks
+//! for [`Exports::resident`], once. For each client of a server the order of the calls is nbdkit's:
+//! [`Exports::welcome`] when it has connected, [`Guest::list`] and [`Guest::open`] as it asks, the
+//! guest dropped when it is gone.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{Disk, Result};
+use super::{Disk, Errno, Error, Result};
 
 /// Opens disks for clients; called by many threads at the same time.
 pub trait Exports: Debug + Send + Sync {
@@ -18,6 +19,36 @@ pub trait Exports: Debug + Send + Sync {
     /// # Errors
     /// The client is not wanted: its connection is closed without a word.
     fn welcome(&self, client: Arc<Client>) -> Result<Box<dyn Guest>>;
+
+    /// The default export, open for a guest that stays: every thread may use it.
+    ///
+    /// # Errors
+    /// Only clients are served.
+    fn resident(&self) -> Result<Arc<dyn Disk>> {
+        Err(Error::new(Errno::NOTSUP, "only clients are served"))
+    }
+}
+
+/// What is offered to one guest that stays: a disk that is open.
+#[derive(Debug)]
+pub struct Resident(Arc<dyn Disk>);
+
+impl Resident {
+    /// Offer `disk`.
+    #[must_use]
+    pub fn new(disk: Arc<dyn Disk>) -> Self {
+        Self(disk)
+    }
+}
+
+impl Exports for Resident {
+    fn welcome(&self, _client: Arc<Client>) -> Result<Box<dyn Guest>> {
+        Err(Error::new(Errno::NOTSUP, "no clients are served"))
+    }
+
+    fn resident(&self) -> Result<Arc<dyn Disk>> {
+        Ok(Arc::clone(&self.0))
+    }
 }
 
 /// One connected client, from the first byte to the last. All calls come from one thread.

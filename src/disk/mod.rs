@@ -22,7 +22,7 @@ mod waiting;
 pub use check::Check;
 pub use emulate::{Emulate, Parts};
 pub use error::{Errno, Error, Result};
-pub use exports::{Certificate, Client, Export, Exports, Guest, Listed, Peer};
+pub use exports::{Certificate, Client, Export, Exports, Guest, Listed, Peer, Resident};
 pub use extents::{Extent, ExtentKind, Extents};
 pub use limits::{BlockSizes, Cache, Fua, Limits};
 pub use serial::Serial;

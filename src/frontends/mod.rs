@@ -6,12 +6,13 @@
 //! disks, never Python or layers.
 
 use std::fmt::Debug;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 
 use crate::Refusal;
-use crate::disk::Disk;
+use crate::disk::{Disk, Exports};
 
 mod answer;
 mod block;
@@ -35,6 +36,7 @@ pub use answer::{answer, answer_extents, tell_hidden};
 pub use block::logical_block;
 pub use endpoint::Endpoint;
 pub use identity::{Dead, Identity};
+use nbd::{Connected, ServerOptions};
 pub use nbd_kernel::guard as guard_nbd;
 pub use pydisk_kernel::probe::Host;
 pub use target::Target;
@@ -43,19 +45,21 @@ pub use ublk::stop_process as stop_ublk;
 #[doc(hidden)]
 pub use {fuse::fuse_calls, ublk::fuzzing::ublk_requests};
 
-/// What the worker says about a disk beyond the disk itself.
+/// What the worker says about an attachment beyond what is served.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The name of this attachment, for thread names and messages.
     pub name: String,
     /// Folder of this attachment below /run/pydisk, for a hidden mount point or the like.
     pub folder: PathBuf,
-    /// Threads that serve a parallel disk; at least 1. Others are served by one thread.
+    /// Threads that serve a parallel disk, or each client of a server; at least 1. Others are served by one thread.
     pub lanes: u16,
     /// Bytes in a block of the device, a power of two from 512 to 4096; none is for the disk to decide.
     pub logical_block: Option<u32>,
     /// What tells the device or the mount from those of others.
     pub identity: Identity,
+    /// What a server is told besides its address.
+    pub server: ServerOptions,
 }
 
 /// The front ends, from the one with the least between the user and the plugin to the one with the most.
@@ -99,6 +103,17 @@ pub trait FrontEnd: Debug {
     /// Which front end it is.
     fn row(&self) -> &'static Row;
 
+    /// Take all that needs a right: the process may give up its rights before there is something to serve. `passed`
+    /// are the descriptors that whoever wants the disk has for it.
+    ///
+    /// # Errors
+    /// One sentence, and nothing is left behind.
+    fn prepare(
+        &self,
+        options: &Options,
+        passed: Vec<OwnedFd>,
+    ) -> Result<Box<dyn Prepared>, Refusal>;
+
     /// Remove what a dead attachment left here. It is no error if there is nothing, and what others made is never
     /// touched. `new` tells, for attachments of an older pydisk, whether there was nothing here before.
     ///
@@ -135,38 +150,74 @@ pub trait FrontEnd: Debug {
 }
 
 /// Told once, with the reason, when a front end ended although nobody stopped it: the device was
-/// removed or the file unmounted from outside.
+/// removed or the file unmounted from outside, or the only client of a server has left.
 pub type Ended = mpsc::Sender<String>;
 
-/// A disk that its users can reach.
-pub trait Attached: Send {
-    /// The path that users open.
-    fn path(&self) -> &std::path::Path;
+/// A front end that holds all it needs but something to serve.
+pub trait Prepared {
+    /// Make what `exports` offers reachable. [`Row::clients`] tells whether that is for clients or for one guest that
+    /// stays.
+    ///
+    /// # Errors
+    /// One sentence, and nothing is left behind.
+    fn publish(
+        self: Box<Self>,
+        exports: &Arc<dyn Exports>,
+        ended: Ended,
+    ) -> Result<Box<dyn Published>, Refusal>;
+}
 
-    /// Remove the device and end the threads. Requests under way are answered first; the disk is
-    /// not called any more once this returns. Whether somebody still uses the device was the
-    /// caller's question: it is removed all the same.
+/// What users can reach.
+pub trait Published: Send {
+    /// Where they find it.
+    fn endpoint(&self) -> &Endpoint;
+
+    /// Who is connected, in the order of connecting.
+    fn clients(&self) -> Vec<Connected> {
+        Vec::new()
+    }
+
+    /// It has told its end, for this reason; logs what can be said of that.
+    ///
+    /// # Errors
+    /// The reason again, if it has not served as long as it was to.
+    fn has_ended(&self, why: String) -> Result<(), String> {
+        log::warn!("ended from outside: {why}");
+        Ok(())
+    }
+
+    /// Take it away and end the threads. Requests under way are answered first; no disk is called any
+    /// more once this returns. Whether somebody still uses it was the caller's question: it is removed
+    /// all the same.
     ///
     /// # Errors
     /// One sentence, if something could not be removed.
     fn stop(self: Box<Self>) -> Result<(), Refusal>;
 }
 
-/// Make `disk` reachable at `target`.
-///
-/// # Errors
-/// One sentence, and nothing is left behind.
-pub fn start(
-    target: &Target,
-    disk: Arc<dyn Disk>,
-    options: &Options,
-    ended: Ended,
-) -> Result<Box<dyn Attached>, Refusal> {
-    match target {
-        Target::File(path) => fuse::start(path, disk, options, ended),
-        Target::Loop(index) => loopback::start(*index, disk, options, ended),
-        Target::Ublk(index) => ublk::start(*index, disk, options, ended),
-        Target::Nbd(index) => nbd_kernel::start(*index, disk, options, ended),
-        Target::Server(_) => Err(Refusal::new("NBD is not served yet")),
+/// A front end that makes something of one disk, and holds nothing before there is one.
+struct OneDisk<F>(F);
+
+impl<F> Prepared for OneDisk<F>
+where
+    F: FnOnce(Arc<dyn Disk>, Ended) -> Result<Box<dyn Published>, Refusal>,
+{
+    fn publish(
+        self: Box<Self>,
+        exports: &Arc<dyn Exports>,
+        ended: Ended,
+    ) -> Result<Box<dyn Published>, Refusal> {
+        let disk = exports
+            .resident()
+            .map_err(|error| Refusal::new(error.to_string()))?;
+        (self.0)(disk, ended)
+    }
+}
+
+#[cfg(test)]
+impl dyn Published {
+    /// The path of what is no server.
+    fn path(&self) -> &Path {
+        self.endpoint().device().expect("it is no server")
     }
 }

@@ -32,9 +32,9 @@ impl Target {
     #[must_use]
     pub fn front_end(&self) -> Box<dyn FrontEnd> {
         match self {
-            Self::Ublk(_) => Box::new(ublk::At),
-            Self::Nbd(_) => Box::new(nbd_kernel::At),
-            Self::Loop(_) => Box::new(loopback::At),
+            Self::Ublk(index) => Box::new(ublk::At(*index)),
+            Self::Nbd(index) => Box::new(nbd_kernel::At(*index)),
+            Self::Loop(index) => Box::new(loopback::At(*index)),
             Self::File(path) => Box::new(fuse::At(path.clone())),
             Self::Server(address) => Box::new(address.clone()),
         }

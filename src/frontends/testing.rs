@@ -14,10 +14,12 @@ use parking_lot::{Condvar, Mutex};
 use pydisk_kernel::loopdev::{self, LoopDevice};
 use pydisk_kernel::mounts;
 
-use super::{Dead, Identity, Options, Target, start};
+use super::nbd::ServerOptions;
+use super::{Dead, Identity, Options, Target};
 use crate::Refusal;
 use crate::disk::{
-    Cache, Disk, Errno, Error, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind, Request, Result,
+    Cache, Disk, Errno, Error, Exports, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind,
+    Request, Resident, Result,
 };
 
 /// What a disk was asked: operation, offset, length, flags.
@@ -192,6 +194,7 @@ impl Bench {
             lanes: 2,
             logical_block: None,
             identity: Identity::new(),
+            server: ServerOptions::default(),
         };
         Self {
             folder,
@@ -228,17 +231,15 @@ impl Bench {
         &self,
         target: &Target,
         disk: &Arc<Recorder>,
-    ) -> Result<Box<dyn super::Attached>, Refusal> {
-        start(
-            target,
-            Arc::clone(disk) as Arc<dyn Disk>,
-            &self.options,
-            self.teller.clone(),
-        )
+    ) -> Result<Box<dyn super::Published>, Refusal> {
+        let disk = Arc::clone(disk) as Arc<dyn Disk>;
+        let exports: Arc<dyn Exports> = Arc::new(Resident::new(disk));
+        let prepared = target.front_end().prepare(&self.options, Vec::new())?;
+        prepared.publish(&exports, self.teller.clone())
     }
 
     /// The disk as a file.
-    pub(super) fn file(&self, disk: &Arc<Recorder>) -> Box<dyn super::Attached> {
+    pub(super) fn file(&self, disk: &Arc<Recorder>) -> Box<dyn super::Published> {
         self.start(&Target::File(self.path()), disk).unwrap()
     }
 }

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -19,6 +18,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 mod door;
 mod guard;
+mod offer;
 mod sectors;
 mod served;
 mod surroundings;
@@ -28,12 +28,12 @@ use crate::attachment::{
     self, Activity, Connected, Cost, Folder, FromWorker, Job, Passing, Process, Role, Served, Step,
     Telling, ToWorker, patience, send,
 };
-use crate::disk::{Check, Disk, Emulate, Op, Request};
-use crate::frontends::nbd::Server;
-use crate::frontends::{self, Attached, Endpoint, Target};
+use crate::disk::{Check, Disk, Emulate};
+use crate::frontends::{self, Options, Published, Row};
 use crate::python::{Plugin, ThreadModel};
 use crate::{Refusal, logging, python};
-use door::Door;
+use door::{Clients, Door};
+use offer::Offer;
 use sectors::WholeSectors;
 use served::Layered;
 
@@ -101,13 +101,9 @@ fn serve(
             .map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
     }
     // What takes rights, before they are given up.
-    let door = match job.target.address() {
-        Some(address) => {
-            let requests = at_once(job.server.requests, &plugin);
-            Some(Door::open(address, job, requests, passing)?)
-        }
-        None => None,
-    };
+    let front_end = job.target.front_end();
+    let options = options(job, front_end.row(), &plugin);
+    let door = Door::open(&*front_end, &options, job, passing)?;
     let telling = attachment::telling_activity(folder)
         .map_err(|error| Refusal::new(format!("{}: {error}", job.name)))?;
     surroundings::change(&job.conduct)?;
@@ -121,23 +117,16 @@ fn serve(
     }
     let place = Place {
         job,
+        row: front_end.row(),
+        options: &options,
         folder,
         stream,
         plugin: &plugin,
     };
-    let ended = match door {
-        Some(door) => {
-            let exports = Arc::new(Layered::new(plugin.exports(job.read_only)));
-            let parallel = plugin.thread_model() == ThreadModel::Parallel;
-            place
-                .events(receiver, telling)
-                .and_then(|events| place.listen(door, exports, parallel, &events))
-        }
-        None => open(job, &plugin).and_then(|disk| {
-            let events = place.events(receiver, telling)?;
-            place.attach(disk, &events)
-        }),
-    };
+    let ended = offer(job, front_end.row(), &plugin).and_then(|offer| {
+        let events = place.events(receiver, telling)?;
+        place.publish(door, offer, &events)
+    });
     frontends::tell_hidden();
     doing(stream, Step::Cleanup);
     plugin.cleanup();
@@ -171,6 +160,16 @@ fn measure(plugin: &Plugin, folder: &Folder) -> Result<(), Refusal> {
     attachment::tell_cost(folder, count).map_err(|error| Refusal::new(format!("cost: {error}")))
 }
 
+/// What the plugin has for the front end of this `row`.
+fn offer(job: &Job, row: &Row, plugin: &Arc<Plugin>) -> Result<Offer, Refusal> {
+    if row.clients {
+        let exports = Layered::new(plugin.exports(job.read_only));
+        let parallel = plugin.thread_model() == ThreadModel::Parallel;
+        return Ok(Offer::of_exports(exports, job.read_only, parallel));
+    }
+    open(job, plugin).map(Offer::of_disk)
+}
+
 /// Open the plugin and put the layers around it.
 fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
     let disk = Emulate::new(Check::new(plugin.open(job.read_only)?));
@@ -199,10 +198,29 @@ fn at_once(wanted: Option<u16>, plugin: &Plugin) -> u16 {
     })
 }
 
-/// Where a disk is served: for whom, and in which folder.
+/// What the front end is told.
+fn options(job: &Job, row: &Row, plugin: &Plugin) -> Options {
+    let wanted = if row.clients {
+        job.server.requests
+    } else {
+        job.lanes
+    };
+    Options {
+        name: job.name.clone(),
+        folder: job.folder.clone(),
+        lanes: at_once(wanted, plugin),
+        logical_block: job.logical_block,
+        identity: job.identity,
+        server: job.server.clone(),
+    }
+}
+
+/// Where a disk is served: for whom, by what, and in which folder.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     job: &'a Job,
+    row: &'a Row,
+    options: &'a Options,
     folder: &'a Folder,
     stream: &'a UnixStream,
     plugin: &'a Plugin,
@@ -230,122 +248,75 @@ impl Place<'_> {
         Ok(Events { sender, events })
     }
 
-    /// Start the front end of a device, say so, and stop it when it is time.
-    fn attach(&self, disk: Arc<dyn Disk>, events: &Events) -> Result<Option<Refusal>, Refusal> {
-        doing(self.stream, Step::FirstRead);
-        let (ended, end) = channel();
-        let options = frontends::Options {
-            name: self.job.name.clone(),
-            folder: self.folder.path().to_owned(),
-            lanes: at_once(self.job.lanes, self.plugin),
-            logical_block: self.job.logical_block,
-            identity: self.job.identity,
-        };
-        let row = self.job.target.front_end().row();
-        if let Some(word) = row.guard {
-            guard::start(&word(&options))?;
-        }
-        let attached = frontends::start(&self.job.target, Arc::clone(&disk), &options, ended)?;
-        let limits = disk.limits();
-        if row.blocks {
-            table::warn(attached.path(), limits, self.job.logical_block);
-        }
-        let served = Served {
-            at: Endpoint::Device(attached.path().to_owned()),
-            front_end: self.job.target.front_end().row().name.to_owned(),
-            size: Some(limits.size),
-            read_only: Some(limits.read_only),
-            parallel: limits.parallel,
-            lanes: if limits.parallel { options.lanes } else { 1 },
-        };
-        let log = self.job.logging.open(&self.folder.log());
-        if let Err(error) = log.and_then(|log| self.announce(served, log, events, end)) {
-            if let Err(refusal) = remove(&self.job.target, attached) {
-                log::error!("{refusal}");
-            }
-            return Err(self.failed(&error));
-        }
-        if let Some(why) = self.wait(events) {
-            log::warn!("ended from outside: {why}");
-        }
-        Ok(self.stop(attached, disk))
-    }
-
-    /// Remove the device, store what is not stored yet, and close the disk.
-    fn stop(&self, attached: Box<dyn Attached>, disk: Arc<dyn Disk>) -> Option<Refusal> {
-        let mut first = None;
-        let mut note = |refusal: Refusal| {
-            log::error!("{refusal}");
-            first.get_or_insert(refusal);
-        };
-        doing(self.stream, Step::Requests);
-        if let Err(refusal) = remove(&self.job.target, attached) {
-            note(refusal);
-        }
-        let limits = disk.limits();
-        doing(self.stream, Step::Flush);
-        if limits.flush
-            && !limits.read_only
-            && let Err(error) = disk.serve(Request::new(Op::Flush, 0))
-        {
-            note(Refusal::new(format!("the last flush failed: {error}")));
-        }
-        if Arc::strong_count(&disk) > 1 {
-            log::debug!("something still holds the disk: it is not closed");
-        }
-        doing(self.stream, Step::Close);
-        drop(disk);
-        first
-    }
-
-    /// Serve at the door, say so, and stop when it is time.
-    fn listen(
+    /// Make what there is to offer reachable, say so, and take it away when it is time.
+    fn publish(
         &self,
         door: Door,
-        exports: Arc<Layered>,
-        parallel: bool,
+        offer: Offer,
         events: &Events,
     ) -> Result<Option<Refusal>, Refusal> {
+        if offer.limits().is_some() {
+            doing(self.stream, Step::FirstRead);
+        }
+        if let Some(word) = self.row.guard {
+            guard::start(&word(self.options))?;
+        }
         let (ended, end) = channel();
-        let server = door.bound.serve(exports, ended)?;
-        let served = Served {
-            at: Endpoint::Server {
-                uri: server.uri(),
-                unix_socket: server.unix_socket().map(Path::to_owned),
-            },
-            front_end: self.job.target.front_end().row().name.to_owned(),
-            size: None,
-            read_only: self.job.read_only.then_some(true),
-            parallel,
-            lanes: if parallel {
-                at_once(self.job.server.requests, self.plugin)
-            } else {
-                1
-            },
-        };
-        // Whoever asks for the clients finds none once the server is about to be stopped.
-        let server = Arc::new(Mutex::new(Some(server)));
-        let asked = Arc::clone(&server);
-        let list = move || asked.lock().as_ref().map(connected).unwrap_or_default();
-        let announced = door
-            .telling
-            .tell(list)
-            .and_then(|()| self.announce(served, door.log, events, end));
+        let published = door.prepared.publish(offer.exports(), ended)?;
+        let at = published.endpoint().clone();
+        if let (true, Some(path), Some(limits)) = (self.row.blocks, at.device(), offer.limits()) {
+            table::warn(path, limits, self.job.logical_block);
+        }
+        let served = offer.served(at, self.row, self.options.lanes);
+        // Whoever asks for the clients finds none once all is about to be stopped.
+        let shared = Arc::new(Mutex::new(Some(published)));
+        let announced = self
+            .open_to(door.clients, &shared)
+            .and_then(|log| self.announce(served, log, events, end));
         let why = announced.is_ok().then(|| self.wait(events)).flatten();
+        let published = shared.lock().take().expect("nobody else takes it");
+        let failed = why.and_then(|why| published.has_ended(why).err());
         doing(self.stream, Step::Requests);
-        let server = server.lock().take().expect("nobody else takes it");
-        let left = server.left();
-        server.stop();
+        let removed = self.remove(published);
+        if let Err(refusal) = &removed {
+            log::error!("{refusal}");
+        }
         announced.map_err(|error| self.failed(&error))?;
-        Ok(match why {
-            // Its only client has not left: it has served nobody, or serves no more.
-            Some(why) if !left => Some(Refusal::new(format!("{}: {why}", self.job.name))),
-            Some(why) => {
-                log::info!("{why}");
-                None
+        let closed = offer.close(|step| doing(self.stream, step));
+        let failed = failed.map(|why| Refusal::new(format!("{}: {why}", self.job.name)));
+        Ok(failed.or(removed.err()).or(closed.err()))
+    }
+
+    /// Tell everybody who asks for the clients, if there are to be any; gives the log.
+    fn open_to(&self, clients: Option<Clients>, shared: &Shared) -> io::Result<logging::Opened> {
+        let Some(Clients { telling, log }) = clients else {
+            return self.job.logging.open(&self.folder.log());
+        };
+        let asked = Arc::clone(shared);
+        let list = move || match &*asked.lock() {
+            Some(published) => connected(&**published),
+            None => Vec::new(),
+        };
+        telling.tell(list)?;
+        Ok(log)
+    }
+
+    /// Take it away. A ublk device is stopped by a process of its own, for as long as the plugin may
+    /// hang: a process that stops its own device cannot be killed meanwhile.
+    fn remove(&self, published: Box<dyn Published>) -> Result<(), Refusal> {
+        if self.row.stopper
+            && let Some(device) = published.endpoint().device()
+        {
+            let stopped = Process::Stopper.command().and_then(|mut stopper| {
+                let stopper = stopper.arg(device).stdin(Stdio::null());
+                stopper.status()
+            });
+            match stopped {
+                Ok(status) if status.success() => {}
+                other => log::warn!("the device is stopped without help: {other:?}"),
             }
-            None => None,
-        })
+        }
+        published.stop()
     }
 
     /// Until there is a reason to stop; which one, if it is nobody's wish. The plugin sleeps no more
@@ -392,9 +363,12 @@ impl Place<'_> {
     }
 }
 
-/// The clients of a server, as others are told of them.
-fn connected(server: &Server) -> Vec<Connected> {
-    server
+/// What is published, until it is about to be stopped.
+type Shared = Arc<Mutex<Option<Box<dyn Published>>>>;
+
+/// The clients, as others are told of them.
+fn connected(published: &dyn Published) -> Vec<Connected> {
+    published
         .clients()
         .into_iter()
         .map(|found| Connected {
@@ -472,20 +446,4 @@ fn forward(name: &str, events: &Sender<Event>, end: Receiver<String>) -> io::Res
 struct Events {
     sender: Sender<Event>,
     events: Receiver<Event>,
-}
-
-/// Remove the device. A ublk device is stopped by a process of its own, for as long as the plugin may
-/// hang: a process that stops its own device cannot be killed meanwhile.
-fn remove(target: &Target, attached: Box<dyn Attached>) -> Result<(), Refusal> {
-    if target.front_end().row().stopper {
-        let stopped = Process::Stopper.command().and_then(|mut stopper| {
-            let stopper = stopper.arg(attached.path()).stdin(Stdio::null());
-            stopper.status()
-        });
-        match stopped {
-            Ok(status) if status.success() => {}
-            other => log::warn!("the device is stopped without help: {other:?}"),
-        }
-    }
-    attached.stop()
 }

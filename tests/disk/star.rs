@@ -368,13 +368,15 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What tells front ends from each other. Others ask the target.
-const VARIANTS: [&str; 5] = [
+/// What tells front ends from each other. Others ask the target or the endpoint.
+const VARIANTS: [&str; 7] = [
     "Target::Ublk",
     "Target::Nbd",
     "Target::Loop",
     "Target::File",
     "Target::Server",
+    "Endpoint::Device",
+    "Endpoint::Server",
 ];
 
 /// Tests may build what they need.

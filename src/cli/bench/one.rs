@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use super::Guard;
 use crate::Refusal;
 use crate::agent::Loan;
-use crate::attachment::{self, Conduct, Cost, Folder, Job, Name, Root, ServerOptions};
+use crate::attachment::{self, Conduct, Cost, Folder, Job, Name, Root};
 use crate::bench::{self, FrontEnd, Place, Row, Workload};
 use crate::cli::complain;
+use crate::frontends::nbd::ServerOptions;
 use crate::frontends::{self, Endpoint, Identity};
 use crate::logging::{self, Detail, Logging, Sink};
 

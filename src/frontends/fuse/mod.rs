@@ -1,6 +1,6 @@
 //! The FUSE front end: a disk as one regular file, which is itself the mount point.
 //!
-//! [`start`] is called by [`super::start`]; the loop front end puts a device on such a file.
+//! The worker starts it through [`At`]; the loop front end puts a device on such a file.
 //! The file behaves as a block device would: its size is fixed, opening it with `O_TRUNC` keeps its
 //! data, ftruncate(2) to another size is `EPERM`, a write past its end `ENOSPC`. Nothing is cached
 //! in the kernel except for shared mappings. Without root nobody else may look at it, not even root.
@@ -10,7 +10,7 @@
 //! for the disk because they are being killed.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -23,7 +23,7 @@ use pydisk_kernel::threads;
 use pydisk_kernel::unforked::Unforked;
 use rustix::io::Errno;
 
-use super::{Attached, Dead, Ended, FrontEnd, Options, Row, Target};
+use super::{Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target};
 use crate::Refusal;
 use crate::disk::Disk;
 
@@ -77,6 +77,16 @@ impl FrontEnd for At {
         &ROW
     }
 
+    fn prepare(
+        &self,
+        options: &Options,
+        _passed: Vec<OwnedFd>,
+    ) -> Result<Box<dyn Prepared>, Refusal> {
+        let (path, options) = (self.0.clone(), options.clone());
+        let start = move |disk, ended| start(&path, disk, &options, ended);
+        Ok(Box::new(OneDisk(start)))
+    }
+
     fn remove_leftover(&self, dead: &Dead<'_>, new: bool) -> Result<(), Refusal> {
         remove_leftover(&self.0, dead, new)
     }
@@ -96,12 +106,12 @@ impl FrontEnd for At {
 ///
 /// # Errors
 /// One sentence, and nothing is left behind.
-pub(super) fn start(
+fn start(
     path: &Path,
     disk: Arc<dyn Disk>,
     options: &Options,
     ended: Ended,
-) -> Result<Box<dyn Attached>, Refusal> {
+) -> Result<Box<dyn Published>, Refusal> {
     Ok(Box::new(FuseFile::start(path, disk, options, ended, None)?))
 }
 
@@ -203,6 +213,7 @@ pub(super) type Released = Box<dyn Fn() + Send + Sync>;
 #[derive(Debug)]
 pub(super) struct FuseFile {
     place: Place,
+    endpoint: Endpoint,
     mounted: Device,
     file: Arc<DiskFile>,
     stop: Arc<Stop>,
@@ -262,6 +273,7 @@ impl FuseFile {
         };
         let finished = run(serving, path.to_path_buf(), &ended, &options.name)?;
         let this = Self {
+            endpoint: Endpoint::Device(place.shown().to_owned()),
             place,
             mounted,
             file,
@@ -390,9 +402,9 @@ impl Drop for FuseFile {
     }
 }
 
-impl Attached for FuseFile {
-    fn path(&self) -> &Path {
-        self.place.shown()
+impl Published for FuseFile {
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     fn stop(self: Box<Self>) -> Result<(), Refusal> {

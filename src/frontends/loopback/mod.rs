@@ -1,10 +1,11 @@
 //! The loop front end: a loop device with direct I/O on a hidden FUSE file, where there is no ublk.
 //!
-//! Called by [`super::start`]. The kernel's loop driver turns block requests into requests on the
+//! The worker starts it through [`At`]. The kernel's loop driver turns block requests into requests on the
 //! file, which [`super::fuse`] answers; here is only what makes the device and takes it away.
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -16,7 +17,9 @@ use rustix::io::Errno;
 
 use super::block::{FIRST_READ, Geometry};
 use super::fuse::{self, FuseFile};
-use super::{Attached, Dead, Ended, FrontEnd, Identity, Options, Row, Target};
+use super::{
+    Dead, Ended, Endpoint, FrontEnd, Identity, OneDisk, Options, Prepared, Published, Row, Target,
+};
 use crate::Refusal;
 use crate::disk::{Disk, Limits};
 
@@ -50,13 +53,23 @@ pub(super) static ROW: Row = Row {
     stopper: false,
 };
 
-/// A device, whatever its number.
+/// A number, or any free one.
 #[derive(Debug)]
-pub(super) struct At;
+pub(super) struct At(pub(super) Option<u32>);
 
 impl FrontEnd for At {
     fn row(&self) -> &'static Row {
         &ROW
+    }
+
+    fn prepare(
+        &self,
+        options: &Options,
+        _passed: Vec<OwnedFd>,
+    ) -> Result<Box<dyn Prepared>, Refusal> {
+        let (index, options) = (self.0, options.clone());
+        let start = move |disk, ended| start(index, disk, &options, ended);
+        Ok(Box::new(OneDisk(start)))
     }
 
     fn remove_leftover(&self, dead: &Dead<'_>, _new: bool) -> Result<(), Refusal> {
@@ -70,12 +83,12 @@ impl FrontEnd for At {
 ///
 /// # Errors
 /// One sentence, and nothing is left behind.
-pub(super) fn start(
+fn start(
     index: Option<u32>,
     disk: Arc<dyn Disk>,
     options: &Options,
     ended: Ended,
-) -> Result<Box<dyn Attached>, Refusal> {
+) -> Result<Box<dyn Published>, Refusal> {
     let limits = disk.limits().clone();
     if limits.size < 512 {
         return Err(Refusal::new(format!(
@@ -106,14 +119,14 @@ pub(super) fn start(
     };
     watch.watch(device, mark.clone(), &file);
     let mut attached = LoopFile {
-        path: device.path(),
+        endpoint: Endpoint::Device(device.path()),
         device,
         mark,
         file: Some(file),
         folder: options.folder.clone(),
     };
     if let Err(why) = attached.check(&limits) {
-        let refusal = Refusal::new(format!("{}: {why}", attached.path.display()));
+        let refusal = Refusal::new(format!("{}: {why}", attached.endpoint));
         return Err(after(attached.take_down(), refusal));
     }
     watch.look();
@@ -204,7 +217,7 @@ impl Mark {
 /// A loop device on a FUSE file.
 #[derive(Debug)]
 struct LoopFile {
-    path: PathBuf,
+    endpoint: Endpoint,
     device: LoopDevice,
     mark: Mark,
     /// None once it was taken down.
@@ -226,7 +239,7 @@ impl LoopFile {
         if !self.device.direct_io() {
             log::warn!(
                 "{}: the kernel uses its page cache below the device, which is slower",
-                self.path.display()
+                self.endpoint
             );
         }
         Ok(())
@@ -259,9 +272,9 @@ impl Drop for LoopFile {
     }
 }
 
-impl Attached for LoopFile {
-    fn path(&self) -> &Path {
-        &self.path
+impl Published for LoopFile {
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     fn stop(mut self: Box<Self>) -> Result<(), Refusal> {

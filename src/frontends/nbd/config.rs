@@ -107,3 +107,20 @@ pub enum TlsMode {
     /// They must.
     Required,
 }
+
+/// What a server is told besides its address.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ServerOptions {
+    /// What clients may ask for, but for `requests`.
+    pub bounds: Bounds,
+    /// Requests of one client at the same time; none is for the plugin's kind to decide.
+    pub requests: Option<u16>,
+    /// Whether they encrypt.
+    pub tls: TlsSetup,
+    /// How much of the protocol they find.
+    pub dialect: Dialect,
+    /// Which addresses of the host it listens on.
+    pub family: Family,
+    /// The SELinux label of its sockets, if it is not the process's own.
+    pub label: Option<String>,
+}

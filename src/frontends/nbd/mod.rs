@@ -40,7 +40,7 @@ mod wire;
 
 pub use address::{Address, DEFAULT_PORT, Place};
 pub use client::Client as LoadClient;
-pub use config::{Bounds, Dialect, Family, TlsMode, TlsSetup};
+pub use config::{Bounds, Dialect, Family, ServerOptions, TlsMode, TlsSetup};
 pub use found::may_be_at;
 pub(super) use place::ROW;
 pub use registry::Connected;

@@ -32,7 +32,7 @@ use super::stream::Stream;
 use super::tls::Tls;
 use crate::Refusal;
 use crate::disk::{Client, Exports, Peer};
-use crate::frontends::Ended;
+use crate::frontends::{Ended, Endpoint};
 use crate::logging::Limiter;
 
 /// What the user wants of a server.
@@ -118,8 +118,11 @@ impl Bound {
             wake: eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| failed(&error))?,
             left: AtomicBool::new(false),
         });
+        let endpoint = Endpoint::Server {
+            uri: self.listening.address.to_string(),
+            unix_socket: self.listening.unix_socket().map(Path::to_owned),
+        };
         let address = self.listening.address.clone();
-        let unix_socket = self.listening.unix_socket().map(Path::to_owned);
         let serving = Arc::clone(&shared);
         let accepting = thread::Builder::new()
             .name("nbd-accept".into())
@@ -128,7 +131,7 @@ impl Bound {
         Ok(Server {
             shared,
             address,
-            unix_socket,
+            endpoint,
             accepting: Some(accepting),
         })
     }
@@ -139,7 +142,7 @@ impl Bound {
 pub struct Server {
     shared: Arc<Shared>,
     address: Address,
-    unix_socket: Option<PathBuf>,
+    endpoint: Endpoint,
     accepting: Option<JoinHandle<()>>,
 }
 
@@ -189,7 +192,13 @@ impl Server {
     /// The Unix socket that clients find, if it is one.
     #[must_use]
     pub fn unix_socket(&self) -> Option<&Path> {
-        self.unix_socket.as_deref()
+        self.endpoint.unix_socket()
+    }
+
+    /// Where clients find it.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Who is connected, in the order of connecting.

@@ -1,6 +1,6 @@
 //! `/dev/nbdN`: the kernel's own NBD client on a socket whose other end this process serves.
 //!
-//! Called by [`super::start`]. No port, no negotiation: the kernel is told what the disk is when it
+//! The worker starts it through [`At`]. No port, no negotiation: the kernel is told what the disk is when it
 //! gets the socket, and speaks the protocol's transmission phase on it, which [`super::nbd`] answers,
 //! for a parallel disk with several threads.
 //!
@@ -27,7 +27,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM, MOST_IO};
 use super::nbd::Unnegotiated;
-use super::{Attached, Dead, Ended, FrontEnd, Options, Row, Target};
+use super::{Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target};
 use crate::Refusal;
 use crate::disk::{Disk, Limits};
 
@@ -58,13 +58,23 @@ pub(super) static ROW: Row = Row {
     stopper: false,
 };
 
-/// A device, whatever its number.
+/// A number, or any free one.
 #[derive(Debug)]
-pub(super) struct At;
+pub(super) struct At(pub(super) Option<u32>);
 
 impl FrontEnd for At {
     fn row(&self) -> &'static Row {
         &ROW
+    }
+
+    fn prepare(
+        &self,
+        options: &Options,
+        _passed: Vec<OwnedFd>,
+    ) -> Result<Box<dyn Prepared>, Refusal> {
+        let (index, options) = (self.0, options.clone());
+        let start = move |disk, ended| start(index, disk, &options, ended);
+        Ok(Box::new(OneDisk(start)))
     }
 
     fn remove_leftover(&self, dead: &Dead<'_>, _new: bool) -> Result<(), Refusal> {
@@ -107,12 +117,12 @@ fn remove(word: &str) -> Result<(), Refusal> {
 /// # Errors
 /// One sentence; nothing is left behind, unless the disk does not answer the first read: then the
 /// device goes with the process.
-pub(super) fn start(
+fn start(
     index: Option<u32>,
     disk: Arc<dyn Disk>,
     options: &Options,
     ended: Ended,
-) -> Result<Box<dyn Attached>, Refusal> {
+) -> Result<Box<dyn Published>, Refusal> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         Refusal::new(format!("{}: {what}: {error}", options.name))
     };
@@ -138,7 +148,11 @@ pub(super) fn start(
         give_up(device, serving, &error);
         return Err(refused(index, &error));
     }
-    Ok(Box::new(KernelNbd { device, serving }))
+    Ok(Box::new(KernelNbd {
+        endpoint: Endpoint::Device(device.path().to_owned()),
+        device,
+        serving,
+    }))
 }
 
 /// Remove a device that is of no use. One that does not answer could not be stopped cleanly.
@@ -158,16 +172,21 @@ fn give_up(device: Device, serving: Serving, why: &Error) {
 struct KernelNbd {
     device: Device,
     serving: Serving,
+    endpoint: Endpoint,
 }
 
-impl Attached for KernelNbd {
-    fn path(&self) -> &Path {
-        self.device.path()
+impl Published for KernelNbd {
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     fn stop(self: Box<Self>) -> Result<(), Refusal> {
-        let Self { device, serving } = *self;
-        let path = device.path().display().to_string();
+        let Self {
+            device,
+            serving,
+            endpoint,
+        } = *self;
+        let path = endpoint.to_string();
         serving.stopping();
         // A disconnect fails what is under way; so it waits for that, unless there is no end to it.
         if !calm(&device) {

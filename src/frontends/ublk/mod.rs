@@ -3,6 +3,7 @@
 //! The block layer's words become [`Request`]s here, and a disk's [`Limits`] become the parameters of
 //! the device. Threads, memory and commands are the kernel crate's business.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use pydisk_kernel::ublk::{self, Device, Error, Handler, Io, Op as Asked, Params,
 
 use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM};
 use super::kernel_errnos::for_kernel;
-use super::{Attached, Dead, Ended, FrontEnd, Options, Row, Target, answer};
+use super::{
+    Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target, answer,
+};
 use crate::disk::{Disk, Errno, Flags, Limits, Op, Request};
 use crate::{Refusal, logging};
 
@@ -37,13 +40,23 @@ pub(super) static ROW: Row = Row {
     stopper: true,
 };
 
-/// A device, whatever its number.
+/// A number, or any free one.
 #[derive(Debug)]
-pub(super) struct At;
+pub(super) struct At(pub(super) Option<u32>);
 
 impl FrontEnd for At {
     fn row(&self) -> &'static Row {
         &ROW
+    }
+
+    fn prepare(
+        &self,
+        options: &Options,
+        _passed: Vec<OwnedFd>,
+    ) -> Result<Box<dyn Prepared>, Refusal> {
+        let (index, options) = (self.0, options.clone());
+        let start = move |disk, ended| start(index, disk, &options, ended);
+        Ok(Box::new(OneDisk(start)))
     }
 
     fn remove_leftover(&self, dead: &Dead<'_>, _new: bool) -> Result<(), Refusal> {
@@ -82,12 +95,12 @@ fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
 /// # Errors
 /// One sentence; nothing is left behind, unless the disk does not answer the first read: then the
 /// device goes with the process.
-pub(super) fn start(
+fn start(
     index: Option<u32>,
     disk: Arc<dyn Disk>,
     options: &Options,
     ended: Ended,
-) -> Result<Box<dyn Attached>, Refusal> {
+) -> Result<Box<dyn Published>, Refusal> {
     let limits = disk.limits();
     let shape = shape(limits, options);
     let params = Params {
@@ -106,7 +119,10 @@ pub(super) fn start(
         .start(Arc::new(Served { disk }), tell)
         .map_err(|error| refused(index, &error))?;
     match running.wait_until_usable(FIRST_READ) {
-        Ok(()) => Ok(Box::new(Ublk { running })),
+        Ok(()) => Ok(Box::new(Ublk {
+            endpoint: Endpoint::Device(running.device_path().to_owned()),
+            running,
+        })),
         Err(error) => {
             give_up(running, &error);
             Err(refused(index, &error))
@@ -129,16 +145,16 @@ fn give_up(running: Running, why: &Error) {
 /// A disk that is a block device.
 struct Ublk {
     running: Running,
+    endpoint: Endpoint,
 }
 
-impl Attached for Ublk {
-    fn path(&self) -> &Path {
-        self.running.device_path()
+impl Published for Ublk {
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     fn stop(self: Box<Self>) -> Result<(), Refusal> {
-        let path = self.path().display().to_string();
-        block::stopped(&path, self.running.stop())
+        block::stopped(&self.endpoint.to_string(), self.running.stop())
     }
 }
 

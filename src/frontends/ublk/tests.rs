@@ -12,6 +12,7 @@ use pydisk_kernel::ublk as kernel;
 use super::*;
 use crate::disk::{Error as DiskError, Fua, Result};
 use crate::frontends::Identity;
+use crate::frontends::nbd::ServerOptions;
 
 const SIZE: u64 = 16 << 20;
 
@@ -114,13 +115,14 @@ fn available() -> bool {
     false
 }
 
-fn attach(disk: &Arc<Recorder>, index: Option<u32>) -> Result<Box<dyn Attached>, Refusal> {
+fn attach(disk: &Arc<Recorder>, index: Option<u32>) -> Result<Box<dyn Published>, Refusal> {
     let options = Options {
         name: "test".into(),
         folder: std::env::temp_dir(),
         lanes: 4,
         logical_block: None,
         identity: Identity::new(),
+        server: ServerOptions::default(),
     };
     let (ended, _) = mpsc::channel();
     start(index, Arc::clone(disk) as Arc<dyn Disk>, &options, ended)
@@ -253,6 +255,7 @@ fn a_disk_whose_first_read_fails_is_refused_and_leaves_no_device() {
         lanes: 1,
         logical_block: None,
         identity: Identity::new(),
+        server: ServerOptions::default(),
     };
     let (ended, told) = mpsc::channel();
     let refused = start(Some(index), Arc::new(Broken(limits())), &options, ended);
@@ -275,6 +278,7 @@ fn an_end_from_outside_is_told() {
         lanes: 1,
         logical_block: None,
         identity: Identity::new(),
+        server: ServerOptions::default(),
     };
     let (ended, told) = mpsc::channel();
     let attached = start(Some(index), disk, &options, ended).unwrap();

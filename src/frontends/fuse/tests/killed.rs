@@ -54,7 +54,7 @@ impl Stuck {
         self.freed.notify_all();
     }
 
-    fn start(self: &Arc<Self>, bench: &Bench) -> Box<dyn crate::frontends::Attached> {
+    fn start(self: &Arc<Self>, bench: &Bench) -> Box<dyn crate::frontends::Published> {
         let disk = Arc::clone(self) as Arc<dyn Disk>;
         start(&bench.path(), disk, &bench.options, bench.teller.clone()).unwrap()
     }

@@ -7,7 +7,6 @@ use pydisk_kernel::usage::{self, User};
 
 use super::*;
 use crate::disk::{Emulate, Request};
-use crate::frontends::start;
 
 #[test]
 fn a_place_that_holds_something_is_refused_and_kept() {
@@ -157,7 +156,7 @@ fn a_request_of_years_does_not_keep_the_stop() {
         limits.zero = zero;
         let disk = Arc::new(Endless(limits, AtomicU64::new(0)));
         let layered = Arc::new(Emulate::new(Arc::clone(&disk)));
-        let path = Target::File(bench.path());
+        let path = bench.path();
         let attached = start(&path, layered, &bench.options, bench.teller.clone()).unwrap();
         let file = open(&bench.path(), OFlags::empty()).unwrap();
         let zeroes = FallocateFlags::ZERO_RANGE;
@@ -246,7 +245,7 @@ fn a_file_that_lives_on_at_another_place_lets_go_of_its_disk() {
     let mut limits = Limits::read_only(MIB);
     limits.parallel = false;
     let disk = Arc::new(Occupied(limits, AtomicBool::new(false)));
-    let path = Target::File(bench.path());
+    let path = bench.path();
     let below: Arc<dyn Disk> = Arc::clone(&disk) as _;
     let attached = start(&path, below, &bench.options, bench.teller.clone()).unwrap();
     soon("it is served", || disk.1.load(Ordering::Acquire));
