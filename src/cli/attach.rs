@@ -1,16 +1,68 @@
 //! `pydisk attach`: from the user's words to a disk that can be used.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use clap::Args;
 
 use super::choice::Choice;
 use super::start::Start;
-use super::{AttachArgs, Failure, choice, interpreter, list, passed, plugin, server, words};
+use super::{Failure, choice, interpreter, list, passed, plugin, server, words};
 use crate::agent;
 use crate::attachment::{self, Conduct, Job, Name, Passing, Root};
 use crate::frontends::{Identity, Target};
 use crate::logging::{Detail, Logging, Sink};
+use crate::params::ErrnoSource;
 use crate::{Refusal, logging};
+
+#[derive(Debug, Args)]
+pub(super) struct AttachArgs {
+    /// A Python file, or the name of a plugin that ships with pydisk (memory, file)
+    plugin: String,
+    /// Where it appears (/dev/ublkbN, /dev/nbdN, /dev/loopN, a path or nbd://HOST:PORT), and parameters of
+    /// the plugin, in any order; a file with a `=` in its name is `./a=b`
+    #[arg(value_name = "TARGET|KEY=VALUE")]
+    words: Vec<String>,
+    /// Open the disk for reading only
+    #[arg(short, long)]
+    read_only: bool,
+    /// Do not go to the background; Ctrl-C detaches
+    #[arg(short, long)]
+    foreground: bool,
+    /// Run a shell command with $device (or $uri and $unixsocket) and $name set, then detach and
+    /// exit with its status
+    #[arg(long, value_name = "CMD")]
+    run: Option<String>,
+    /// Name of the attachment [default: the plugin's file name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Requests that a plugin with the parallel thread model serves at the same time [default: 16,
+    /// with `async def` 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    lanes: Option<u16>,
+    /// Bytes in a block of the device: 512, 1024, 2048 or 4096 [default: the plugin's smallest block, from 512 to
+    /// 4096]. Where it is smaller than the plugin's, parts of blocks are read, changed and written back
+    #[arg(long, value_name = "BYTES", value_parser = logical_block)]
+    logical_block_size: Option<u32>,
+    /// The Python or the virtual environment whose packages the plugin sees
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+    /// Whose errno a failed callback reports: only what nbdkit.set_error chose (nbdkit), or an
+    /// OSError's own as well (native) [default: the plugin's PYDISK_ERRNO, else nbdkit]
+    #[arg(long, value_name = "native|nbdkit")]
+    errno: Option<ErrnoSource>,
+    /// Log what only helps to find a fault
+    #[arg(short, long)]
+    verbose: bool,
+    /// Say nothing but errors: no path, no choice of a front end, no warnings
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// For programs: print what `show --json` does in place of the path
+    #[arg(long, conflicts_with_all = ["run", "quiet"])]
+    json: bool,
+    #[command(flatten)]
+    server: server::ServerArgs,
+}
 
 pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     let words = words::parse(&args.words).map_err(Failure::Usage)?;
@@ -111,6 +163,15 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         json: args.json,
     };
     Ok(start.go(job, args.run)?)
+}
+
+/// A block size that every front end of a block device takes.
+fn logical_block(text: &str) -> Result<u32, String> {
+    let bytes = crate::params::parse_size(text).ok();
+    [512, 1024, 2048, 4096]
+        .into_iter()
+        .find(|&known| bytes == Some(u64::from(known)))
+        .ok_or_else(|| "512, 1024, 2048 and 4096 are accepted".to_owned())
 }
 
 /// Only block devices have logical blocks. A file is chosen where this host offers no device.

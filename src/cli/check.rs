@@ -7,16 +7,17 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use clap::Args;
 use parking_lot::Mutex;
 use serde_json::json;
 
-use super::{CheckArgs, CheckOptions, Failure, info, interpreter, plugin};
+use super::{Failure, info, interpreter, plugin};
 use crate::attachment::{Process, Step};
 use crate::check::{self, Doing, Plan, Report, Watch};
 use crate::interrupt;
@@ -27,6 +28,54 @@ use crate::{Refusal, escape, logging};
 
 /// How often the watch is looked at.
 const TICK: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// A Python file, or the name of a plugin that ships with pydisk
+    plugin: String,
+    /// Parameters of the plugin
+    #[arg(value_name = "KEY=VALUE")]
+    words: Vec<String>,
+    #[command(flatten)]
+    options: CheckOptions,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckOptions {
+    /// Write, zero and trim as well: what the disk holds is lost
+    #[arg(long)]
+    write: bool,
+    /// Repeat the random requests of an earlier check
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Requests in each part of the check
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// A callback that takes longer hangs; one that moves many bytes has so long for each 8 MiB
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    patience: u32,
+    /// The export that is opened, as by a client of an NBD server [default: the plugin's own]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    export: String,
+    /// The Python or the virtual environment whose packages the plugin sees
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+    /// Whose errno a failed callback reports, as for `attach` [default: the plugin's PYDISK_ERRNO, else
+    /// nbdkit]
+    #[arg(long, value_name = "native|nbdkit")]
+    errno: Option<ErrnoSource>,
+    /// Say nothing but what is wrong
+    #[arg(short, long)]
+    quiet: bool,
+    /// For programs
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
+}
 
 pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     info::parameters(&args.words)?;

@@ -11,9 +11,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use clap::Args;
 use signal_hook::consts::SIGINT;
 
-use super::{Failure, InfoArgs, interpreter, passed, plugin, words};
+use super::{Failure, interpreter, passed, plugin, words};
 use crate::attachment::{Process, Step};
 use crate::disk::Limits;
 use crate::interrupt;
@@ -21,6 +22,21 @@ use crate::logging::Detail;
 use crate::progress::{Progress, tell_waiting};
 use crate::python::Plugin;
 use crate::{Refusal, escape, logging};
+
+#[derive(Debug, Args)]
+pub(super) struct InfoArgs {
+    /// A Python file, or the name of a plugin that ships with pydisk
+    plugin: String,
+    /// Parameters of the plugin
+    #[arg(value_name = "KEY=VALUE")]
+    words: Vec<String>,
+    /// The Python or the virtual environment whose packages the plugin sees
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
 
 pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Failure> {
     let step = match Step::of_config(&parameters(&args.words)?) {

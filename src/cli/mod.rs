@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 mod attach;
 mod bench;
@@ -33,7 +33,6 @@ mod words;
 pub use {fuzzing::words, list::fuzzing::state};
 
 use crate::attachment::Process;
-use crate::params::ErrnoSource;
 use crate::{Refusal, agent, frontends, logging, worker};
 
 const EXAMPLES: &str = "\
@@ -78,7 +77,7 @@ enum Command {
         override_usage = "pydisk attach [OPTIONS] <PLUGIN> [TARGET] [KEY=VALUE]...",
         after_help = EXAMPLES
     )]
-    Attach(AttachArgs),
+    Attach(attach::AttachArgs),
     /// Show what is attached
     List {
         /// For programs
@@ -119,13 +118,13 @@ enum Command {
     },
     /// Show what a plugin can do, without attaching it
     #[command(override_usage = "pydisk info [OPTIONS] <PLUGIN> [KEY=VALUE]...")]
-    Info(InfoArgs),
+    Info(info::InfoArgs),
     /// Try a plugin out and report what is wrong with it, for its author and for tests
     #[command(
         override_usage = "pydisk check [OPTIONS] <PLUGIN> [KEY=VALUE]...",
         after_help = CHECKING
     )]
-    Check(CheckArgs),
+    Check(check::CheckArgs),
     /// Measure what a plugin does on each front end, and how much of it is the plugin's own
     #[command(
         override_usage = "pydisk bench [OPTIONS] <PLUGIN> [KEY=VALUE]...",
@@ -155,7 +154,7 @@ enum Command {
         script: PathBuf,
         words: Vec<String>,
         #[command(flatten)]
-        options: CheckOptions,
+        options: check::CheckOptions,
     },
     #[command(name = Process::Guard.subcommand(), hide = true)]
     GuardProcess { word: String },
@@ -174,127 +173,6 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-}
-
-#[derive(Debug, Args)]
-struct AttachArgs {
-    /// A Python file, or the name of a plugin that ships with pydisk (memory, file)
-    plugin: String,
-    /// Where it appears (/dev/ublkbN, /dev/nbdN, /dev/loopN, a path or nbd://HOST:PORT), and parameters of
-    /// the plugin, in any order; a file with a `=` in its name is `./a=b`
-    #[arg(value_name = "TARGET|KEY=VALUE")]
-    words: Vec<String>,
-    /// Open the disk for reading only
-    #[arg(short, long)]
-    read_only: bool,
-    /// Do not go to the background; Ctrl-C detaches
-    #[arg(short, long)]
-    foreground: bool,
-    /// Run a shell command with $device (or $uri and $unixsocket) and $name set, then detach and
-    /// exit with its status
-    #[arg(long, value_name = "CMD")]
-    run: Option<String>,
-    /// Name of the attachment [default: the plugin's file name]
-    #[arg(long)]
-    name: Option<String>,
-    /// Requests that a plugin with the parallel thread model serves at the same time [default: 16,
-    /// with `async def` 64]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    lanes: Option<u16>,
-    /// Bytes in a block of the device: 512, 1024, 2048 or 4096 [default: the plugin's smallest block, from 512 to
-    /// 4096]. Where it is smaller than the plugin's, parts of blocks are read, changed and written back
-    #[arg(long, value_name = "BYTES", value_parser = logical_block)]
-    logical_block_size: Option<u32>,
-    /// The Python or the virtual environment whose packages the plugin sees
-    #[arg(long, value_name = "PATH")]
-    python: Option<PathBuf>,
-    /// Whose errno a failed callback reports: only what nbdkit.set_error chose (nbdkit), or an
-    /// OSError's own as well (native) [default: the plugin's PYDISK_ERRNO, else nbdkit]
-    #[arg(long, value_name = "native|nbdkit")]
-    errno: Option<ErrnoSource>,
-    /// Log what only helps to find a fault
-    #[arg(short, long)]
-    verbose: bool,
-    /// Say nothing but errors: no path, no choice of a front end, no warnings
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// For programs: print what `show --json` does in place of the path
-    #[arg(long, conflicts_with_all = ["run", "quiet"])]
-    json: bool,
-    #[command(flatten)]
-    server: server::ServerArgs,
-}
-
-#[derive(Debug, Args)]
-struct InfoArgs {
-    /// A Python file, or the name of a plugin that ships with pydisk
-    plugin: String,
-    /// Parameters of the plugin
-    #[arg(value_name = "KEY=VALUE")]
-    words: Vec<String>,
-    /// The Python or the virtual environment whose packages the plugin sees
-    #[arg(long, value_name = "PATH")]
-    python: Option<PathBuf>,
-    /// For programs
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-struct CheckArgs {
-    /// A Python file, or the name of a plugin that ships with pydisk
-    plugin: String,
-    /// Parameters of the plugin
-    #[arg(value_name = "KEY=VALUE")]
-    words: Vec<String>,
-    #[command(flatten)]
-    options: CheckOptions,
-}
-
-#[derive(Debug, Args)]
-struct CheckOptions {
-    /// Write, zero and trim as well: what the disk holds is lost
-    #[arg(long)]
-    write: bool,
-    /// Repeat the random requests of an earlier check
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Requests in each part of the check
-    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
-    steps: u32,
-    /// A callback that takes longer hangs; one that moves many bytes has so long for each 8 MiB
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
-    patience: u32,
-    /// The export that is opened, as by a client of an NBD server [default: the plugin's own]
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "",
-        hide_default_value = true
-    )]
-    export: String,
-    /// The Python or the virtual environment whose packages the plugin sees
-    #[arg(long, value_name = "PATH")]
-    python: Option<PathBuf>,
-    /// Whose errno a failed callback reports, as for `attach` [default: the plugin's PYDISK_ERRNO, else
-    /// nbdkit]
-    #[arg(long, value_name = "native|nbdkit")]
-    errno: Option<ErrnoSource>,
-    /// Say nothing but what is wrong
-    #[arg(short, long)]
-    quiet: bool,
-    /// For programs
-    #[arg(long, conflicts_with = "quiet")]
-    json: bool,
-}
-
-/// A block size that every front end of a block device takes.
-fn logical_block(text: &str) -> Result<u32, String> {
-    let bytes = crate::params::parse_size(text).ok();
-    [512, 1024, 2048, 4096]
-        .into_iter()
-        .find(|&known| bytes == Some(u64::from(known)))
-        .ok_or_else(|| "512, 1024, 2048 and 4096 are accepted".to_owned())
 }
 
 /// The exit status of wrong usage.
