@@ -28,12 +28,15 @@ use crate::Refusal;
 use crate::disk::Disk;
 
 mod file;
+mod leftover;
 mod place;
 mod session;
 mod stop;
 mod under_way;
 
 use file::DiskFile;
+use leftover::{fails, remove_leftover, source};
+pub(super) use leftover::{is_mounted, remove_hidden};
 use place::Place;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use session::fuzzing::fuse_calls;
@@ -113,97 +116,6 @@ fn start(
     ended: Ended,
 ) -> Result<Box<dyn Published>, Refusal> {
     Ok(Box::new(FuseFile::start(path, disk, options, ended, None)?))
-}
-
-/// Unmount and remove what a dead attachment left at `path`: its mount, and the file that it was mounted on if
-/// pydisk made that. `new` tells, for attachments of an older pydisk, whether there was no file before. What is
-/// others' is left, and it is no error if there is nothing.
-///
-/// # Errors
-/// One sentence: something is mounted over it, or unmounting failed.
-fn remove_leftover(path: &Path, dead: &Dead<'_>, new: bool) -> Result<(), Refusal> {
-    let Some(real) = unmount_leftover(path, dead)? else {
-        return Ok(());
-    };
-    match dead.identity {
-        Some(_) => place::remove_made(&real, dead.folder),
-        None if new => place::remove_empty(&real),
-        None => Ok(()),
-    }
-}
-
-/// As [`remove_leftover`] for the file at `path` in the attachment's own folder.
-pub(super) fn remove_hidden(path: &Path, dead: &Dead<'_>) -> Result<(), Refusal> {
-    match unmount_leftover(path, dead)? {
-        Some(real) => place::remove_empty(&real),
-        None => Ok(()),
-    }
-}
-
-/// Whether what a dead attachment mounted at `path` still is mounted there, in the mount namespace of the name
-/// `there` or in this one. From here on its users get errors, also where the plugin left a process behind that has
-/// the connection.
-fn fails(path: &Path, dead: &Dead<'_>, there: Option<&Path>) -> bool {
-    let ours = source(&dead.word());
-    let foreign = there.filter(|there| mounts::namespace().is_some_and(|here| here != *there));
-    let found = match foreign {
-        Some(there) => mounts::named(ours.as_ref(), there),
-        None => mounted_here(path, &ours),
-    };
-    let Some(mount) = found else {
-        return false;
-    };
-    if let Err(error) = mounts::abort_fuse(mount.device) {
-        log::debug!("{}: ending FUSE: {error}", mount.at.display());
-    }
-    true
-}
-
-/// What names itself `source` at `path`, visible or not. The path is looked at only where it may be another name of
-/// the place: it may lie on a filesystem that does not answer.
-fn mounted_here(path: &Path, source: &str) -> Option<mounts::Mount> {
-    let mut all = mounts::mounts().ok()?;
-    all.retain(|mount| mount.source == source);
-    let at = |place: &Path| all.iter().find(|mount| mount.at == place).cloned();
-    if all.is_empty() {
-        return None;
-    }
-    at(path).or_else(|| at(&place::real_path(path).ok()?))
-}
-
-/// Whether what is visible at `real` is what this attachment mounted there.
-pub(super) fn is_mounted(real: &Path, dead: &Dead<'_>) -> bool {
-    let ours = source(&dead.word());
-    matches!(mounts::mounted_at(real), Ok(Some(mount)) if *mount.source == *ours)
-}
-
-/// Unmount what a dead attachment mounted at `path`; gives where that is if nothing is mounted there now.
-fn unmount_leftover(path: &Path, dead: &Dead<'_>) -> Result<Option<PathBuf>, Refusal> {
-    if path.parent().is_none_or(|folder| !folder.exists()) {
-        return Ok(None);
-    }
-    let real = place::real_path(path)?;
-    let failed = |error: io::Error| Refusal::new(format!("{}: {error}", path.display()));
-    let ours = source(&dead.word());
-    loop {
-        let mut there = mounts::mounts().map_err(failed)?;
-        there.retain(|mount| mount.at == real);
-        let Some(top) = there.last() else {
-            return Ok(Some(real));
-        };
-        if !there.iter().any(|mount| *mount.source == *ours) {
-            return Ok(None);
-        }
-        if *top.source != *ours {
-            return Err(Refusal::new(format!(
-                "{}: `{}` is mounted over what is left there",
-                path.display(),
-                top.source.display()
-            )));
-        }
-        mounts::unmount_fuse(&real, Unmount::Force)
-            .map_err(|error| Refusal::new(format!("{}: unmount: {error}", path.display())))?;
-    }
 }
 
 /// Called in a FUSE thread after a file was closed for good; it must not touch the file.
@@ -410,12 +322,6 @@ impl Published for FuseFile {
     fn stop(self: Box<Self>) -> Result<(), Refusal> {
         self.end()
     }
-}
-
-/// What the kernel's mount table shows as the source, where the attachment's word is `word`.
-fn source(word: &str) -> String {
-    // fusermount3 splits its options at commas.
-    word.replace([',', '\\'], "_")
 }
 
 fn mount_options(options: &Options, read_only: bool) -> Vec<MountOption> {

@@ -17,11 +17,13 @@ use rustix::io::Errno;
 
 use super::block::{FIRST_READ, Geometry};
 use super::fuse::{self, FuseFile};
-use super::{
-    Dead, Ended, Endpoint, FrontEnd, Identity, OneDisk, Options, Prepared, Published, Row, Target,
-};
+use super::{Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target};
 use crate::Refusal;
 use crate::disk::{Disk, Limits};
+
+mod mark;
+
+use mark::Mark;
 
 /// The hidden file in the attachment's folder.
 const FILE: &str = "file";
@@ -169,49 +171,6 @@ fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
         return remove_added(folder);
     }
     Ok(())
-}
-
-/// What tells a loop device from those of others.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Mark {
-    /// The limit of its size.
-    Limit(u64),
-    /// The path of its file, where the disk is larger than such a limit could be, and where an older pydisk made
-    /// the device. In another mount namespace the same path may be another file.
-    File(PathBuf),
-}
-
-impl Mark {
-    fn new(identity: Identity, size: u64, file: &Path) -> Self {
-        if size < identity.bytes() {
-            Self::Limit(identity.bytes())
-        } else {
-            Self::File(file.to_owned())
-        }
-    }
-
-    /// Those that a device of a dead attachment may have. The path of its file counts as long as that is mounted
-    /// here.
-    fn of_dead(dead: &Dead<'_>, file: &Path) -> Vec<Self> {
-        let limit = dead.identity.map(|identity| Self::Limit(identity.bytes()));
-        let path = fuse::is_mounted(file, dead).then(|| Self::File(file.to_owned()));
-        limit.into_iter().chain(path).collect()
-    }
-
-    fn limit(&self) -> u64 {
-        match self {
-            Self::Limit(bytes) => *bytes,
-            Self::File(_) => 0,
-        }
-    }
-
-    fn is_on(&self, device: LoopDevice) -> bool {
-        device.size_limit() == Some(self.limit())
-            && match self {
-                Self::Limit(_) => true,
-                Self::File(file) => device.backing_file().as_ref() == Some(file),
-            }
-    }
 }
 
 /// A loop device on a FUSE file.
