@@ -17,6 +17,7 @@ pub mod frontends;
 #[doc(hidden)]
 pub mod fuzzing;
 mod interrupt;
+pub mod layers;
 mod logging;
 pub mod params;
 mod progress;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use fastrand::Rng;
 
 use crate::Refusal;
-use crate::disk::{Check, Disk, Limits, Op, OpKind, Request};
+use crate::disk::{Disk, Limits, Op, OpKind, Request};
+use crate::layers::Check;
 
 mod model;
 mod reading;

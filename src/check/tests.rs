@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::disk::memory::Memory;
-use crate::disk::{BlockSizes, Fua, Serial};
+use crate::disk::{BlockSizes, Fua};
+use crate::layers::Serial;
 
 fn found(change: impl Fn(&mut Limits), size: u64, seed: u64) -> Vec<Trouble> {
     let memory = Arc::new(Serial::new(

@@ -8,7 +8,8 @@ use super::model::{Model, Wrong};
 use super::{Open, Plan, Report, Trial, Watch, reading};
 use crate::Refusal;
 use crate::check::Doing;
-use crate::disk::{Check, Disk, Errno, Flags, Fua, Op, Request};
+use crate::disk::{Disk, Errno, Flags, Fua, Op, Request};
+use crate::layers::Check;
 
 /// Bytes that are read at a time to learn what is there.
 const LEARN: u64 = 1 << 20;

@@ -81,7 +81,7 @@ impl BlockSizes {
 pub enum Fua {
     /// Not at all: [`super::Flags::FUA`] is refused.
     None,
-    /// By a flush after the write. [`super::Emulate`] sends it; the disk below never sees the flag, and
+    /// By a flush after the write. The layer `emulate` sends it; the disk below never sees the flag, and
     /// serves [`super::Op::Flush`] for this even where it does not offer it.
     Emulate,
     /// By itself: the flag is passed on.

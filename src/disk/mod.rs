@@ -9,23 +9,18 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
-mod check;
-mod emulate;
+mod admission;
 mod error;
 mod exports;
 mod extents;
 mod limits;
 pub mod memory;
-mod serial;
 mod waiting;
 
-pub use check::Check;
-pub use emulate::{Emulate, Parts};
 pub use error::{Errno, Error, Result};
 pub use exports::{Certificate, Client, Export, Exports, Guest, Listed, Peer, Resident};
 pub use extents::{Extent, ExtentKind, Extents};
 pub use limits::{BlockSizes, Cache, Fua, Limits};
-pub use serial::Serial;
 pub use waiting::{go_on, waited_for};
 
 bitflags::bitflags! {
@@ -178,8 +173,8 @@ impl<'a> Request<'a> {
 
 /// Anything that serves block requests: a plugin's open handle, a layer, a test disk.
 ///
-/// A disk whose [`Limits::parallel`] is false is called by one thread at a time; wrap it in
-/// [`Serial`] where several threads would. Dropping a disk closes it.
+/// A disk whose [`Limits::parallel`] is false is called by one thread at a time; put the
+/// layer `serial` around it where several threads would. Dropping a disk closes it.
 pub trait Disk: Debug + Send + Sync {
     /// Size, block sizes and capabilities, fixed when the disk was opened.
     fn limits(&self) -> &Limits;

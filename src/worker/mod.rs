@@ -19,7 +19,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 mod door;
 mod guard;
 mod offer;
-mod sectors;
 mod served;
 mod surroundings;
 mod table;
@@ -28,13 +27,13 @@ use crate::attachment::{
     self, Activity, Connected, Cost, Folder, FromWorker, Job, Passing, Process, Role, Served, Step,
     Telling, ToWorker, patience, send,
 };
-use crate::disk::{Check, Disk, Emulate};
+use crate::disk::Disk;
 use crate::frontends::{self, Options, Published, Row};
+use crate::layers::{Check, Emulate, WholeSectors};
 use crate::python::{Plugin, ThreadModel};
 use crate::{Refusal, logging, python};
 use door::{Clients, Door};
 use offer::Offer;
-use sectors::WholeSectors;
 use served::Layered;
 
 /// The hidden subcommand: serve one disk for the agent at standard input.

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::disk::{Check, Client, Disk, Emulate, Export, Exports, Guest, Listed, Parts, Result};
+use crate::disk::{Client, Disk, Export, Exports, Guest, Listed, Result};
+use crate::layers::{Check, Emulate, Parts};
 
 /// Exports with layers around each disk that is opened.
 #[derive(Debug)]

@@ -2,7 +2,8 @@
 use std::sync::Arc;
 
 use pydisk::disk::memory::{Builder, Fault, Memory};
-use pydisk::disk::{BlockSizes, Cache, Check, Disk, Emulate, Errno, Fua, Limits, OpKind, Serial};
+use pydisk::disk::{BlockSizes, Cache, Disk, Errno, Fua, Limits, OpKind};
+use pydisk::layers::{Check, Emulate, Serial};
 
 use support::conformance::{SMALLEST, Subject, suite};
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use fastrand::Rng;
 use pydisk::disk::memory::{Builder, Effect, Fault, Memory};
 use pydisk::disk::{
-    BlockSizes, Cache, Check, Disk, Emulate, Errno, ExtentKind, Extents, Flags, Fua, Op, OpKind,
-    Request, Serial,
+    BlockSizes, Cache, Disk, Errno, ExtentKind, Extents, Flags, Fua, Op, OpKind, Request,
 };
+use pydisk::layers::{Check, Emulate, Serial};
 
 /// Not a multiple of any block but 512, so that the end is odd as well.
 const SIZE: u64 = (256 << 10) + 512;

@@ -13,9 +13,10 @@ use syn::{Attribute, Item, ItemMod, ItemUse, Macro, UseTree, Visibility};
 
 /// A part and what it may name of other parts and of other crates, by the beginning of the path. Small parts that
 /// know nobody are named by everybody.
-const MAY_KNOW: [(&str, &[&str]); 9] = [
+const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("disk", &[]),
-    ("check", &["disk", "pydisk_kernel::threads"]),
+    ("layers", &["disk"]),
+    ("check", &["disk", "layers", "pydisk_kernel::threads"]),
     (
         "python",
         &[
@@ -48,7 +49,14 @@ const MAY_KNOW: [(&str, &[&str]); 9] = [
     ),
     (
         "worker",
-        &["attachment", "disk", "frontends", "pydisk_kernel", "python"],
+        &[
+            "attachment",
+            "disk",
+            "frontends",
+            "layers",
+            "pydisk_kernel",
+            "python",
+        ],
     ),
     ("progress", &["attachment::step"]),
 ];

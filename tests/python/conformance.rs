@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use pydisk::disk::{Check, Disk, Emulate, Errno, OpKind};
+use pydisk::disk::{Disk, Errno, OpKind};
+use pydisk::layers::{Check, Emulate};
 use pydisk::python::Plugin;
 
 use support::conformance::{SMALLEST, Subject, suite};

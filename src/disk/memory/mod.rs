@@ -6,7 +6,6 @@ use std::ops::Range;
 
 use parking_lot::Mutex;
 
-use super::check::admit;
 use super::{
     BlockSizes, Cache, Disk, Errno, Error, Extents, Flags, Fua, Limits, Op, OpKind, Request, Result,
 };
@@ -19,7 +18,7 @@ use pages::Pages;
 
 /// A disk in memory.
 ///
-/// It refuses by itself what [`super::Check`] would refuse, and further: [`Flags::FUA`] where it
+/// It refuses by itself what the layer `check` would refuse, and further: [`Flags::FUA`] where it
 /// says [`Fua::Emulate`], because then somebody above was to send a flush, and a second thread
 /// where it says that it is not [`Limits::parallel`].
 #[derive(Debug)]
@@ -230,7 +229,7 @@ impl Disk for Memory {
                 Error::new(Errno::IO, "two requests at once to a disk that takes one")
             })?)
         };
-        admit(&self.limits, &request)?;
+        self.limits.admit(&request)?;
         if self.limits.fua == Fua::Emulate && request.flags.contains(Flags::FUA) {
             return Err(Error::new(
                 Errno::INVAL,

@@ -19,8 +19,9 @@ use super::tls::Tls;
 use super::wire::request::Head;
 use super::wire::{Asked, OPTION_MAGIC, Reader, Shape, command};
 use crate::disk::memory::{Fault, Memory};
-use crate::disk::{Check, Client, Disk, Errno, Peer};
+use crate::disk::{Client, Disk, Errno, Peer};
 use crate::fuzzing::Script;
+use crate::layers::Check;
 
 /// Bytes of the disk.
 const SIZE: u64 = 1 << 20;

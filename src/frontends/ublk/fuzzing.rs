@@ -8,8 +8,9 @@ use pydisk_kernel::ublk::{Handler, Io, Owner};
 
 use super::Served;
 use crate::disk::memory::Memory;
-use crate::disk::{Check, Disk, Errno, Op, Request};
+use crate::disk::{Disk, Errno, Op, Request};
 use crate::fuzzing::Script;
+use crate::layers::Check;
 
 /// Bytes of the disk.
 const SIZE: u64 = 32 << 10;

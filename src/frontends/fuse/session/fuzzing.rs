@@ -9,8 +9,9 @@ use rustix::net::{
 
 use super::{AHEAD, DiskFile, Received, Seat, Served};
 use crate::disk::memory::Memory;
-use crate::disk::{Check, Errno, Op, Request};
+use crate::disk::{Errno, Op, Request};
 use crate::fuzzing::Script;
+use crate::layers::Check;
 
 /// Bytes of the disk: no answer is much longer, so that those of a batch fit into a socket.
 const SIZE: u64 = 5000;

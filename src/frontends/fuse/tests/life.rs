@@ -6,7 +6,8 @@ use std::thread;
 use pydisk_kernel::usage::{self, User};
 
 use super::*;
-use crate::disk::{Emulate, Request};
+use crate::disk::Request;
+use crate::layers::Emulate;
 
 #[test]
 fn a_place_that_holds_something_is_refused_and_kept() {

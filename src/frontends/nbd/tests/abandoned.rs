@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use super::*;
-use crate::disk::{Cache, Emulate, Fua, Limits, Op, Request};
+use crate::disk::{Cache, Fua, Limits, Op, Request};
 use crate::frontends::nbd::config::Family;
 use crate::frontends::nbd::testing::within;
 use crate::frontends::nbd::{Server, Setup, TlsSetup};
+use crate::layers::Emulate;
 
 const NONE: Asked = Asked::empty();
 const SIZE: u64 = 1 << 62;

@@ -17,8 +17,9 @@ use super::unnegotiated::Unnegotiated;
 use super::wire::request::Head;
 use super::wire::{Asked, OPTION_MAGIC, OPTION_REPLY_MAGIC, Shape};
 use crate::disk::memory::Memory;
-use crate::disk::{Check, Client, Disk, Errno, Peer, Result};
+use crate::disk::{Client, Disk, Errno, Peer, Result};
 use crate::frontends::nbd::config::Dialect;
+use crate::layers::Check;
 
 mod abandoned;
 mod cut;

@@ -11,7 +11,7 @@ const SECTOR: u64 = 512;
 
 /// A disk whose size is a multiple of 512, or of the blocks of its device.
 #[derive(Debug)]
-pub(super) struct WholeSectors<D> {
+pub struct WholeSectors<D> {
     disk: D,
     limits: Limits,
 }
@@ -21,7 +21,7 @@ impl<D: Disk> WholeSectors<D> {
     ///
     /// # Errors
     /// One sentence, if nothing is left.
-    pub(super) fn new(disk: D, block: Option<u32>) -> std::result::Result<Self, Refusal> {
+    pub fn new(disk: D, block: Option<u32>) -> std::result::Result<Self, Refusal> {
         let block = block.map_or(SECTOR, u64::from);
         let mut limits = disk.limits().clone();
         let size = limits.size - limits.size % block;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use parking_lot::ReentrantMutex;
 
-use super::{Disk, Extents, Limits, Request, Result};
+use crate::disk::{Disk, Extents, Limits, Request, Result};
 
 /// A disk behind a lock.
 ///
@@ -65,9 +65,9 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
-    use super::super::memory::{Effect, Fault, Memory};
-    use super::super::{Errno, Op, OpKind};
     use super::*;
+    use crate::disk::memory::{Effect, Fault, Memory};
+    use crate::disk::{Errno, Op, OpKind};
 
     /// Memory that fails a request which arrives while another one is being served.
     fn alone() -> Memory {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::{Cache, Disk, Errno, Error, Extents, Flags, Fua, Limits, Op, Request, Result};
+use crate::disk::{Cache, Disk, Errno, Error, Extents, Flags, Fua, Limits, Op, Request, Result};
 
 mod blocks;
 mod zero;
@@ -30,7 +30,7 @@ pub type Parts = Arc<RwLock<()>>;
 /// | [`Cache::Emulate`] | the range is read and dropped |
 /// | parts of blocks | read, changed and written back; a trim shrinks to whole blocks |
 /// | reads and writes above the maximum or 64 MiB | split; so are other ranges of 4 GiB and more |
-/// | steps of one request for which [nobody waits](super::go_on) | the rest is not done, `ESHUTDOWN` |
+/// | steps of one request for which [nobody waits](crate::disk::go_on) | the rest is not done, `ESHUTDOWN` |
 /// | a size that is no multiple of the minimum block | rounded down |
 ///
 /// [`Fua::None`], no flush, no trim and [`Cache::None`] stay what they are.

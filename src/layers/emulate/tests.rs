@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::super::memory::{Builder, Call, Effect, Fault, Memory};
-use super::super::{BlockSizes, Check, Extent, ExtentKind, OpKind, Owner};
 use super::*;
+use crate::disk::memory::{Builder, Call, Effect, Fault, Memory};
+use crate::disk::{BlockSizes, Extent, ExtentKind, OpKind, Owner};
+use crate::layers::Check;
 
 const MIB: u64 = 1 << 20;
 

@@ -1,0 +1,13 @@
+//! What can stand around a plugin's disk: disks around a disk, each of which does one thing.
+//!
+//! A layer knows `disk` and nothing of front ends or Python.
+
+mod check;
+mod emulate;
+mod serial;
+mod whole_sectors;
+
+pub use check::Check;
+pub use emulate::{Emulate, Parts};
+pub use serial::Serial;
+pub use whole_sectors::WholeSectors;
