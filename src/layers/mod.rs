@@ -1,13 +1,15 @@
 //! What can stand around a plugin's disk: disks around a disk, each of which does one thing.
 //!
-//! A layer knows `disk` and nothing of front ends or Python.
+//! A layer knows `disk` and nothing of front ends or Python. [`Stack`] says which ones stand there.
 
 mod check;
 mod emulate;
 mod serial;
+mod stack;
 mod whole_sectors;
 
 pub use check::Check;
 pub use emulate::{Emulate, Parts};
 pub use serial::Serial;
+pub use stack::Stack;
 pub use whole_sectors::WholeSectors;

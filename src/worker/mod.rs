@@ -29,7 +29,7 @@ use crate::attachment::{
 };
 use crate::disk::Disk;
 use crate::frontends::{self, Options, Published, Row};
-use crate::layers::{Check, Emulate, WholeSectors};
+use crate::layers::Stack;
 use crate::python::{Plugin, ThreadModel};
 use crate::{Refusal, logging, python};
 use door::{Clients, Door};
@@ -114,6 +114,7 @@ fn serve(
         // From the first handle on.
         drop(plugin.measure());
     }
+    let stack = stack(job, front_end.row());
     let place = Place {
         job,
         row: front_end.row(),
@@ -122,7 +123,7 @@ fn serve(
         stream,
         plugin: &plugin,
     };
-    let ended = offer(job, front_end.row(), &plugin).and_then(|offer| {
+    let ended = offer(job, front_end.row(), stack, &plugin).and_then(|offer| {
         let events = place.events(receiver, telling)?;
         place.publish(door, offer, &events)
     });
@@ -160,28 +161,29 @@ fn measure(plugin: &Plugin, folder: &Folder) -> Result<(), Refusal> {
 }
 
 /// What the plugin has for the front end of this `row`.
-fn offer(job: &Job, row: &Row, plugin: &Arc<Plugin>) -> Result<Offer, Refusal> {
+fn offer(job: &Job, row: &Row, stack: Stack, plugin: &Arc<Plugin>) -> Result<Offer, Refusal> {
     if row.clients {
-        let exports = Layered::new(plugin.exports(job.read_only));
+        let exports = Layered::new(plugin.exports(job.read_only), stack);
         let parallel = plugin.thread_model() == ThreadModel::Parallel;
         return Ok(Offer::of_exports(exports, job.read_only, parallel));
     }
-    open(job, plugin).map(Offer::of_disk)
+    open(job, &stack, plugin).map(Offer::of_disk)
+}
+
+/// The layers between the plugin and the front end of this `row`.
+fn stack(job: &Job, row: &Row) -> Stack {
+    match (row.clients, row.blocks) {
+        (true, _) => Stack::for_exports(),
+        (false, true) => Stack::for_device(job.logical_block),
+        (false, false) => Stack::for_file(),
+    }
 }
 
 /// Open the plugin and put the layers around it.
-fn open(job: &Job, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
-    let disk = Emulate::new(Check::new(plugin.open(job.read_only)?));
-    let refused = |what| Refusal::new(format!("{}: {what}", job.script.display()));
-    if disk.limits().size == 0 {
-        return Err(refused("the disk has a size of 0 bytes".to_owned()));
-    }
-    if !job.target.front_end().row().blocks {
-        return Ok(Arc::new(Check::new(disk)));
-    }
-    let disk = WholeSectors::new(disk, job.logical_block)
-        .map_err(|refusal| refused(refusal.to_string()))?;
-    Ok(Arc::new(Check::new(disk)))
+fn open(job: &Job, stack: &Stack, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
+    stack
+        .wrap(plugin.open(job.read_only)?)
+        .map_err(|refusal| Refusal::new(format!("{}: {refusal}", job.script.display())))
 }
 
 /// Requests that a parallel plugin serves at the same time, unless the user says how many.

@@ -103,6 +103,7 @@ mod tests {
     use crate::disk::memory::{Fault, Memory};
     use crate::disk::{Errno, OpKind};
     use crate::frontends::ALL;
+    use crate::layers::Stack;
 
     fn offered(memory: &Arc<Memory>) -> Offer {
         Offer::of_disk(Arc::clone(memory) as Arc<dyn Disk>)
@@ -141,7 +142,10 @@ mod tests {
 
     #[test]
     fn of_disks_that_clients_open_only_what_was_asked_for_is_known() {
-        let nobody = || Layered::new(Arc::new(Resident::new(Arc::new(Memory::new(512)))));
+        let nobody = || {
+            let exports = Arc::new(Resident::new(Arc::new(Memory::new(512))));
+            Layered::new(exports, Stack::for_exports())
+        };
         for (read_only, parallel, told, lanes) in
             [(true, true, Some(true), 7), (false, false, None, 1)]
         {

@@ -1,25 +1,23 @@
-//! A plugin's exports as clients get them: each opened disk in the layers that a block device has
-//! too, but with every byte of its size.
+//! A plugin's exports as clients get them: each opened disk in its layers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::disk::{Client, Disk, Export, Exports, Guest, Listed, Result};
-use crate::layers::{Check, Emulate, Parts};
+use crate::layers::Stack;
 
 /// Exports with layers around each disk that is opened.
 #[derive(Debug)]
 pub(super) struct Layered {
     exports: Arc<dyn Exports>,
-    /// Of all handles: what one client changes in a block, another one's change must not undo.
-    parts: Parts,
+    stack: Arc<Stack>,
 }
 
 impl Layered {
-    pub(super) fn new(exports: Arc<dyn Exports>) -> Self {
+    pub(super) fn new(exports: Arc<dyn Exports>, stack: Stack) -> Self {
         Self {
             exports,
-            parts: Parts::default(),
+            stack: Arc::new(stack),
         }
     }
 }
@@ -27,15 +25,15 @@ impl Layered {
 impl Exports for Layered {
     fn welcome(&self, client: Arc<Client>) -> Result<Box<dyn Guest>> {
         let guest = self.exports.welcome(client)?;
-        let parts = Arc::clone(&self.parts);
-        Ok(Box::new(Visitor { guest, parts }))
+        let stack = Arc::clone(&self.stack);
+        Ok(Box::new(Visitor { guest, stack }))
     }
 }
 
 #[derive(Debug)]
 struct Visitor {
     guest: Box<dyn Guest>,
-    parts: Parts,
+    stack: Arc<Stack>,
 }
 
 impl Guest for Visitor {
@@ -49,10 +47,7 @@ impl Guest for Visitor {
 
     fn open(&mut self, name: &str, tls: bool) -> Result<Box<dyn Export>> {
         let export = self.guest.open(name, tls)?;
-        let below = Arc::clone(export.disk());
-        let disk = Arc::new(Check::new(
-            Emulate::new(Check::new(below)).sharing(&self.parts),
-        ));
+        let disk = self.stack.wrap(Arc::clone(export.disk()))?;
         Ok(Box::new(Opened { disk, export }))
     }
 }

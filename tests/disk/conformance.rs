@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use pydisk::disk::memory::{Builder, Fault, Memory};
 use pydisk::disk::{BlockSizes, Cache, Disk, Errno, Fua, Limits, OpKind};
-use pydisk::layers::{Check, Emulate, Serial};
+use pydisk::layers::{Check, Emulate, Serial, Stack};
 
 use support::conformance::{SMALLEST, Subject, suite};
 
@@ -142,6 +142,20 @@ fn emulate_over_serial() {
     };
     over("emulate over serial", SETS, &wrap);
     over("emulate over serial", GAPS, &wrap);
+}
+
+#[test]
+fn stacks() {
+    for (name, stack) in [
+        ("device", Stack::for_device(None)),
+        ("device with blocks of 4096", Stack::for_device(Some(4096))),
+        ("file", Stack::for_file()),
+        ("export", Stack::for_exports()),
+    ] {
+        let wrap = |memory| stack.wrap(Arc::new(memory)).unwrap();
+        over(name, SETS, &wrap);
+        over(name, GAPS, &wrap);
+    }
 }
 
 #[test]

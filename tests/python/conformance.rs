@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use pydisk::disk::{Disk, Errno, OpKind};
-use pydisk::layers::{Check, Emulate};
+use pydisk::layers::Stack;
 use pydisk::python::Plugin;
 
 use support::conformance::{SMALLEST, Subject, suite};
@@ -98,20 +98,27 @@ fn over(parts: &[&str]) {
     std::fs::write(&path, text).unwrap();
     let plugin = Plugin::load(&path).unwrap();
     plugin.configure(&[]).unwrap();
-    let open = |read_only: bool| -> Arc<dyn Disk> {
-        let handle = plugin.open(read_only).unwrap();
-        Arc::new(Check::new(Emulate::new(Check::new(handle))))
-    };
-    let make = || open(false);
-    let failing = |kind: OpKind, errno: Errno| {
-        let text = format!("{} {}", kind.word(), errno.raw_os_error());
-        std::fs::write(&fail, text).unwrap();
-        let disk = open(false);
-        std::fs::remove_file(&fail).unwrap();
-        disk
-    };
-    suite(&Subject::new("a plugin", &make).failing(&failing));
-    suite(&Subject::new("a plugin, read-only", &|| open(true)));
+    for (kind, stack) in [
+        ("device", Stack::for_device(None)),
+        ("export", Stack::for_exports()),
+    ] {
+        let open = |read_only: bool| -> Arc<dyn Disk> {
+            let handle = plugin.open(read_only).unwrap();
+            stack.wrap(handle).unwrap()
+        };
+        let make = || open(false);
+        let failing = |kind: OpKind, errno: Errno| {
+            let text = format!("{} {}", kind.word(), errno.raw_os_error());
+            std::fs::write(&fail, text).unwrap();
+            let disk = open(false);
+            std::fs::remove_file(&fail).unwrap();
+            disk
+        };
+        let name = format!("a plugin as {kind}");
+        suite(&Subject::new(&name, &make).failing(&failing));
+        let name = format!("a plugin as {kind}, read-only");
+        suite(&Subject::new(&name, &|| open(true)));
+    }
 }
 
 /// Tests of the suite over plugins: `name: parts`.
