@@ -9,7 +9,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 
 use crate::Refusal;
-use crate::disk::{Disk, Limits, Op, OpKind, Request};
+use crate::disk::{Disk, Limits, Op, OpKind, OpenDisk, Request};
 use crate::layers::Check;
 
 mod model;
@@ -34,7 +34,7 @@ pub struct Plan {
 }
 
 /// Opens a handle, for writing if the plan says so.
-pub type Open<'a> = dyn Fn() -> Result<Arc<dyn Disk>, Refusal> + 'a;
+pub type Open<'a> = dyn Fn() -> Result<Arc<dyn OpenDisk>, Refusal> + 'a;
 
 /// Try out what `open` opens. What is wrong goes to the report, as soon as it is known.
 ///
@@ -87,7 +87,7 @@ pub fn run(open: &Open<'_>, plan: Plan, report: &Report, watch: &Watch) -> Resul
 
 /// A disk that is being tried out.
 struct Trial<'a> {
-    disk: Check<Arc<dyn Disk>>,
+    disk: Check<Arc<dyn OpenDisk>>,
     limits: Limits,
     plan: Plan,
     report: &'a Report,

@@ -2,11 +2,10 @@
 
 use super::*;
 use crate::disk::memory::Memory;
-use crate::disk::{BlockSizes, Fua};
-use crate::layers::Serial;
+use crate::disk::{BlockSizes, Fua, OpenDisk};
 
 fn found(change: impl Fn(&mut Limits), size: u64, seed: u64) -> Vec<Trouble> {
-    let memory = Arc::new(Serial::new(
+    let memory = Arc::new(
         Memory::builder(size)
             .limits(|limits| {
                 // Nothing is put around it here.
@@ -14,14 +13,14 @@ fn found(change: impl Fn(&mut Limits), size: u64, seed: u64) -> Vec<Trouble> {
                 change(limits);
             })
             .build(),
-    ));
+    );
     let report = Report::default();
     let plan = Plan {
         seed,
         steps: 60,
         write: true,
     };
-    let open = || Ok(Arc::clone(&memory) as Arc<dyn Disk>);
+    let open = || Ok(Arc::clone(&memory) as Arc<dyn OpenDisk>);
     run(&open, plan, &report, &Watch::default()).unwrap();
     report.troubles()
 }

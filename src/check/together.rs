@@ -6,7 +6,7 @@ use fastrand::Rng;
 use pydisk_kernel::threads;
 
 use super::Trial;
-use crate::disk::{Disk, Op, Request};
+use crate::disk::{Op, Request};
 
 const THREADS: u64 = 8;
 /// Bytes that are read by all.
@@ -109,7 +109,12 @@ fn on_threads(trial: &Trial<'_>, part: u64, body: impl Fn(u64, Rng) + Sync) {
         for number in 0..THREADS {
             let random = trial.random(part + number);
             let body = &body;
-            let work = move || trial.disk.lane(&mut || body(number, random.clone()));
+            let work = move || {
+                trial
+                    .disk
+                    .below()
+                    .lane(&mut || body(number, random.clone()))
+            };
             if let Err(error) = threads::deep("check").spawn_scoped(scope, work) {
                 trial
                     .report

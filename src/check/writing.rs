@@ -8,7 +8,7 @@ use super::model::{Model, Wrong};
 use super::{Open, Plan, Report, Trial, Watch, reading};
 use crate::Refusal;
 use crate::check::Doing;
-use crate::disk::{Disk, Errno, Flags, Fua, Op, Request};
+use crate::disk::{Disk, Errno, Flags, Fua, Op, OpenDisk, Request};
 use crate::layers::Check;
 
 /// Bytes that are read at a time to learn what is there.
@@ -209,7 +209,7 @@ pub(super) fn after_reopening(
     watch: &Watch,
     model: &mut Model,
 ) -> Result<(), Refusal> {
-    let disk: Arc<dyn Disk> = watch.during(Doing::call("open"), open)?;
+    let disk: Arc<dyn OpenDisk> = watch.during(Doing::call("open"), open)?;
     let again = Trial {
         limits: disk.limits().clone(),
         disk: Check::new(disk),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{Disk, Errno, Error, Result};
+use super::{Errno, Error, OpenDisk, Result};
 
 /// Opens disks for clients; called by many threads at the same time.
 pub trait Exports: Debug + Send + Sync {
@@ -24,19 +24,19 @@ pub trait Exports: Debug + Send + Sync {
     ///
     /// # Errors
     /// Only clients are served.
-    fn resident(&self) -> Result<Arc<dyn Disk>> {
+    fn resident(&self) -> Result<Arc<dyn OpenDisk>> {
         Err(Error::new(Errno::NOTSUP, "only clients are served"))
     }
 }
 
 /// What is offered to one guest that stays: a disk that is open.
 #[derive(Debug)]
-pub struct Resident(Arc<dyn Disk>);
+pub struct Resident(Arc<dyn OpenDisk>);
 
 impl Resident {
     /// Offer `disk`.
     #[must_use]
-    pub fn new(disk: Arc<dyn Disk>) -> Self {
+    pub fn new(disk: Arc<dyn OpenDisk>) -> Self {
         Self(disk)
     }
 }
@@ -46,7 +46,7 @@ impl Exports for Resident {
         Err(Error::new(Errno::NOTSUP, "no clients are served"))
     }
 
-    fn resident(&self) -> Result<Arc<dyn Disk>> {
+    fn resident(&self) -> Result<Arc<dyn OpenDisk>> {
         Ok(Arc::clone(&self.0))
     }
 }
@@ -77,7 +77,7 @@ pub trait Guest: Debug {
 /// An export that a client has opened. Dropping it, and every clone of its disk, closes the disk.
 pub trait Export: Debug {
     /// The disk; the lanes of a client share it.
-    fn disk(&self) -> &Arc<dyn Disk>;
+    fn disk(&self) -> &Arc<dyn OpenDisk>;
 
     /// The name that it was opened by, with the default one filled in.
     fn name(&self) -> &str;

@@ -15,12 +15,14 @@ mod exports;
 mod extents;
 mod limits;
 pub mod memory;
+mod open;
 mod waiting;
 
 pub use error::{Errno, Error, Result};
 pub use exports::{Certificate, Client, Export, Exports, Guest, Listed, Peer, Resident};
 pub use extents::{Extent, ExtentKind, Extents};
 pub use limits::{BlockSizes, Cache, Fua, Limits};
+pub use open::OpenDisk;
 pub use waiting::{go_on, waited_for};
 
 bitflags::bitflags! {
@@ -198,25 +200,6 @@ pub trait Disk: Debug + Send + Sync {
         found.push(range.end.saturating_sub(range.start), ExtentKind::DATA);
         Ok(())
     }
-
-    /// Run `work`, which will call [`Disk::serve`] any number of times on this thread and will not
-    /// wait for anything else. A disk with a cost per entry (attaching to Python) pays it once here.
-    ///
-    /// A layer passes it on, unless it waits for a lock of its own in `serve` that another thread
-    /// may hold while it calls the disk below: in a batch the disk below may hold a lock throughout.
-    fn batch(&self, work: &mut dyn FnMut()) {
-        work();
-    }
-
-    /// Run `work` once: all that a thread does which will call this disk again and again, with its
-    /// waits in between. A disk with a cost per thread (Python's thread state) pays it once here, and one
-    /// that only one thread may call runs `work` on that thread. Whatever belongs to the thread is
-    /// therefore made inside `work`. Such a disk serves nobody else until `work` is done.
-    ///
-    /// A layer passes it on and holds nothing meanwhile, since several threads are in it at a time.
-    fn lane(&self, work: &mut (dyn FnMut() + Send)) {
-        work();
-    }
 }
 
 impl<D: Disk + ?Sized> Disk for Arc<D> {
@@ -228,11 +211,5 @@ impl<D: Disk + ?Sized> Disk for Arc<D> {
     }
     fn extents(&self, range: Range<u64>, found: &mut Extents) -> Result {
         (**self).extents(range, found)
-    }
-    fn batch(&self, work: &mut dyn FnMut()) {
-        (**self).batch(work);
-    }
-    fn lane(&self, work: &mut (dyn FnMut() + Send)) {
-        (**self).lane(work);
     }
 }

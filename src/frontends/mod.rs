@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use crate::Refusal;
-use crate::disk::{Disk, Exports};
+use crate::disk::{Exports, OpenDisk};
 
 mod answer;
 mod block;
@@ -200,7 +200,7 @@ struct OneDisk<F>(F);
 
 impl<F> Prepared for OneDisk<F>
 where
-    F: FnOnce(Arc<dyn Disk>, Ended) -> Result<Box<dyn Published>, Refusal>,
+    F: FnOnce(Arc<dyn OpenDisk>, Ended) -> Result<Box<dyn Published>, Refusal>,
 {
     fn publish(
         self: Box<Self>,

@@ -19,7 +19,7 @@ use super::{Dead, Identity, Options, Target};
 use crate::Refusal;
 use crate::disk::{
     Cache, Disk, Errno, Error, Exports, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind,
-    Request, Resident, Result,
+    OpenDisk, Request, Resident, Result,
 };
 
 /// What a disk was asked: operation, offset, length, flags.
@@ -166,6 +166,8 @@ impl Disk for Recorder {
     }
 }
 
+impl OpenDisk for Recorder {}
+
 /// A folder of its own for each call, and options that name it.
 pub(super) struct Bench {
     pub(super) folder: tempfile::TempDir,
@@ -232,7 +234,7 @@ impl Bench {
         target: &Target,
         disk: &Arc<Recorder>,
     ) -> Result<Box<dyn super::Published>, Refusal> {
-        let disk = Arc::clone(disk) as Arc<dyn Disk>;
+        let disk = Arc::clone(disk) as Arc<dyn OpenDisk>;
         let exports: Arc<dyn Exports> = Arc::new(Resident::new(disk));
         let prepared = target.front_end().prepare(&self.options, Vec::new())?;
         prepared.publish(&exports, self.teller.clone())

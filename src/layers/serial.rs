@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use parking_lot::ReentrantMutex;
+use parking_lot::Mutex;
 
 use crate::disk::{Disk, Extents, Limits, Request, Result};
 
@@ -10,10 +10,10 @@ use crate::disk::{Disk, Extents, Limits, Request, Result};
 ///
 /// The lock guards the whole disk and is held across `serve`, because that is its purpose: a plugin
 /// with a serialised thread model is promised that no two callbacks overlap. It is taken before
-/// Python is entered, never after, and it is reentrant so that a batch may hold it throughout.
+/// Python is entered, never after.
 #[derive(Debug)]
 pub struct Serial<D> {
-    lock: ReentrantMutex<()>,
+    lock: Mutex<()>,
     disk: D,
     limits: Limits,
 }
@@ -26,7 +26,7 @@ impl<D: Disk> Serial<D> {
             ..disk.limits().clone()
         };
         Self {
-            lock: ReentrantMutex::new(()),
+            lock: Mutex::new(()),
             disk,
             limits,
         }
@@ -47,22 +47,11 @@ impl<D: Disk> Disk for Serial<D> {
         let _alone = self.lock.lock();
         self.disk.extents(range, found)
     }
-
-    fn batch(&self, work: &mut dyn FnMut()) {
-        let _alone = self.lock.lock();
-        self.disk.batch(work);
-    }
-
-    /// Without the lock: a lane goes on for as long as its device.
-    fn lane(&self, work: &mut (dyn FnMut() + Send)) {
-        self.disk.lane(work);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     use super::*;
@@ -89,51 +78,10 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..25 {
                         disk.serve(Request::new(Op::Write(&[1]), thread)).unwrap();
-                        disk.batch(&mut || disk.serve(Request::new(Op::Flush, 0)).unwrap());
+                        disk.serve(Request::new(Op::Flush, 0)).unwrap();
                     }
                 });
             }
-        });
-    }
-
-    #[test]
-    fn a_batch_keeps_the_others_out() {
-        let disk = Serial::new(alone());
-        let inside = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            disk.batch(&mut || {
-                inside.store(true, Ordering::SeqCst);
-                let (disk, inside) = (&disk, &inside);
-                scope.spawn(move || {
-                    disk.serve(Request::new(Op::Flush, 0)).unwrap();
-                    assert!(!inside.load(Ordering::SeqCst), "served within the batch");
-                });
-                for at in 0..100 {
-                    disk.serve(Request::new(Op::Write(&[1]), at)).unwrap();
-                    std::thread::yield_now();
-                }
-                inside.store(false, Ordering::SeqCst);
-            });
-        });
-    }
-
-    #[test]
-    fn a_lane_keeps_nobody_out() {
-        let disk = Serial::new(alone());
-        let (inside, outside) = std::sync::mpsc::channel();
-        let outside = parking_lot::Mutex::new(outside);
-        std::thread::scope(|scope| {
-            disk.lane(&mut || {
-                let (disk, inside) = (&disk, inside.clone());
-                scope.spawn(move || {
-                    disk.serve(Request::new(Op::Flush, 0)).unwrap();
-                    disk.lane(&mut || inside.send(()).unwrap());
-                });
-                outside
-                    .lock()
-                    .recv_timeout(Duration::from_secs(60))
-                    .unwrap();
-            });
         });
     }
 

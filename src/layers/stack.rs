@@ -6,11 +6,12 @@
 //! There is one [`Stack`] for an attachment, which knows what all its handles share; it wraps each handle that
 //! is opened.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Check, Emulate, Parts, WholeSectors};
 use crate::Refusal;
-use crate::disk::Disk;
+use crate::disk::{Disk, Extents, Limits, OpenDisk, Request, Result as Served};
 
 /// The layers of one attachment.
 #[derive(Debug)]
@@ -56,27 +57,87 @@ impl Stack {
     ///
     /// # Errors
     /// One sentence, if a device or a file cannot have the size of the disk.
-    pub fn wrap(&self, handle: Arc<dyn Disk>) -> Result<Arc<dyn Disk>, Refusal> {
-        let disk = Emulate::new(Check::new(handle));
+    pub fn wrap(&self, handle: Arc<dyn OpenDisk>) -> Result<Arc<dyn OpenDisk>, Refusal> {
+        let disk = Emulate::new(Check::new(Arc::clone(&handle)));
         let block = match &self.kind {
-            Kind::Exports(parts) => return Ok(Arc::new(Check::new(disk.sharing(parts)))),
+            Kind::Exports(parts) => {
+                let disk = disk.sharing(parts);
+                let batches = !disk.may_wait();
+                return Ok(Stacked::open(disk, handle, batches));
+            }
             _ if disk.limits().size == 0 => {
                 return Err(Refusal::new("the disk has a size of 0 bytes"));
             }
-            Kind::File => return Ok(Arc::new(Check::new(disk))),
-            Kind::Device(block) => *block,
+            Kind::File => None,
+            Kind::Device(block) => Some(*block),
         };
-        Ok(Arc::new(Check::new(WholeSectors::new(disk, block)?)))
+        let batches = !disk.may_wait();
+        Ok(match block {
+            None => Stacked::open(disk, handle, batches),
+            Some(block) => Stacked::open(WholeSectors::new(disk, block)?, handle, batches),
+        })
+    }
+}
+
+/// A handle in its layers. What a thread does around its requests is the handle's affair and passes the layers
+/// by.
+#[derive(Debug)]
+struct Stacked<D> {
+    /// The outermost layer.
+    top: Check<D>,
+    handle: Arc<dyn OpenDisk>,
+    /// Whether requests are served in batches: no layer may wait.
+    batches: bool,
+}
+
+impl<D: Disk + 'static> Stacked<D> {
+    fn open(layers: D, handle: Arc<dyn OpenDisk>, batches: bool) -> Arc<dyn OpenDisk> {
+        Arc::new(Self {
+            top: Check::new(layers),
+            handle,
+            batches,
+        })
+    }
+}
+
+impl<D: Disk> Disk for Stacked<D> {
+    fn limits(&self) -> &Limits {
+        self.top.limits()
+    }
+
+    fn serve(&self, request: Request<'_>) -> Served {
+        self.top.serve(request)
+    }
+
+    fn extents(&self, range: Range<u64>, found: &mut Extents) -> Served {
+        self.top.extents(range, found)
+    }
+}
+
+impl<D: Disk> OpenDisk for Stacked<D> {
+    /// Where a layer may wait, each request enters the handle by itself, below the layers.
+    fn batch(&self, work: &mut dyn FnMut()) {
+        if self.batches {
+            return self.handle.batch(work);
+        }
+        work();
+    }
+
+    /// A lane is the thread of the handle and holds nothing between two requests, so layers may wait in it.
+    fn lane(&self, work: &mut (dyn FnMut() + Send)) {
+        self.handle.lane(work);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::disk::memory::Memory;
-    use crate::disk::{Op, Request};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
-    fn wrapped(stack: &Stack, size: u64) -> Result<Arc<dyn Disk>, Refusal> {
+    use super::*;
+    use crate::disk::Op;
+    use crate::disk::memory::Memory;
+
+    fn wrapped(stack: &Stack, size: u64) -> Result<Arc<dyn OpenDisk>, Refusal> {
         stack.wrap(Arc::new(Memory::new(size)))
     }
 
@@ -128,5 +189,52 @@ mod tests {
                 });
             }
         });
+    }
+
+    /// A disk that tells whether it was asked for a batch.
+    #[derive(Debug)]
+    struct Batched(Limits, AtomicBool);
+
+    impl Disk for Batched {
+        fn limits(&self) -> &Limits {
+            &self.0
+        }
+        fn serve(&self, _: Request<'_>) -> Served {
+            Ok(())
+        }
+    }
+
+    impl OpenDisk for Batched {
+        fn batch(&self, work: &mut dyn FnMut()) {
+            self.1.store(true, Ordering::Relaxed);
+            work();
+        }
+    }
+
+    fn reaches(stack: &Stack, minimum: u32, parallel: bool) -> bool {
+        let mut limits = Memory::new(1 << 20).limits().clone();
+        limits.block.minimum = minimum;
+        limits.strict_blocks = true;
+        limits.parallel = parallel;
+        let handle = Arc::new(Batched(limits, AtomicBool::new(false)));
+        let disk = stack.wrap(Arc::clone(&handle) as _).unwrap();
+        let mut done = 0;
+        disk.batch(&mut || done += 1);
+        assert_eq!(done, 1);
+        handle.1.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn a_batch_reaches_the_handle_only_where_no_layer_may_wait_in_it() {
+        for (stack, shares) in [
+            (Stack::for_file(), false),
+            (Stack::for_device(None), false),
+            (Stack::for_exports(), true),
+        ] {
+            assert!(reaches(&stack, 1, true));
+            assert!(reaches(&stack, 1, false));
+            assert!(!reaches(&stack, 4096, true));
+            assert_eq!(reaches(&stack, 4096, false), !shares);
+        }
     }
 }

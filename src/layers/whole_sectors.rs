@@ -55,14 +55,6 @@ impl<D: Disk> Disk for WholeSectors<D> {
     fn extents(&self, range: Range<u64>, found: &mut Extents) -> Result {
         self.disk.extents(range, found)
     }
-
-    fn batch(&self, work: &mut dyn FnMut()) {
-        self.disk.batch(work);
-    }
-
-    fn lane(&self, work: &mut (dyn FnMut() + Send)) {
-        self.disk.lane(work);
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::module::Connection;
 use super::turns::Place;
 use super::{Plugin, exceptions, forks};
 use crate::Refusal;
-use crate::disk::{self, Client, Disk, Errno, Error, Export, Exports, Guest, Listed};
+use crate::disk::{self, Client, Errno, Error, Export, Exports, Guest, Listed, OpenDisk};
 
 /// Most entries that `list_exports` may give; nbdkit's.
 const MOST_EXPORTS: usize = 10_000;
@@ -166,11 +166,11 @@ impl Guest for Visitor {
 #[derive(Debug)]
 struct Opened {
     handle: Arc<Handle>,
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn OpenDisk>,
 }
 
 impl Export for Opened {
-    fn disk(&self) -> &Arc<dyn Disk> {
+    fn disk(&self) -> &Arc<dyn OpenDisk> {
         &self.disk
     }
 

@@ -12,18 +12,18 @@ use pydisk_kernel::single_thread::SingleThread;
 use pyo3::prelude::*;
 
 use crate::Refusal;
-use crate::disk::{Disk, Extents, Limits, Request, Result};
+use crate::disk::{Disk, Extents, Limits, OpenDisk, Request, Result};
 
 /// A disk and its thread.
 #[derive(Debug)]
-pub(super) struct Homed<D: Disk> {
+pub(super) struct Homed<D: OpenDisk> {
     /// None once it is being closed.
     disk: Option<D>,
     limits: Limits,
     thread: SingleThread,
 }
 
-impl<D: Disk> Homed<D> {
+impl<D: OpenDisk> Homed<D> {
     /// Start the thread, and open the disk on it.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ fn in_python(work: &mut (dyn FnMut() + Send)) {
     Python::attach(|py| py.detach(work));
 }
 
-impl<D: Disk> Disk for Homed<D> {
+impl<D: OpenDisk> Disk for Homed<D> {
     fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -63,7 +63,9 @@ impl<D: Disk> Disk for Homed<D> {
     fn extents(&self, range: Range<u64>, found: &mut Extents) -> Result {
         self.thread.run(|| self.disk().extents(range, found))
     }
+}
 
+impl<D: OpenDisk> OpenDisk for Homed<D> {
     /// On another thread nothing is entered, for what is served meanwhile enters it on its own.
     fn batch(&self, work: &mut dyn FnMut()) {
         if self.thread.is_current() {
@@ -78,7 +80,7 @@ impl<D: Disk> Disk for Homed<D> {
     }
 }
 
-impl<D: Disk> Drop for Homed<D> {
+impl<D: OpenDisk> Drop for Homed<D> {
     fn drop(&mut self) {
         let disk = self.disk.take();
         self.thread.run(|| drop(disk));
@@ -127,6 +129,9 @@ mod tests {
             found.push(range.end, ExtentKind::ZERO);
             Ok(())
         }
+    }
+
+    impl OpenDisk for Noting {
         fn batch(&self, work: &mut dyn FnMut()) {
             self.note("batch");
             work();

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use pyo3::prelude::*;
 
 use crate::Refusal;
-use crate::disk::{Disk, Exports, Limits};
+use crate::disk::{Disk, Exports, Limits, OpenDisk};
 
 mod buffer;
 mod callbacks;
@@ -297,7 +297,7 @@ impl Plugin {
     ///
     /// # Errors
     /// One sentence: an exception, a size that is none, a capability of a wrong type.
-    pub fn open(self: &Arc<Self>, read_only: bool) -> Result<Arc<dyn Disk>, Refusal> {
+    pub fn open(self: &Arc<Self>, read_only: bool) -> Result<Arc<dyn OpenDisk>, Refusal> {
         self.open_export("", read_only)
     }
 
@@ -309,7 +309,7 @@ impl Plugin {
         self: &Arc<Self>,
         name: &str,
         read_only: bool,
-    ) -> Result<Arc<dyn Disk>, Refusal> {
+    ) -> Result<Arc<dyn OpenDisk>, Refusal> {
         let open = || Visitor::welcome(Arc::clone(self), None, read_only)?.open(name, false);
         match self.thread_model() {
             ThreadModel::Parallel => Ok(Arc::new(open()?)),

@@ -27,7 +27,7 @@ use crate::attachment::{
     self, Activity, Connected, Cost, Folder, FromWorker, Job, Passing, Process, Role, Served, Step,
     Telling, ToWorker, patience, send,
 };
-use crate::disk::Disk;
+use crate::disk::OpenDisk;
 use crate::frontends::{self, Options, Published, Row};
 use crate::layers::Stack;
 use crate::python::{Plugin, ThreadModel};
@@ -180,7 +180,7 @@ fn stack(job: &Job, row: &Row) -> Stack {
 }
 
 /// Open the plugin and put the layers around it.
-fn open(job: &Job, stack: &Stack, plugin: &Arc<Plugin>) -> Result<Arc<dyn Disk>, Refusal> {
+fn open(job: &Job, stack: &Stack, plugin: &Arc<Plugin>) -> Result<Arc<dyn OpenDisk>, Refusal> {
     stack
         .wrap(plugin.open(job.read_only)?)
         .map_err(|refusal| Refusal::new(format!("{}: {refusal}", job.script.display())))

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use super::served::Layered;
 use crate::Refusal;
 use crate::attachment::{Served, Step};
-use crate::disk::{Disk, Exports, Limits, Op, Request, Resident};
+use crate::disk::{Exports, Limits, Op, OpenDisk, Request, Resident};
 use crate::frontends::{Endpoint, Row};
 
 /// What is offered, and what is known of it before anybody asks.
 pub(super) struct Offer {
     exports: Arc<dyn Exports>,
     /// The disk of the guest that stays. Clients open their own.
-    resident: Option<Arc<dyn Disk>>,
+    resident: Option<Arc<dyn OpenDisk>>,
     read_only: bool,
     parallel: bool,
 }
 
 impl Offer {
     /// A disk that is open.
-    pub(super) fn of_disk(disk: Arc<dyn Disk>) -> Self {
+    pub(super) fn of_disk(disk: Arc<dyn OpenDisk>) -> Self {
         Self {
             exports: Arc::new(Resident::new(Arc::clone(&disk))),
             read_only: disk.limits().read_only,
@@ -106,7 +106,7 @@ mod tests {
     use crate::layers::Stack;
 
     fn offered(memory: &Arc<Memory>) -> Offer {
-        Offer::of_disk(Arc::clone(memory) as Arc<dyn Disk>)
+        Offer::of_disk(Arc::clone(memory) as Arc<dyn OpenDisk>)
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::disk::{Client, Disk, Export, Exports, Guest, Listed, Result};
+use crate::disk::{Client, Export, Exports, Guest, Listed, OpenDisk, Result};
 use crate::layers::Stack;
 
 /// Exports with layers around each disk that is opened.
@@ -54,12 +54,12 @@ impl Guest for Visitor {
 
 #[derive(Debug)]
 struct Opened {
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn OpenDisk>,
     export: Box<dyn Export>,
 }
 
 impl Export for Opened {
-    fn disk(&self) -> &Arc<dyn Disk> {
+    fn disk(&self) -> &Arc<dyn OpenDisk> {
         &self.disk
     }
 

@@ -5,7 +5,7 @@ use pydisk::disk::memory::{Builder, Fault, Memory};
 use pydisk::disk::{BlockSizes, Cache, Disk, Errno, Fua, Limits, OpKind};
 use pydisk::layers::{Check, Emulate, Serial, Stack};
 
-use support::conformance::{SMALLEST, Subject, suite};
+use support::conformance::{SMALLEST, Subject, suite, suite_of_open};
 
 /// Run the suite on `wrap`ped memory with each set of limits that `sets` names.
 fn over(name: &str, sets: &[Set], wrap: &dyn Fn(Memory) -> Arc<dyn Disk>) {
@@ -153,8 +153,9 @@ fn stacks() {
         ("export", Stack::for_exports()),
     ] {
         let wrap = |memory| stack.wrap(Arc::new(memory)).unwrap();
-        over(name, SETS, &wrap);
-        over(name, GAPS, &wrap);
+        over(name, SETS, &|memory| wrap(memory));
+        over(name, GAPS, &|memory| wrap(memory));
+        suite_of_open(name, &|| wrap(Memory::new(SMALLEST)), None);
     }
 }
 

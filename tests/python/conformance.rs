@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use pydisk::disk::{Disk, Errno, OpKind};
+use pydisk::disk::{Disk, Errno, OpKind, OpenDisk};
 use pydisk::layers::Stack;
 use pydisk::python::Plugin;
 
-use support::conformance::{SMALLEST, Subject, suite};
+use support::conformance::{SMALLEST, suite_of_open};
 use support::script;
 
 /// A disk in memory of `@SIZE@` bytes. Each handle has its own, and fails what the file `@FAIL@` said
@@ -102,12 +102,12 @@ fn over(parts: &[&str]) {
         ("device", Stack::for_device(None)),
         ("export", Stack::for_exports()),
     ] {
-        let open = |read_only: bool| -> Arc<dyn Disk> {
+        let open = |read_only: bool| -> Arc<dyn OpenDisk> {
             let handle = plugin.open(read_only).unwrap();
             stack.wrap(handle).unwrap()
         };
         let make = || open(false);
-        let failing = |kind: OpKind, errno: Errno| {
+        let failing = |kind: OpKind, errno: Errno| -> Arc<dyn Disk> {
             let text = format!("{} {}", kind.word(), errno.raw_os_error());
             std::fs::write(&fail, text).unwrap();
             let disk = open(false);
@@ -115,9 +115,9 @@ fn over(parts: &[&str]) {
             disk
         };
         let name = format!("a plugin as {kind}");
-        suite(&Subject::new(&name, &make).failing(&failing));
+        suite_of_open(&name, &make, Some(&failing));
         let name = format!("a plugin as {kind}, read-only");
-        suite(&Subject::new(&name, &|| open(true)));
+        suite_of_open(&name, &|| open(true), None);
     }
 }
 

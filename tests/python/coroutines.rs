@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use pydisk::disk::{
-    Client, Disk, Errno, Export, ExtentKind, Extents, Flags, Op, Owner, Peer, Request,
+    Client, Disk, Errno, Export, ExtentKind, Extents, Flags, Op, OpenDisk, Owner, Peer, Request,
 };
 use pydisk::python::{Plugin, ThreadModel};
 use support::script;
@@ -45,7 +45,7 @@ fn load(text: &str) -> Arc<Plugin> {
     plugin
 }
 
-fn open(text: &str) -> Arc<dyn Disk> {
+fn open(text: &str) -> Arc<dyn OpenDisk> {
     load(text).open(false).unwrap()
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pydisk::Refusal;
-use pydisk::disk::{Disk, Errno, Extents, Flags, Fua, Limits, Op, Owner, Request};
+use pydisk::disk::{Disk, Errno, Extents, Flags, Fua, Limits, Op, OpenDisk, Owner, Request};
 use pydisk::python::{Plugin, ThreadModel};
 use support::{scale, script};
 
@@ -46,7 +46,7 @@ fn load(text: &str) -> Result<Arc<Plugin>, Refusal> {
     Ok(plugin)
 }
 
-fn open(text: &str) -> Arc<dyn Disk> {
+fn open(text: &str) -> Arc<dyn OpenDisk> {
     load(text).unwrap().open(false).unwrap()
 }
 

@@ -7,14 +7,17 @@ use std::ops::Range;
 use parking_lot::Mutex;
 
 use super::{
-    BlockSizes, Cache, Disk, Errno, Error, Extents, Flags, Fua, Limits, Op, OpKind, Request, Result,
+    BlockSizes, Cache, Disk, Errno, Error, Extents, Flags, Fua, Limits, Op, OpKind, OpenDisk,
+    Request, Result,
 };
 
 mod fault;
 mod pages;
+mod plain;
 
 pub use fault::{Effect, Fault};
 use pages::Pages;
+pub use plain::Plain;
 
 /// A disk in memory.
 ///
@@ -264,6 +267,8 @@ impl Disk for Memory {
         Ok(())
     }
 }
+
+impl OpenDisk for Memory {}
 
 /// The request on the first half of its bytes.
 fn first_half(request: Request<'_>) -> Request<'_> {

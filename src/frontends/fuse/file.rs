@@ -12,7 +12,8 @@ use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
 use rustix::fs::{FallocateFlags, SeekFrom};
 
 use crate::disk::{
-    Disk, Errno, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind, Owner, Request, go_on,
+    Disk, Errno, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind, OpenDisk, Owner, Request,
+    go_on,
 };
 use crate::frontends::kernel_errnos::for_kernel;
 use crate::frontends::{answer, answer_extents};
@@ -24,7 +25,7 @@ const LONGEST_ZERO: u64 = 1 << 30;
 const FIRST_SEARCH: u64 = 64 << 20;
 
 /// The disk for the time of one operation or of several, or why there is none.
-pub(super) type Pass<'a> = Result<&'a dyn Disk, Errno>;
+pub(super) type Pass<'a> = Result<&'a dyn OpenDisk, Errno>;
 
 /// The disk as a file.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub(super) struct DiskFile {
     limits: Limits,
     /// The disk, until the file is closed. Requests hold the lock for reading while the disk serves
     /// them, on purpose: whoever gets it for writing knows that none is under way. Taken first.
-    disk: RwLock<Option<Arc<dyn Disk>>>,
+    disk: RwLock<Option<Arc<dyn OpenDisk>>>,
     /// What the file says of itself. Held only while it is copied.
     face: Mutex<Face>,
     /// Something was written since `face.modified` was last looked at.
@@ -53,7 +54,7 @@ pub(super) struct Face {
 }
 
 impl DiskFile {
-    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+    pub(super) fn new(disk: Arc<dyn OpenDisk>) -> Self {
         let limits = disk.limits().clone();
         let now = SystemTime::now();
         Self {
@@ -77,7 +78,7 @@ impl DiskFile {
     }
 
     /// The disk without a lock, for what is no request. Whoever holds it keeps it open.
-    pub(super) fn disk(&self) -> Option<Arc<dyn Disk>> {
+    pub(super) fn disk(&self) -> Option<Arc<dyn OpenDisk>> {
         self.disk.read().clone()
     }
 
@@ -266,7 +267,7 @@ impl DiskFile {
     }
 
     /// The disk, to be lent to the operations here and held while they go on.
-    pub(super) fn pass(&self) -> Result<MappedRwLockReadGuard<'_, dyn Disk>, Errno> {
+    pub(super) fn pass(&self) -> Result<MappedRwLockReadGuard<'_, dyn OpenDisk>, Errno> {
         RwLockReadGuard::try_map(self.disk.read(), |disk| disk.as_deref())
             .map_err(|_closed| Errno::IO)
     }

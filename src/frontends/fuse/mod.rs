@@ -25,7 +25,7 @@ use rustix::io::Errno;
 
 use super::{Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target};
 use crate::Refusal;
-use crate::disk::Disk;
+use crate::disk::{Disk, OpenDisk};
 
 mod file;
 mod leftover;
@@ -111,7 +111,7 @@ impl FrontEnd for At {
 /// One sentence, and nothing is left behind.
 fn start(
     path: &Path,
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn OpenDisk>,
     options: &Options,
     ended: Ended,
 ) -> Result<Box<dyn Published>, Refusal> {
@@ -138,7 +138,7 @@ impl FuseFile {
     /// As [`start`]; `released` is called whenever somebody closed the file.
     pub(super) fn start(
         path: &Path,
-        disk: Arc<dyn Disk>,
+        disk: Arc<dyn OpenDisk>,
         options: &Options,
         ended: Ended,
         released: Option<Released>,

@@ -5,8 +5,8 @@
 //! gives no place to stay attached to Python between two of them.
 //!
 //! A serial disk is served by one thread, which takes all calls that wait, serves them in one
-//! [`Disk::batch`], and then answers them: whoever waits for several is woken once, with several
-//! answers. A parallel disk is served by several threads, each with one call at a time.
+//! [`OpenDisk::batch`](crate::disk::OpenDisk::batch), and then answers them: whoever waits for several is
+//! woken once, with several answers. A parallel disk is served by several threads, each with one call at a time.
 
 use std::io;
 use std::ops::Range;
@@ -33,7 +33,7 @@ use super::Released;
 use super::file::{DiskFile, Face, Pass};
 use super::stop::Stop;
 use super::under_way::{Begin, Spot, UnderWay};
-use crate::disk::{Disk, Errno, waited_for};
+use crate::disk::{Errno, waited_for};
 use crate::frontends::vigil::Vigil;
 
 /// How long the kernel may believe what it was told of the file.
@@ -237,7 +237,7 @@ impl Served {
         })
     }
 
-    /// Run `work`, all of a thread, inside [`Disk::lane`].
+    /// Run `work`, all of a thread, inside [`OpenDisk::lane`](crate::disk::OpenDisk::lane).
     fn in_lane<T: Send>(&self, mut work: impl FnMut() -> io::Result<T> + Send) -> io::Result<T> {
         let mut outcome = None;
         let mut once = || {

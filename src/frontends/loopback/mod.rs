@@ -19,7 +19,7 @@ use super::block::{FIRST_READ, Geometry};
 use super::fuse::{self, FuseFile};
 use super::{Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target};
 use crate::Refusal;
-use crate::disk::{Disk, Limits};
+use crate::disk::{Disk, Limits, OpenDisk};
 
 mod mark;
 
@@ -87,7 +87,7 @@ impl FrontEnd for At {
 /// One sentence, and nothing is left behind.
 fn start(
     index: Option<u32>,
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn OpenDisk>,
     options: &Options,
     ended: Ended,
 ) -> Result<Box<dyn Published>, Refusal> {

@@ -18,8 +18,9 @@ use super::shelf::Shelf;
 use super::tls::Tls;
 use super::wire::request::Head;
 use super::wire::{Asked, OPTION_MAGIC, Reader, Shape, command};
+use crate::disk::memory::Plain;
 use crate::disk::memory::{Fault, Memory};
-use crate::disk::{Client, Disk, Errno, Peer};
+use crate::disk::{Client, Errno, OpenDisk, Peer};
 use crate::fuzzing::Script;
 use crate::layers::Check;
 
@@ -195,7 +196,7 @@ fn converse(disk: Memory, said: &[u8]) -> Vec<u8> {
         requests: 3,
         ..Bounds::default()
     };
-    let disk: Arc<dyn Disk> = Arc::new(Check::new(disk));
+    let disk: Arc<dyn OpenDisk> = Arc::new(Plain(Check::new(disk)));
     let service = Service {
         exports: Arc::new(Shelf {
             disk,

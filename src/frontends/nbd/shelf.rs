@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use crate::disk::{Client, Disk, Errno, Error, Export, Exports, Guest, Listed, Result};
+use crate::disk::{Client, Errno, Error, Export, Exports, Guest, Listed, OpenDisk, Result};
 
 /// One disk under the names `` and `disk`.
 #[derive(Debug)]
 pub(super) struct Shelf {
-    pub(super) disk: Arc<dyn Disk>,
+    pub(super) disk: Arc<dyn OpenDisk>,
     pub(super) welcome: bool,
 }
 
 #[derive(Debug)]
-struct Visitor(Arc<dyn Disk>);
+struct Visitor(Arc<dyn OpenDisk>);
 
 #[derive(Debug)]
-struct Opened(Arc<dyn Disk>);
+struct Opened(Arc<dyn OpenDisk>);
 
 impl Exports for Shelf {
     fn welcome(&self, _: Arc<Client>) -> Result<Box<dyn Guest>> {
@@ -46,7 +46,7 @@ impl Guest for Visitor {
 }
 
 impl Export for Opened {
-    fn disk(&self) -> &Arc<dyn Disk> {
+    fn disk(&self) -> &Arc<dyn OpenDisk> {
         &self.0
     }
 

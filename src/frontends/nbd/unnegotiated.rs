@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::link::Link;
 use super::transmission::{Terms, serve};
 use super::wire::Shape;
-use crate::disk::Disk;
+use crate::disk::OpenDisk;
 
 /// A disk on a socket whose other end negotiates nothing and takes simple replies.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl Unnegotiated {
     /// `disk` on a stream socket. No read or write is longer than `payload`; `lanes` requests are served
     /// at the same time, where the disk takes several.
     pub(in crate::frontends) fn new(
-        disk: Arc<dyn Disk>,
+        disk: Arc<dyn OpenDisk>,
         socket: OwnedFd,
         payload: u32,
         lanes: u16,

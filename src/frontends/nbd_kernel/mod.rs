@@ -29,7 +29,7 @@ use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM, MOST_IO};
 use super::nbd::Unnegotiated;
 use super::{Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target};
 use crate::Refusal;
-use crate::disk::{Disk, Limits};
+use crate::disk::{Disk, Limits, OpenDisk};
 
 mod guard;
 
@@ -119,7 +119,7 @@ fn remove(word: &str) -> Result<(), Refusal> {
 /// device goes with the process.
 fn start(
     index: Option<u32>,
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn OpenDisk>,
     options: &Options,
     ended: Ended,
 ) -> Result<Box<dyn Published>, Refusal> {
@@ -222,7 +222,7 @@ struct Serving {
 
 impl Serving {
     fn start(
-        disk: Arc<dyn Disk>,
+        disk: Arc<dyn OpenDisk>,
         socket: OwnedFd,
         lanes: u16,
         ended: Ended,

@@ -8,7 +8,8 @@ use pydisk_kernel::ublk::{Handler, Io, Owner};
 
 use super::Served;
 use crate::disk::memory::Memory;
-use crate::disk::{Disk, Errno, Op, Request};
+use crate::disk::memory::Plain;
+use crate::disk::{Disk, Errno, Op, OpenDisk, Request};
 use crate::fuzzing::Script;
 use crate::layers::Check;
 
@@ -31,7 +32,7 @@ pub fn ublk_requests(script: &[u8]) {
         limits.trim = what & 8 == 0;
         limits.zero = what & 16 == 0;
     });
-    let disk: Arc<dyn Disk> = Arc::new(Check::new(memory.build()));
+    let disk: Arc<dyn OpenDisk> = Arc::new(Plain(Check::new(memory.build())));
     let keeper = Keeper {
         served: Served {
             disk: Arc::clone(&disk),

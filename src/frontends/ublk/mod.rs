@@ -16,7 +16,7 @@ use super::kernel_errnos::for_kernel;
 use super::{
     Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target, answer,
 };
-use crate::disk::{Disk, Errno, Flags, Limits, Op, Request};
+use crate::disk::{Disk, Errno, Flags, Limits, Op, OpenDisk, Request};
 use crate::{Refusal, logging};
 
 mod numbered;
@@ -97,7 +97,7 @@ fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
 /// device goes with the process.
 fn start(
     index: Option<u32>,
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn OpenDisk>,
     options: &Options,
     ended: Ended,
 ) -> Result<Box<dyn Published>, Refusal> {
@@ -160,7 +160,7 @@ impl Published for Ublk {
 
 /// The disk as the kernel crate calls it.
 struct Served {
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn OpenDisk>,
 }
 
 impl Handler for Served {

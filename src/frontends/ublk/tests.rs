@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use pydisk_kernel::ublk as kernel;
 
 use super::*;
-use crate::disk::{Error as DiskError, Fua, Result};
+use crate::disk::{Error as DiskError, Fua, OpenDisk, Result};
 use crate::frontends::Identity;
 use crate::frontends::nbd::ServerOptions;
 
@@ -72,6 +72,8 @@ impl Disk for Recorder {
     }
 }
 
+impl OpenDisk for Recorder {}
+
 fn limits() -> Limits {
     Limits {
         read_only: false,
@@ -125,7 +127,12 @@ fn attach(disk: &Arc<Recorder>, index: Option<u32>) -> Result<Box<dyn Published>
         server: ServerOptions::default(),
     };
     let (ended, _) = mpsc::channel();
-    start(index, Arc::clone(disk) as Arc<dyn Disk>, &options, ended)
+    start(
+        index,
+        Arc::clone(disk) as Arc<dyn OpenDisk>,
+        &options,
+        ended,
+    )
 }
 
 fn run(program: &str, args: &[&str], device: &Path) {
@@ -248,6 +255,8 @@ fn a_disk_whose_first_read_fails_is_refused_and_leaves_no_device() {
             Err(DiskError::new(Errno::IO, "on purpose"))
         }
     }
+
+    impl OpenDisk for Broken {}
     let index = 920_000 + std::process::id() % 10_000;
     let options = Options {
         name: "test".into(),

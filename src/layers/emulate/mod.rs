@@ -48,7 +48,7 @@ pub struct Emulate<D> {
     /// Taken shared by changes to whole blocks, exclusively by changes to parts of blocks, which
     /// read a block, change it and write it back: without it a write to another part of the same
     /// block would be undone. That is why it is held across the calls below; nothing is locked
-    /// before it, see [`Disk::batch`] here. Absent where blocks have no parts or calls no company.
+    /// before it, see [`Emulate::may_wait`]. Absent where blocks have no parts or calls no company.
     parts: Option<Parts>,
 }
 
@@ -86,6 +86,13 @@ impl<D: Disk> Emulate<D> {
     pub fn sharing(mut self, parts: &Parts) -> Self {
         self.parts = (self.block > 1).then(|| Arc::clone(parts));
         self
+    }
+
+    /// Whether a request may wait here for another one, which it must not do in a batch: there the disk below
+    /// may hold a lock of its own throughout, or Python's, and would then wait for ours while its owner waits
+    /// for theirs.
+    pub(super) fn may_wait(&self) -> bool {
+        self.parts.is_some()
     }
 
     fn block_bytes(&self) -> u64 {
@@ -170,18 +177,5 @@ impl<D: Disk> Disk for Emulate<D> {
             found.push(end.saturating_sub(start), extent.kind);
         }
         Ok(())
-    }
-
-    /// Not passed on where there is a lock here: in a batch the disk below may hold a lock of its
-    /// own throughout, or Python's, and would then wait for ours while its owner waits for theirs.
-    fn batch(&self, work: &mut dyn FnMut()) {
-        if self.parts.is_some() {
-            return work();
-        }
-        self.disk.batch(work);
-    }
-
-    fn lane(&self, work: &mut (dyn FnMut() + Send)) {
-        self.disk.lane(work);
     }
 }

@@ -414,37 +414,6 @@ fn the_owner_goes_down_with_the_memory_that_it_owns_only() {
 }
 
 #[test]
-fn a_batch_is_passed_on_only_where_no_lock_is_taken_in_it() {
-    #[derive(Debug)]
-    struct Batched(Limits, AtomicBool);
-    impl Disk for Batched {
-        fn limits(&self) -> &Limits {
-            &self.0
-        }
-        fn serve(&self, _: Request<'_>) -> Result {
-            Ok(())
-        }
-        fn batch(&self, work: &mut dyn FnMut()) {
-            self.1.store(true, Ordering::Relaxed);
-            work();
-        }
-    }
-    let reaches = |minimum, parallel| {
-        let mut limits = Memory::new(MIB).limits().clone();
-        blocks(minimum, u32::MAX)(&mut limits);
-        limits.parallel = parallel;
-        let disk = Emulate::new(Batched(limits, AtomicBool::new(false)));
-        let mut done = false;
-        disk.batch(&mut || done = true);
-        assert!(done);
-        disk.disk.1.load(Ordering::Relaxed)
-    };
-    assert!(reaches(1, true));
-    assert!(reaches(4096, false));
-    assert!(!reaches(4096, true));
-}
-
-#[test]
 fn a_panic_below_leaves_no_lock_behind() {
     let (disk, memory) = over(Memory::builder(MIB).limits(blocks(4096, u32::MAX)));
     memory.inject(Fault::new(Effect::Panic).on(OpKind::Write));

@@ -15,7 +15,7 @@ use super::module::Connection;
 use super::turns::Place;
 use super::{Plugin, errnos, exports, extents, module};
 use crate::Refusal;
-use crate::disk::{Disk, Errno, ExtentKind, Extents, Limits, Op, Request, Result, go_on};
+use crate::disk::{Disk, Errno, ExtentKind, Extents, Limits, Op, OpenDisk, Request, Result, go_on};
 
 mod caller;
 mod transfer;
@@ -188,7 +188,9 @@ impl Disk for Handle {
             Ok(())
         })
     }
+}
 
+impl OpenDisk for Handle {
     /// Others who must not overlap wait until the batch is done; it waits for nothing itself, unless for
     /// coroutines, for which it must not be inside Python.
     fn batch(&self, work: &mut dyn FnMut()) {

@@ -9,6 +9,7 @@ use rustix::net::{
 
 use super::{AHEAD, DiskFile, Received, Seat, Served};
 use crate::disk::memory::Memory;
+use crate::disk::memory::Plain;
 use crate::disk::{Errno, Op, Request};
 use crate::fuzzing::Script;
 use crate::layers::Check;
@@ -57,7 +58,7 @@ pub fn fuse_calls(script: &[u8]) {
         limits.extents = what & 16 == 0;
         limits.flush = what & 32 == 0;
     });
-    let file = Arc::new(DiskFile::new(Arc::new(Check::new(memory.build()))));
+    let file = Arc::new(DiskFile::new(Arc::new(Plain(Check::new(memory.build())))));
     let only = (what & 64 == 64).then_some(ONLY);
     let (kernel, device) = socketpair(
         AddressFamily::UNIX,

@@ -274,6 +274,8 @@ impl Disk for Keeper {
     }
 }
 
+impl OpenDisk for Keeper {}
+
 #[test]
 fn memory_that_a_disk_keeps_is_not_used_for_the_next_read() {
     let disk = Keeper::new(MIB);
@@ -331,6 +333,8 @@ fn memory_for_a_request_never_waits_for_the_disk_itself() {
             Ok(())
         }
     }
+
+    impl OpenDisk for Asks {}
     if !can_mount() || rustix::process::configure_io_flusher_behavior(false).is_err() {
         return;
     }

@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
-use crate::disk::{Op, Request};
+use crate::disk::{Op, OpenDisk, Request};
 
 /// Nobody waits for a request in this block, but those after it.
 const STUCK: u64 = 16 * 4096;
@@ -55,7 +55,7 @@ impl Stuck {
     }
 
     fn start(self: &Arc<Self>, bench: &Bench) -> Box<dyn crate::frontends::Published> {
-        let disk = Arc::clone(self) as Arc<dyn Disk>;
+        let disk = Arc::clone(self) as Arc<dyn OpenDisk>;
         start(&bench.path(), disk, &bench.options, bench.teller.clone()).unwrap()
     }
 }
@@ -79,6 +79,8 @@ impl Disk for Stuck {
         served
     }
 }
+
+impl OpenDisk for Stuck {}
 
 /// Run a shell command, from which no core dump is left.
 fn shell(command: &str) -> Child {
@@ -336,7 +338,7 @@ fn a_request_of_years_ends_with_its_program() {
     let mut limits = Limits::read_only(1 << 60);
     (limits.read_only, limits.zero) = (false, true);
     let disk = Arc::new(super::life::Endless(limits, AtomicU64::new(0)));
-    let below = Arc::clone(&disk) as Arc<dyn Disk>;
+    let below = Arc::clone(&disk) as Arc<dyn OpenDisk>;
     let attached = start(&bench.path(), below, &bench.options, bench.teller.clone()).unwrap();
     let path = bench.path();
     let zeroes = shell(&format!(

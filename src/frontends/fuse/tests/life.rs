@@ -6,7 +6,8 @@ use std::thread;
 use pydisk_kernel::usage::{self, User};
 
 use super::*;
-use crate::disk::Request;
+use crate::disk::memory::Plain;
+use crate::disk::{OpenDisk, Request};
 use crate::layers::Emulate;
 
 #[test]
@@ -144,6 +145,8 @@ impl Disk for Endless {
     }
 }
 
+impl OpenDisk for Endless {}
+
 #[test]
 fn a_request_of_years_does_not_keep_the_stop() {
     if !can_mount() {
@@ -156,7 +159,7 @@ fn a_request_of_years_does_not_keep_the_stop() {
         limits.read_only = false;
         limits.zero = zero;
         let disk = Arc::new(Endless(limits, AtomicU64::new(0)));
-        let layered = Arc::new(Emulate::new(Arc::clone(&disk)));
+        let layered = Arc::new(Plain(Emulate::new(Arc::clone(&disk))));
         let path = bench.path();
         let attached = start(&path, layered, &bench.options, bench.teller.clone()).unwrap();
         let file = open(&bench.path(), OFlags::empty()).unwrap();
@@ -229,6 +232,9 @@ impl Disk for Occupied {
     fn serve(&self, _: Request<'_>) -> crate::disk::Result {
         Ok(())
     }
+}
+
+impl OpenDisk for Occupied {
     fn lane(&self, work: &mut (dyn FnMut() + Send)) {
         self.1.store(true, Ordering::Release);
         work();
@@ -247,7 +253,7 @@ fn a_file_that_lives_on_at_another_place_lets_go_of_its_disk() {
     limits.parallel = false;
     let disk = Arc::new(Occupied(limits, AtomicBool::new(false)));
     let path = bench.path();
-    let below: Arc<dyn Disk> = Arc::clone(&disk) as _;
+    let below: Arc<dyn OpenDisk> = Arc::clone(&disk) as _;
     let attached = start(&path, below, &bench.options, bench.teller.clone()).unwrap();
     soon("it is served", || disk.1.load(Ordering::Acquire));
     let second = bench.folder.path().join("second");

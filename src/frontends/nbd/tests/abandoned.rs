@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use super::*;
+use crate::disk::memory::Plain;
 use crate::disk::{Cache, Fua, Limits, Op, Request};
 use crate::frontends::nbd::config::Family;
 use crate::frontends::nbd::testing::within;
@@ -23,7 +24,7 @@ struct Endless {
 
 impl Endless {
     /// With what it lacks, and the number of steps so far.
-    fn new(parallel: bool) -> (Emulate<Self>, Arc<AtomicU64>) {
+    fn new(parallel: bool) -> (Plain<Emulate<Self>>, Arc<AtomicU64>) {
         let mut limits = Limits::read_only(SIZE);
         limits.parallel = parallel;
         limits.read_only = false;
@@ -34,7 +35,7 @@ impl Endless {
         let steps = Arc::new(AtomicU64::new(0));
         let told = Arc::clone(&steps);
         let disk = Self { limits, steps };
-        (Emulate::new(disk), told)
+        (Plain(Emulate::new(disk)), told)
     }
 }
 

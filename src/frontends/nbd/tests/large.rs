@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::disk::memory::{Effect, Fault};
-use crate::disk::{Limits, Request};
+use crate::disk::{Limits, OpenDisk, Request};
 use crate::frontends::nbd::testing::within;
 
 const NONE: Asked = Asked::empty();
@@ -29,6 +29,8 @@ impl Disk for Witness {
         self.0.serve(request)
     }
 }
+
+impl OpenDisk for Witness {}
 
 /// What a client says in one go, and what it must hear: cookies with the bytes of reads.
 struct Talk {
@@ -128,6 +130,8 @@ impl Disk for Gate {
         self.0.serve(request)
     }
 }
+
+impl OpenDisk for Gate {}
 
 #[test]
 fn a_large_read_is_answered_while_the_next_one_is_slow() {

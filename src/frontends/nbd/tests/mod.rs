@@ -17,7 +17,8 @@ use super::unnegotiated::Unnegotiated;
 use super::wire::request::Head;
 use super::wire::{Asked, OPTION_MAGIC, OPTION_REPLY_MAGIC, Shape};
 use crate::disk::memory::Memory;
-use crate::disk::{Client, Disk, Errno, Peer, Result};
+use crate::disk::memory::Plain;
+use crate::disk::{Client, Disk, Errno, OpenDisk, Peer, Result};
 use crate::frontends::nbd::config::Dialect;
 use crate::layers::Check;
 
@@ -36,7 +37,7 @@ pub(super) fn service(disk: impl Disk + 'static) -> Service {
     let bounds = Bounds::default();
     Service {
         exports: Arc::new(Shelf {
-            disk: Arc::new(Check::new(disk)),
+            disk: Arc::new(Plain(Check::new(disk))),
             welcome: true,
         }),
         seats: Seats::new(bounds.clients),
@@ -56,7 +57,7 @@ pub(super) struct Caller {
 
 impl Caller {
     /// Somebody who does not negotiate, as the kernel.
-    pub(super) fn unnegotiated(disk: Arc<dyn Disk>) -> Self {
+    pub(super) fn unnegotiated(disk: Arc<dyn OpenDisk>) -> Self {
         let (stream, theirs) = UnixStream::pair().unwrap();
         let server = Unnegotiated::new(disk, theirs.into(), 32 << 20, 4);
         let thread = std::thread::spawn(move || match server.serve().as_str() {

@@ -208,7 +208,7 @@ fn a_client_sees_what_a_vector_of_bytes_would_show() {
 #[test]
 fn the_kernel_s_client_sees_it_too() {
     for parallel in [false, true] {
-        let disk = Arc::new(Check::new(memory(SIZE, parallel)));
+        let disk = Arc::new(Plain(Check::new(memory(SIZE, parallel))));
         let caller = Caller::unnegotiated(disk);
         agree(caller);
     }

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::disk::{Extents, Limits, Request};
+use crate::disk::{Extents, Limits, OpenDisk, Request};
 
 const NONE: Asked = Asked::empty();
 const EIO: u32 = 5;
@@ -59,6 +59,9 @@ impl Disk for Brittle {
     fn extents(&self, range: Range<u64>, found: &mut Extents) -> Result {
         self.below.extents(range, found)
     }
+}
+
+impl OpenDisk for Brittle {
     fn batch(&self, work: &mut dyn FnMut()) {
         let breaks = *self.breaks.lock();
         assert!(breaks != Breaks::Batch, "the test wants this");

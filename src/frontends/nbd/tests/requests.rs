@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::disk::memory::{Effect, Fault};
-use crate::disk::{Cache, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind, Request};
+use crate::disk::{Cache, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind, OpenDisk, Request};
 
 const SIZE: u64 = 1 << 20;
 const SHAPES: [Shape; 3] = [Shape::Simple, Shape::Structured, Shape::Extended];
@@ -449,6 +449,8 @@ impl Disk for Marked {
         Ok(())
     }
 }
+
+impl OpenDisk for Marked {}
 
 #[test]
 fn the_disk_learns_that_one_extent_is_enough_and_holes_need_not_be_zeroes() {

@@ -6,7 +6,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::*;
 use crate::disk::memory::{Effect, Fault};
-use crate::disk::{Limits, Op, Request};
+use crate::disk::{Limits, Op, OpenDisk, Request};
 
 const NONE: Asked = Asked::empty();
 
@@ -56,6 +56,8 @@ impl Disk for Meeting {
     }
 }
 
+impl OpenDisk for Meeting {}
+
 #[test]
 fn requests_that_wait_for_each_other_are_all_answered() {
     for together in [2, 5, 16] {
@@ -91,6 +93,8 @@ impl Disk for Gate {
         Ok(())
     }
 }
+
+impl OpenDisk for Gate {}
 
 #[test]
 fn a_reply_does_not_wait_for_the_next_request_when_that_is_slow() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::ending::End;
 use super::link::Link;
 use super::wire::{Shape, Transmission};
-use crate::disk::{Cache, Client, Disk, Fua, Limits, waited_for};
+use crate::disk::{Cache, Client, Disk, Fua, Limits, OpenDisk, waited_for};
 
 mod admission;
 mod aside;
@@ -25,7 +25,7 @@ mod turns;
 /// What client and server agreed upon.
 #[derive(Debug)]
 pub(super) struct Terms {
-    pub(super) disk: Arc<dyn Disk>,
+    pub(super) disk: Arc<dyn OpenDisk>,
     /// Whose requests are refused once the plugin has sent it away; none for the kernel.
     pub(super) client: Option<Arc<Client>>,
     pub(super) shape: Shape,

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use pydisk::disk::{Disk, Errno, Flags, Limits, Op, OpKind, Request};
+use pydisk::disk::{Disk, Errno, Flags, Limits, Op, OpKind, OpenDisk, Request};
 
 mod content;
 mod refusals;
@@ -49,6 +49,23 @@ impl<'a> Subject<'a> {
     }
 }
 
+/// Open disks that `make` opens: the suite, and what a front end may do around requests.
+///
+/// # Panics
+/// As [`suite`].
+pub fn suite_of_open(
+    name: &str,
+    make: &dyn Fn() -> Arc<dyn OpenDisk>,
+    failing: Option<Failing<'_>>,
+) {
+    suite(&Subject {
+        name,
+        make: &|| make(),
+        failing,
+    });
+    together::batch(&make());
+}
+
 type Case = fn(&Subject<'_>);
 
 /// Each case with its name.
@@ -72,7 +89,6 @@ const CASES: &[(&str, Case)] = &[
     ("unknown flags", refusals::flags),
     ("what is not offered", refusals::not_offered),
     ("a failure keeps its errno", refusals::errno),
-    ("a batch serves what is sent in it", together::batch),
     ("threads in ranges of their own", together::neighbours),
     ("threads in one range", together::same_range),
 ];

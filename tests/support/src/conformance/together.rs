@@ -1,14 +1,17 @@
 //! Several requests at once.
 
-use pydisk::disk::{Flags, Op, Request};
+use std::sync::Arc;
 
-use super::{Subject, pattern};
+use pydisk::disk::{Flags, Op, OpenDisk, Request};
 
-pub(super) fn batch(subject: &Subject<'_>) {
-    let disk = subject.open();
+use super::{Bench, Subject, pattern};
+
+/// A batch serves what is sent in it.
+pub(super) fn batch(open: &Arc<dyn OpenDisk>) {
+    let disk = Bench(Arc::clone(open) as _);
     let step = disk.step();
     let mut runs = 0;
-    disk.0.batch(&mut || {
+    open.batch(&mut || {
         runs += 1;
         for number in 0..10 {
             let mut buf = vec![0; step];
