@@ -1,5 +1,7 @@
 //! Which parts of a disk are allocated: an ordered list without gaps.
 
+use super::{Cancel, Result, go_on};
+
 bitflags::bitflags! {
     /// What is known of a range. Nothing set means allocated data. The values are NBD's.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -33,6 +35,7 @@ pub struct Extents {
     list: Vec<Extent>,
     next: u64,
     first_only: bool,
+    cancel: Option<Cancel>,
 }
 
 impl Extents {
@@ -43,6 +46,7 @@ impl Extents {
             list: Vec::new(),
             next: at,
             first_only: false,
+            cancel: None,
         }
     }
 
@@ -54,6 +58,29 @@ impl Extents {
             first_only: true,
             ..self
         }
+    }
+
+    /// Whoever asks waits until `cancel` says otherwise.
+    #[must_use]
+    pub fn with_cancel(self, cancel: Option<&Cancel>) -> Self {
+        Self {
+            cancel: cancel.cloned(),
+            ..self
+        }
+    }
+
+    /// Tells whether somebody still waits for this; without it somebody does.
+    #[must_use]
+    pub fn cancel(&self) -> Option<&Cancel> {
+        self.cancel.as_ref()
+    }
+
+    /// Between two steps: is the next one still wanted?
+    ///
+    /// # Errors
+    /// As [`go_on`].
+    pub fn go_on(&self) -> Result {
+        go_on(self.cancel())
     }
 
     /// See [`Extents::first_only`].

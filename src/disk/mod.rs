@@ -10,20 +10,20 @@ use std::ops::Range;
 use std::sync::Arc;
 
 mod admission;
+mod cancel;
 mod error;
 mod exports;
 mod extents;
 mod limits;
 pub mod memory;
 mod open;
-mod waiting;
 
+pub use cancel::{Cancel, go_on};
 pub use error::{Errno, Error, Result};
 pub use exports::{Certificate, Client, Export, Exports, Guest, Listed, Peer, Resident};
 pub use extents::{Extent, ExtentKind, Extents};
 pub use limits::{BlockSizes, Cache, Fua, Limits};
 pub use open::OpenDisk;
-pub use waiting::{go_on, waited_for};
 
 bitflags::bitflags! {
     /// What a request asks for beyond its operation. The values are nbdkit's, see `docs/nbdkit.md`.
@@ -144,6 +144,8 @@ pub struct Request<'a> {
     /// Who owns the memory that `op` lies in, where it may be kept; without it whoever needs the
     /// bytes for longer than the call copies them.
     pub owner: Option<&'a Owner>,
+    /// Tells whether somebody still waits for the answer; without it somebody does.
+    pub cancel: Option<&'a Cancel>,
 }
 
 impl<'a> Request<'a> {
@@ -155,6 +157,7 @@ impl<'a> Request<'a> {
             at,
             flags: Flags::empty(),
             owner: None,
+            cancel: None,
         }
     }
 
@@ -162,6 +165,12 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn with_flags(self, flags: Flags) -> Self {
         Self { flags, ..self }
+    }
+
+    /// The same request, for as long as somebody waits for it.
+    #[must_use]
+    pub fn with_cancel(self, cancel: Option<&'a Cancel>) -> Self {
+        Self { cancel, ..self }
     }
 
     /// The bytes that the request touches; empty for a flush.

@@ -212,6 +212,7 @@ mod tests {
                     at: 0,
                     flags: bit,
                     owner: None,
+                    cancel: None,
                 };
                 let expected = (!allowed.contains(bit)).then_some(Errno::INVAL);
                 let errno = disk.serve(request).err().map(|error| error.errno);

@@ -474,6 +474,7 @@ async def flush(h, flags):
             at: number * 512,
             flags: Flags::empty(),
             owner: number.is_multiple_of(2).then_some(&memory),
+            cancel: None,
         };
         disk.serve(request).unwrap();
         (page, Arc::strong_count(&memory))

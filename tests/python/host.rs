@@ -4,9 +4,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use pydisk::Refusal;
-use pydisk::disk::{Disk, Errno, Extents, Flags, Fua, Limits, Op, OpenDisk, Owner, Request};
+use pydisk::disk::{
+    Cancel, Disk, Errno, Extents, Flags, Fua, Limits, Op, OpenDisk, Owner, Request,
+};
 use pydisk::python::{Plugin, ThreadModel};
 use support::{scale, script};
 
@@ -980,6 +983,23 @@ def pread(h, buf, offset, flags): buf[:] = bytes([local.own]) * len(buf)
         scope.spawn(read);
     });
     read();
+}
+
+/// The thread that asks is not the one that serves: the handle has its own.
+#[test]
+fn who_has_gone_is_heard_of_on_the_thread_of_the_handle() {
+    let disk = open(&format!(
+        "{BASE}{PREAD2}
+def extents(h, count, offset, flags): return [(offset, 512, 0)]
+"
+    ));
+    assert!(!disk.limits().parallel);
+    let asked = AtomicU32::new(0);
+    let cancel = Cancel::unless(move || asked.fetch_add(1, Ordering::Relaxed) < 3);
+    let mut found = Extents::starting_at(0).with_cancel(Some(&cancel));
+    let error = disk.extents(0..8192, &mut found).unwrap_err();
+    assert_eq!(error.errno, Errno::SHUTDOWN);
+    assert_eq!(found.end(), 3 * 512);
 }
 
 /// A million at full scale.

@@ -12,7 +12,7 @@ use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
 use rustix::fs::{FallocateFlags, SeekFrom};
 
 use crate::disk::{
-    Disk, Errno, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind, OpenDisk, Owner, Request,
+    Cancel, Errno, ExtentKind, Extents, Flags, Fua, Limits, Op, OpKind, OpenDisk, Owner, Request,
     go_on,
 };
 use crate::frontends::kernel_errnos::for_kernel;
@@ -27,6 +27,14 @@ const FIRST_SEARCH: u64 = 64 << 20;
 /// The disk for the time of one operation or of several, or why there is none.
 pub(super) type Pass<'a> = Result<&'a dyn OpenDisk, Errno>;
 
+/// The disk for the time of one operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lent<'a> {
+    pub(super) disk: Pass<'a>,
+    /// Tells whether somebody still waits for the operation.
+    pub(super) cancel: &'a Cancel,
+}
+
 /// The disk as a file.
 #[derive(Debug)]
 pub(super) struct DiskFile {
@@ -39,7 +47,8 @@ pub(super) struct DiskFile {
     /// Something was written since `face.modified` was last looked at.
     written: AtomicBool,
     /// Nobody is answered any more.
-    given_up: AtomicBool,
+    given_up: Arc<AtomicBool>,
+    cancel: Cancel,
 }
 
 /// Who may open the file and when it changed.
@@ -57,7 +66,10 @@ impl DiskFile {
     pub(super) fn new(disk: Arc<dyn OpenDisk>) -> Self {
         let limits = disk.limits().clone();
         let now = SystemTime::now();
+        let given_up = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&given_up);
         Self {
+            cancel: Cancel::unless(move || !told.load(Ordering::Acquire)),
             face: Mutex::new(Face {
                 mode: if limits.read_only { 0o400 } else { 0o600 },
                 uid: rustix::process::geteuid().as_raw(),
@@ -67,7 +79,7 @@ impl DiskFile {
                 changed: now,
             }),
             written: AtomicBool::new(false),
-            given_up: AtomicBool::new(false),
+            given_up,
             disk: RwLock::new(Some(disk)),
             limits,
         }
@@ -120,10 +132,15 @@ impl DiskFile {
         self.given_up.load(Ordering::Acquire)
     }
 
+    /// Tells whether anybody is answered.
+    pub(super) fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
     /// Read, fewer bytes than there is room for at the end of the disk, and give how many.
     pub(super) fn read(
         &self,
-        disk: Pass<'_>,
+        lent: Lent<'_>,
         at: u64,
         room: &mut [u8],
         owner: &Owner,
@@ -137,14 +154,14 @@ impl DiskFile {
             owner: Some(owner),
             ..Request::new(Op::Read(&mut room[..len]), at)
         };
-        tell(disk?, request).map(|()| len)
+        lent.tell(request).map(|()| len)
     }
 
     /// Write, durably if `durable`, and give the bytes written: fewer at the end of the disk, as a
     /// block device does.
     pub(super) fn write(
         &self,
-        disk: Pass<'_>,
+        lent: Lent<'_>,
         at: u64,
         data: &[u8],
         owner: &Owner,
@@ -160,7 +177,8 @@ impl DiskFile {
         if len == 0 {
             return Ok(0);
         }
-        let disk = disk?;
+        // Before anything is said to have been written.
+        lent.disk?;
         self.written.store(true, Ordering::Relaxed);
         let request = Request {
             owner: Some(owner),
@@ -168,28 +186,28 @@ impl DiskFile {
         };
         // The kernel sends no fsync after a direct write with O_DSYNC: it is this one's to keep.
         if durable && self.limits.fua != Fua::None {
-            tell(disk, request.with_flags(Flags::FUA))?;
+            lent.tell(request.with_flags(Flags::FUA))?;
             return Ok(written);
         }
-        tell(disk, request)?;
+        lent.tell(request)?;
         if durable && self.limits.flush {
-            tell(disk, Request::new(Op::Flush, 0))?;
+            lent.tell(Request::new(Op::Flush, 0))?;
         }
         Ok(written)
     }
 
     /// fsync(2) and fdatasync(2).
-    pub(super) fn sync(&self, disk: Pass<'_>) -> Result<(), Errno> {
+    pub(super) fn sync(&self, lent: Lent<'_>) -> Result<(), Errno> {
         if !self.limits.flush || self.limits.read_only {
             return Ok(());
         }
-        tell(disk?, Request::new(Op::Flush, 0))
+        lent.tell(Request::new(Op::Flush, 0))
     }
 
     /// fallocate(2): punch a hole, zero a range, or see that there is space, which there is.
     pub(super) fn allocate(
         &self,
-        disk: Pass<'_>,
+        lent: Lent<'_>,
         at: u64,
         len: u64,
         mode: FallocateFlags,
@@ -212,18 +230,19 @@ impl DiskFile {
             return Err(Errno::OPNOTSUPP);
         }
         let range = at..at.saturating_add(len).min(self.limits.size);
-        self.zero(disk?, range, flags)
+        lent.disk?;
+        self.zero(lent, range, flags)
     }
 
-    fn zero(&self, disk: &dyn Disk, range: Range<u64>, flags: Flags) -> Result<(), Errno> {
+    fn zero(&self, lent: Lent<'_>, range: Range<u64>, flags: Flags) -> Result<(), Errno> {
         self.written.store(true, Ordering::Relaxed);
         let mut at = range.start;
         while at < range.end {
             if at > range.start {
-                go_on().map_err(|nobody| nobody.errno)?;
+                go_on(Some(lent.cancel)).map_err(|nobody| nobody.errno)?;
             }
             let len = (range.end - at).min(LONGEST_ZERO);
-            tell(disk, Request::new(Op::Zero(len), at).with_flags(flags))?;
+            lent.tell(Request::new(Op::Zero(len), at).with_flags(flags))?;
             at += len;
         }
         Ok(())
@@ -231,7 +250,7 @@ impl DiskFile {
 
     /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`. A hole reads as zeroes; what merely takes no space
     /// is data, since a copy that skips it would differ.
-    pub(super) fn seek(&self, disk: Pass<'_>, to: SeekFrom) -> Result<u64, Errno> {
+    pub(super) fn seek(&self, lent: Lent<'_>, to: SeekFrom) -> Result<u64, Errno> {
         let (at, hole) = match to {
             SeekFrom::Data(at) => (at, false),
             SeekFrom::Hole(at) => (at, true),
@@ -244,11 +263,10 @@ impl DiskFile {
         if !self.limits.extents {
             return Ok(if hole { size } else { at });
         }
-        let disk = disk?;
         let (mut start, mut search) = (at, FIRST_SEARCH);
         while start < size {
             let end = start.saturating_add(search).min(size);
-            if let Some(found) = first(disk, start..end, hole)? {
+            if let Some(found) = lent.first(start..end, hole)? {
                 return Ok(found);
             }
             start = end;
@@ -273,25 +291,28 @@ impl DiskFile {
     }
 }
 
-/// Serve one request, and give the errno for the kernel.
-fn tell(disk: &dyn Disk, request: Request<'_>) -> Result<(), Errno> {
-    let kind = request.op.kind();
-    answer(disk, request).map_err(|errno| for_kernel(kind, errno))
-}
+impl Lent<'_> {
+    /// Serve one request, and give the errno for the kernel.
+    fn tell(self, request: Request<'_>) -> Result<(), Errno> {
+        let kind = request.op.kind();
+        let request = request.with_cancel(Some(self.cancel));
+        answer(self.disk?, request).map_err(|errno| for_kernel(kind, errno))
+    }
 
-/// The first byte in `range` that is in a hole, or that is not.
-fn first(disk: &dyn Disk, range: Range<u64>, hole: bool) -> Result<Option<u64>, Errno> {
-    let mut found = Extents::starting_at(range.start);
-    answer_extents(disk, range.clone(), &mut found).map_err(|errno| match errno {
-        // "There is no data from here on": a copy would leave out what it could not ask for.
-        Errno::NXIO => Errno::IO,
-        errno => for_kernel(OpKind::Read, errno),
-    })?;
-    // What the disk did not speak of is data.
-    found.push(range.end.saturating_sub(found.end()), ExtentKind::DATA);
-    let hit = found
-        .list()
-        .iter()
-        .find(|extent| extent.at < range.end && extent.kind.contains(ExtentKind::ZERO) == hole);
-    Ok(hit.map(|extent| extent.at))
+    /// The first byte in `range` that is in a hole, or that is not.
+    fn first(self, range: Range<u64>, hole: bool) -> Result<Option<u64>, Errno> {
+        let mut found = Extents::starting_at(range.start).with_cancel(Some(self.cancel));
+        answer_extents(self.disk?, range.clone(), &mut found).map_err(|errno| match errno {
+            // "There is no data from here on": a copy would leave out what it could not ask for.
+            Errno::NXIO => Errno::IO,
+            errno => for_kernel(OpKind::Read, errno),
+        })?;
+        // What the disk did not speak of is data.
+        found.push(range.end.saturating_sub(found.end()), ExtentKind::DATA);
+        let hit = found
+            .list()
+            .iter()
+            .find(|extent| extent.at < range.end && extent.kind.contains(ExtentKind::ZERO) == hole);
+        Ok(hit.map(|extent| extent.at))
+    }
 }

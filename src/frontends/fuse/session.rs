@@ -12,7 +12,6 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,10 +29,10 @@ use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 pub(super) mod fuzzing;
 
 use super::Released;
-use super::file::{DiskFile, Face, Pass};
+use super::file::{DiskFile, Face, Lent, Pass};
 use super::stop::Stop;
 use super::under_way::{Begin, Spot, UnderWay};
-use crate::disk::{Errno, waited_for};
+use crate::disk::{Cancel, Errno};
 use crate::frontends::vigil::Vigil;
 
 /// How long the kernel may believe what it was told of the file.
@@ -159,8 +158,9 @@ impl Seat {
                     Begin::Now => served.admit(&self.head, call).map_or_else(
                         |errno| failed(errno).into(),
                         |()| {
-                            let work = || served.serve(disk, call, body, owner);
-                            served.while_wanted(&self.spot, call, work)
+                            let own = served.own_cancel(&self.spot, call);
+                            let cancel = own.as_ref().unwrap_or(served.file.cancel());
+                            served.serve(Lent { disk, cancel }, call, body, owner)
                         },
                     ),
                 }
@@ -242,7 +242,7 @@ impl Served {
         let mut outcome = None;
         let mut once = || {
             if outcome.is_none() {
-                let worked = catch_unwind(AssertUnwindSafe(|| self.heard(&mut work)));
+                let worked = catch_unwind(AssertUnwindSafe(&mut work));
                 outcome = Some(worked.unwrap_or_else(|_| Err(io::Error::other("a panic"))));
             }
         };
@@ -253,13 +253,6 @@ impl Served {
         }
         once();
         outcome.expect("it was set by `once`")
-    }
-
-    /// Run `work`, all of a thread, while the disk can find out whether it is still waited for. In the
-    /// lane, whose thread it is.
-    fn heard<T>(&self, work: impl FnOnce() -> T) -> T {
-        let file = Arc::clone(&self.file);
-        waited_for(Rc::new(move || !file.is_given_up()), work)
     }
 
     /// As many calls at once as there are.
@@ -363,15 +356,14 @@ impl Served {
         }
     }
 
-    /// Run `work`, and have it end between two of its steps once nobody waits for it. Only calls of any number
-    /// of steps are worth that.
-    fn while_wanted(&self, spot: &Arc<Spot>, call: Call, work: impl FnOnce() -> Answer) -> Answer {
+    /// What tells whether anybody waits for the call, where that takes more than the file: only calls of any
+    /// number of steps are worth that.
+    fn own_cancel(&self, spot: &Arc<Spot>, call: Call) -> Option<Cancel> {
         if !matches!(call, Call::Allocate { .. } | Call::Seek { .. }) {
-            return work();
+            return None;
         }
-        let (file, spot) = (Arc::clone(&self.file), Arc::clone(spot));
-        let wanted = move || !file.is_given_up() && !spot.is_forsaken();
-        waited_for(Rc::new(wanted), work)
+        let (all, spot) = (self.file.cancel().clone(), Arc::clone(spot));
+        Some(Cancel::unless(move || !all.is_set() && !spot.is_forsaken()))
     }
 
     /// Who may call at all. Reads and writes carry no user where the kernel itself makes them.
@@ -396,7 +388,7 @@ impl Served {
 
     fn serve(
         &self,
-        disk: Pass<'_>,
+        lent: Lent<'_>,
         call: Call,
         body: &mut [u8],
         owner: &crate::disk::Owner,
@@ -405,7 +397,7 @@ impl Served {
         match call {
             Call::Read { at, len } => {
                 let len = len.min(body.len());
-                match file.read(disk, at, &mut body[..len], owner) {
+                match file.read(lent, at, &mut body[..len], owner) {
                     Ok(data) => Answer {
                         reply: Reply::done(),
                         data,
@@ -421,7 +413,7 @@ impl Served {
             } => {
                 // What comes from the page cache, by a shared mapping, is followed by an fsync.
                 let durable = flags & O_DSYNC != 0 && !cached;
-                let written = file.write(disk, at, &body[..len], owner, durable);
+                let written = file.write(lent, at, &body[..len], owner, durable);
                 outcome(written.map(Reply::written))
             }
             Call::GetAttributes => Reply::attributes(&self.attributes(), FRESH).into(),
@@ -433,12 +425,12 @@ impl Served {
             // What two writers do to the same bytes at the same time is theirs to order, as on a
             // device.
             Call::Open { .. } => Reply::opened_direct().into(),
-            Call::Sync => outcome(file.sync(disk).map(|()| Reply::done())),
+            Call::Sync => outcome(file.sync(lent).map(|()| Reply::done())),
             Call::Allocate { at, len, mode } => {
                 let mode = FallocateFlags::from_bits_retain(mode);
-                outcome(file.allocate(disk, at, len, mode).map(|()| Reply::done()))
+                outcome(file.allocate(lent, at, len, mode).map(|()| Reply::done()))
             }
-            Call::Seek { at, whence } => outcome(self.seek(disk, at, whence)),
+            Call::Seek { at, whence } => outcome(self.seek(lent, at, whence)),
             Call::Statistics => Reply::statistics(&self.statistics()).into(),
             Call::Destroy => Reply::done().into(),
             Call::Release => {
@@ -478,7 +470,7 @@ impl Served {
         Ok(Reply::attributes(&self.attributes(), FRESH))
     }
 
-    fn seek(&self, disk: Pass<'_>, at: u64, whence: u32) -> Result<Reply, Errno> {
+    fn seek(&self, lent: Lent<'_>, at: u64, whence: u32) -> Result<Reply, Errno> {
         let negative = i64::try_from(at).is_err();
         let to = match whence {
             SEEK_DATA | SEEK_HOLE if negative => return Err(Errno::NXIO),
@@ -486,7 +478,7 @@ impl Served {
             SEEK_HOLE => SeekFrom::Hole(at),
             _ => return Err(Errno::INVAL),
         };
-        let found = self.file.seek(disk, to)?;
+        let found = self.file.seek(lent, to)?;
         if i64::try_from(found).is_err() {
             return Err(Errno::OVERFLOW);
         }

@@ -61,6 +61,7 @@ fn transmit(
     let terms = Terms {
         disk: Arc::clone(export.disk()),
         client: Some(Arc::clone(client)),
+        cancel: link.cancel().clone(),
         shape,
         allocation,
         payload: service.bounds.payload,

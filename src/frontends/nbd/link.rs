@@ -2,7 +2,6 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +10,7 @@ use parking_lot::Mutex;
 use super::secure::Secure;
 use super::stream::Stream;
 use super::tls::Identity;
-use crate::disk::Certificate;
+use crate::disk::{Cancel, Certificate};
 
 /// A connection to a client, used by several threads: one reads at a time and one writes at a time,
 /// which is for them to arrange. Nothing is ever read that was not asked for.
@@ -21,6 +20,7 @@ pub(super) struct Link {
     secure: Option<Box<Secure>>,
     /// When reading and writing ends with `TimedOut`; held only while looked at.
     deadline: Mutex<Option<Instant>>,
+    cancel: Cancel,
 }
 
 impl Link {
@@ -32,7 +32,9 @@ impl Link {
 
     /// A link over a stream that somebody else may end.
     pub(super) fn over(stream: Arc<Stream>) -> Self {
+        let heard = Arc::clone(&stream);
         Self {
+            cancel: Cancel::unless(move || heard.is_heard()),
             stream,
             secure: None,
             deadline: Mutex::new(None),
@@ -53,10 +55,9 @@ impl Link {
         self.stream.is_gone()
     }
 
-    /// How to find out, without waiting, whether an answer may still reach the client.
-    pub(super) fn listener(&self) -> Rc<dyn Fn() -> bool> {
-        let stream = Arc::clone(&self.stream);
-        Rc::new(move || stream.is_heard())
+    /// Tells, without waiting, whether an answer may still reach the client.
+    pub(super) fn cancel(&self) -> &Cancel {
+        &self.cancel
     }
 
     fn deadline(&self) -> Option<Instant> {

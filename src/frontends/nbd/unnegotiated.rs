@@ -25,16 +25,18 @@ impl Unnegotiated {
         payload: u32,
         lanes: u16,
     ) -> Self {
+        let link = Link::new(socket);
         Self {
             terms: Terms {
                 disk,
                 client: None,
+                cancel: link.cancel().clone(),
                 shape: Shape::Simple,
                 allocation: false,
                 payload,
                 lanes,
             },
-            link: Link::new(socket),
+            link,
         }
     }
 

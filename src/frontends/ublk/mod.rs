@@ -185,6 +185,8 @@ impl Handler for Served {
             at: io.at,
             flags,
             owner: Some(io.owner),
+            // The driver waits for every answer.
+            cancel: None,
         };
         let kind = request.op.kind();
         answer(&*self.disk, request).map_err(|errno| for_kernel(kind, errno))

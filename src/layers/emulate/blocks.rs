@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Disk, Emulate, Flags, Op, Request, Result};
-use crate::disk::{Owner, go_on};
+use super::{Disk, Emulate, Flags, Op, Rest, Result};
+use crate::disk::go_on;
 
 /// A trim, zero or cache request to a plugin counts its bytes in 32 bits. A longer range goes down
 /// in pieces of this size, a multiple of every block size.
@@ -36,37 +36,26 @@ impl<D: Disk> Emulate<D> {
         &self,
         range: &Range<u64>,
         op: impl Fn(u64) -> Op<'static>,
-        flags: Flags,
+        rest: Rest<'_>,
     ) -> Result {
         for (index, piece) in pieces(range).enumerate() {
             if index > 0 {
-                go_on()?;
+                go_on(rest.cancel)?;
             }
-            let request = Request::new(op(piece.end - piece.start), piece.start);
-            self.disk.serve(request.with_flags(flags))?;
+            let op = op(piece.end - piece.start);
+            self.disk.serve(rest.part(op, piece.start))?;
         }
         Ok(())
     }
 
-    pub(super) fn read(
-        &self,
-        mut at: u64,
-        mut buf: &mut [u8],
-        flags: Flags,
-        owner: Option<&Owner>,
-    ) -> Result {
+    pub(super) fn read(&self, mut at: u64, mut buf: &mut [u8], rest: Rest<'_>) -> Result {
         while !buf.is_empty() {
             let part = self.first_part(at, buf.len());
             let (now, later) = std::mem::take(&mut buf).split_at_mut(part.len);
             if part.is_whole {
-                self.disk.serve(Request {
-                    op: Op::Read(now),
-                    at,
-                    flags,
-                    owner,
-                })?;
+                self.disk.serve(rest.owned(Op::Read(now), at))?;
             } else {
-                let block = self.read_block(at - part.skip as u64)?;
+                let block = self.read_block(at - part.skip as u64, rest)?;
                 now.copy_from_slice(&block[part.skip..part.skip + part.len]);
             }
             at += part.len as u64;
@@ -76,29 +65,17 @@ impl<D: Disk> Emulate<D> {
     }
 
     /// Write; the caller holds the lock that the range needs.
-    pub(super) fn write(
-        &self,
-        mut at: u64,
-        mut buf: &[u8],
-        flags: Flags,
-        owner: Option<&Owner>,
-    ) -> Result {
+    pub(super) fn write(&self, mut at: u64, mut buf: &[u8], rest: Rest<'_>) -> Result {
         while !buf.is_empty() {
             let part = self.first_part(at, buf.len());
             let (now, later) = buf.split_at(part.len);
             if part.is_whole {
-                self.disk.serve(Request {
-                    op: Op::Write(now),
-                    at,
-                    flags,
-                    owner,
-                })?;
+                self.disk.serve(rest.owned(Op::Write(now), at))?;
             } else {
                 let start = at - part.skip as u64;
-                let mut block = self.read_block(start)?;
+                let mut block = self.read_block(start, rest)?;
                 block[part.skip..part.skip + part.len].copy_from_slice(now);
-                let request = Request::new(Op::Write(&block), start);
-                self.disk.serve(request.with_flags(flags))?;
+                self.disk.serve(rest.part(Op::Write(&block), start))?;
             }
             at += part.len as u64;
             buf = later;
@@ -106,25 +83,25 @@ impl<D: Disk> Emulate<D> {
         Ok(())
     }
 
-    pub(super) fn read_and_drop(&self, range: &Range<u64>) -> Result {
+    pub(super) fn read_and_drop(&self, range: &Range<u64>, rest: Rest<'_>) -> Result {
         let outer = self.outward(range);
         // Both are multiples of the block.
         let step = self.longest.min(LONGEST_DROP);
         let mut buf = vec![0; shorter(outer.end - outer.start, step)];
         let mut at = outer.start;
         while at < outer.end {
-            go_on()?;
+            go_on(rest.cancel)?;
             let len = shorter(outer.end - at, step);
-            self.disk
-                .serve(Request::new(Op::Read(&mut buf[..len]), at))?;
+            self.disk.serve(rest.part(Op::Read(&mut buf[..len]), at))?;
             at += len as u64;
         }
         Ok(())
     }
 
-    fn read_block(&self, at: u64) -> Result<Vec<u8>> {
+    fn read_block(&self, at: u64, rest: Rest<'_>) -> Result<Vec<u8>> {
         let mut block = vec![0; self.block];
-        self.disk.serve(Request::new(Op::Read(&mut block), at))?;
+        let rest = rest.with_flags(Flags::empty());
+        self.disk.serve(rest.part(Op::Read(&mut block), at))?;
         Ok(block)
     }
 

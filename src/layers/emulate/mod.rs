@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::disk::{Cache, Disk, Errno, Error, Extents, Flags, Fua, Limits, Op, Request, Result};
+use crate::disk::{
+    Cache, Cancel, Disk, Errno, Error, Extents, Flags, Fua, Limits, Op, Owner, Request, Result,
+};
 
 mod blocks;
 mod zero;
@@ -30,7 +32,7 @@ pub type Parts = Arc<RwLock<()>>;
 /// | [`Cache::Emulate`] | the range is read and dropped |
 /// | parts of blocks | read, changed and written back; a trim shrinks to whole blocks |
 /// | reads and writes above the maximum or 64 MiB | split; so are other ranges of 4 GiB and more |
-/// | steps of one request for which [nobody waits](crate::disk::go_on) | the rest is not done, `ESHUTDOWN` |
+/// | steps of one request for which [nobody waits](Cancel) | the rest is not done, `ESHUTDOWN` |
 /// | a size that is no multiple of the minimum block | rounded down |
 ///
 /// [`Fua::None`], no flush, no trim and [`Cache::None`] stay what they are.
@@ -108,34 +110,76 @@ impl<D: Disk> Emulate<D> {
     fn serve_in_blocks(&self, request: Request<'_>) -> Result {
         let range = request.range();
         let whole = self.is_whole(&range);
-        let Request { flags, owner, .. } = request;
+        let rest = Rest::of(&request);
         match request.op {
             Op::Flush => self.disk.serve(request),
-            Op::Read(buf) => self.read(range.start, buf, flags, owner),
-            Op::Cache(_) if self.limits.cache == Cache::Emulate => self.read_and_drop(&range),
-            Op::Cache(_) => self.pass(&self.outward(&range), Op::Cache, flags),
+            Op::Read(buf) => self.read(range.start, buf, rest),
+            Op::Cache(_) if self.limits.cache == Cache::Emulate => self.read_and_drop(&range, rest),
+            Op::Cache(_) => self.pass(&self.outward(&range), Op::Cache, rest),
             Op::Write(buf) if whole => {
                 let _shared = self.parts.as_deref().map(RwLock::read);
-                self.write(range.start, buf, flags, owner)
+                self.write(range.start, buf, rest)
             }
             Op::Write(buf) => {
                 let _exclusive = self.parts.as_deref().map(RwLock::write);
-                self.write(range.start, buf, flags, owner)
+                self.write(range.start, buf, rest)
             }
             Op::Trim(_) => {
                 let inner = self.inward(&range);
                 let _shared = self.parts.as_deref().map(RwLock::read);
-                self.pass(&inner, Op::Trim, flags)
+                self.pass(&inner, Op::Trim, rest)
             }
             Op::Zero(_) if whole => {
                 let _shared = self.parts.as_deref().map(RwLock::read);
-                self.zero_blocks(&range, flags)
+                self.zero_blocks(&range, rest)
             }
             Op::Zero(_) => {
                 let _exclusive = self.parts.as_deref().map(RwLock::write);
-                self.zero_parts(&range, flags)
+                self.zero_parts(&range, rest)
             }
         }
+    }
+}
+
+/// What all parts of a request are sent down with.
+#[derive(Clone, Copy)]
+struct Rest<'a> {
+    flags: Flags,
+    /// Of the memory that the request has brought.
+    owner: Option<&'a Owner>,
+    cancel: Option<&'a Cancel>,
+}
+
+impl<'a> Rest<'a> {
+    fn of(request: &Request<'a>) -> Self {
+        Self {
+            flags: request.flags,
+            owner: request.owner,
+            cancel: request.cancel,
+        }
+    }
+
+    /// A part without memory, or on memory that is only borrowed.
+    fn part(self, op: Op<'a>, at: u64) -> Request<'a> {
+        Request {
+            op,
+            at,
+            flags: self.flags,
+            owner: None,
+            cancel: self.cancel,
+        }
+    }
+
+    /// A part on the memory that the request has brought.
+    fn owned(self, op: Op<'a>, at: u64) -> Request<'a> {
+        Request {
+            owner: self.owner,
+            ..self.part(op, at)
+        }
+    }
+
+    fn with_flags(self, flags: Flags) -> Self {
+        Self { flags, ..self }
     }
 }
 
@@ -147,8 +191,8 @@ impl<D: Disk> Disk for Emulate<D> {
     fn serve(&self, request: Request<'_>) -> Result {
         if self.flush_for_fua && request.flags.contains(Flags::FUA) {
             let flags = request.flags.difference(Flags::FUA);
+            let flush = Request::new(Op::Flush, 0).with_cancel(request.cancel);
             self.serve_in_blocks(request.with_flags(flags))?;
-            let flush = Request::new(Op::Flush, 0);
             return self.disk.serve(flush).map_err(zero::not_a_refusal);
         }
         self.serve_in_blocks(request)
@@ -159,7 +203,7 @@ impl<D: Disk> Disk for Emulate<D> {
             return self.disk.extents(range, found);
         }
         let outer = self.outward(&range);
-        let mut below = Extents::starting_at(outer.start);
+        let mut below = Extents::starting_at(outer.start).with_cancel(found.cancel());
         if found.is_first_only() {
             below = below.first_only();
         }

@@ -407,6 +407,7 @@ fn the_owner_goes_down_with_the_memory_that_it_owns_only() {
             at: 1000,
             flags: NONE,
             owner: Some(&owner),
+            cancel: None,
         };
         disk.serve(request).unwrap();
     }

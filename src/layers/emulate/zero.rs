@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use super::blocks::{pieces, shorter};
-use super::{Disk, Emulate, Errno, Flags, LONGEST_TRANSFER, Op, Request, Result};
+use super::{Disk, Emulate, Errno, Flags, LONGEST_TRANSFER, Op, Rest, Result};
 use crate::disk::{Error, Owner, go_on};
 
 /// Zeroes for every emulated request. Nobody writes to them, so the kernel backs them all with its
@@ -25,44 +25,46 @@ struct Zeroes {
 
 impl<D: Disk> Emulate<D> {
     /// Zero whole blocks; the caller holds the shared lock.
-    pub(super) fn zero_blocks(&self, range: &Range<u64>, flags: Flags) -> Result {
+    pub(super) fn zero_blocks(&self, range: &Range<u64>, rest: Rest<'_>) -> Result {
         for (index, piece) in pieces(range).enumerate() {
             if index > 0 {
-                go_on()?;
+                go_on(rest.cancel)?;
             }
-            if self.zero_below && self.zero_is_taken(&piece, flags)? {
+            if self.zero_below && self.zero_is_taken(&piece, rest)? {
                 continue;
             }
-            if flags.contains(Flags::FAST_ZERO) {
+            if rest.flags.contains(Flags::FAST_ZERO) {
                 return Err(slow());
             }
-            self.write_zeroes(&piece, flags)?;
+            self.write_zeroes(&piece, rest)?;
         }
         Ok(())
     }
 
     /// Zero bytes that are not whole blocks; the caller holds the exclusive lock.
-    pub(super) fn zero_parts(&self, range: &Range<u64>, flags: Flags) -> Result {
+    pub(super) fn zero_parts(&self, range: &Range<u64>, rest: Rest<'_>) -> Result {
         let inner = self.inward(range);
         if !inner.is_empty() {
             // First, because with `FAST_ZERO` it can fail, and then nothing may have been written.
-            self.zero_blocks(&inner, flags)?;
-            self.write_zeroes(&(range.start..inner.start), flags)?;
-            return self.write_zeroes(&(inner.end..range.end), flags);
+            self.zero_blocks(&inner, rest)?;
+            self.write_zeroes(&(range.start..inner.start), rest)?;
+            return self.write_zeroes(&(inner.end..range.end), rest);
         }
-        if flags.contains(Flags::FAST_ZERO) {
+        if rest.flags.contains(Flags::FAST_ZERO) {
             return Err(slow());
         }
-        self.write_zeroes(range, flags)
+        self.write_zeroes(range, rest)
     }
 
     /// Ask the disk below; false if it leaves the work to us.
-    fn zero_is_taken(&self, range: &Range<u64>, flags: Flags) -> Result<bool> {
-        let request = Request::new(Op::Zero(range.end - range.start), range.start);
-        match self.disk.serve(request.with_flags(flags)) {
+    fn zero_is_taken(&self, range: &Range<u64>, rest: Rest<'_>) -> Result<bool> {
+        let op = Op::Zero(range.end - range.start);
+        match self.disk.serve(rest.part(op, range.start)) {
             Ok(()) => Ok(true),
             // `EOPNOTSUPP` is the same number on Linux.
-            Err(error) if error.errno == Errno::NOTSUP && !flags.contains(Flags::FAST_ZERO) => {
+            Err(error)
+                if error.errno == Errno::NOTSUP && !rest.flags.contains(Flags::FAST_ZERO) =>
+            {
                 log::debug!("zero is done by writing: {error}");
                 Ok(false)
             }
@@ -70,23 +72,23 @@ impl<D: Disk> Emulate<D> {
         }
     }
 
-    fn write_zeroes(&self, range: &Range<u64>, flags: Flags) -> Result {
+    fn write_zeroes(&self, range: &Range<u64>, rest: Rest<'_>) -> Result {
         let zeroes = &*ZEROES;
+        let rest = Rest {
+            flags: rest.flags & Flags::FUA,
+            owner: Some(&zeroes.owner),
+            ..rest
+        };
         // What goes down at once, or several of them where that is little.
         let most = (LEAST_STEP / self.longest).max(1) * self.longest;
         let mut at = range.start;
         while at < range.end {
             if at > range.start {
-                go_on()?;
+                go_on(rest.cancel)?;
             }
             let step = shorter(range.end - at, most);
-            self.write(
-                at,
-                &zeroes.bytes[..step],
-                flags & Flags::FUA,
-                Some(&zeroes.owner),
-            )
-            .map_err(not_a_refusal)?;
+            self.write(at, &zeroes.bytes[..step], rest)
+                .map_err(not_a_refusal)?;
             at += step as u64;
         }
         Ok(())

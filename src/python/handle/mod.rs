@@ -15,7 +15,7 @@ use super::module::Connection;
 use super::turns::Place;
 use super::{Plugin, errnos, exports, extents, module};
 use crate::Refusal;
-use crate::disk::{Disk, Errno, ExtentKind, Extents, Limits, Op, OpenDisk, Request, Result, go_on};
+use crate::disk::{Disk, Errno, ExtentKind, Extents, Limits, Op, OpenDisk, Request, Result};
 
 mod caller;
 mod transfer;
@@ -136,6 +136,7 @@ impl Disk for Handle {
             at,
             flags,
             owner,
+            ..
         } = request;
         caller.turn(callback, |py| match op {
             Op::Read(data) => caller.read(py, data, at, owner),
@@ -167,7 +168,7 @@ impl Disk for Handle {
                 if told || found.end() >= range.end {
                     break;
                 }
-                go_on()?;
+                found.go_on()?;
                 let at = found.end();
                 let count = count(range.end - at);
                 let answer = caller

@@ -24,16 +24,6 @@ mod sync;
 
 pub use explore::{every_order, many_orders};
 
-mod disk {
-    //! Stands in for the product's module.
-
-    use std::rc::Rc;
-
-    pub(crate) fn waited_for<T>(_: Rc<dyn Fn() -> bool>, work: impl FnOnce() -> T) -> T {
-        work()
-    }
-}
-
 /// Stands in for the product's module.
 pub(crate) mod pages {
     #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! What each system call on the file asks of the disk, and what the disk's answers become.
 
 use super::*;
+use crate::frontends::fuse::file::Lent;
 
 #[test]
 fn bytes_go_to_the_disk_and_come_back() {
@@ -284,7 +285,11 @@ fn memory_that_a_disk_keeps_is_not_used_for_the_next_read() {
     for _ in 0..20 {
         let (bytes, owner) = slot.lend(4096).unwrap();
         bytes.fill(0);
-        assert_eq!(file.read(Ok(&*disk), 0, bytes, owner), Ok(4096));
+        let lent = Lent {
+            disk: Ok(&*disk),
+            cancel: file.cancel(),
+        };
+        assert_eq!(file.read(lent, 0, bytes, owner), Ok(4096));
         assert_eq!(slot.lent(), [1; 4096]);
     }
     let mut places: Vec<usize> = disk.1.lock().iter().map(|kept| kept.0).collect();

@@ -232,16 +232,17 @@ mod tests {
 
     #[test]
     fn who_leaves_after_a_rest_does_not_forget_the_errand_of_a_successor() {
+        let (server, _client) = tcp_pair();
+        let link = Link::new(server);
         let terms = Terms {
             disk: Arc::new(Memory::builder(4096).build()),
             client: None,
+            cancel: link.cancel().clone(),
             shape: Shape::Simple,
             allocation: false,
             payload: 4096,
             lanes: 1,
         };
-        let (server, _client) = tcp_pair();
-        let link = Link::new(server);
         let aside = Aside::new(&terms, &link);
         *aside.stage.lock() = Stage::Waiting;
         let gone = Gone(&aside);

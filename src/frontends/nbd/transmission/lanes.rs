@@ -16,7 +16,6 @@ use super::incoming::{Arrival, Incoming};
 use super::outbox::{Outbox, Pending};
 use super::performing::perform;
 use super::turns::Turns;
-use crate::disk::waited_for;
 use crate::frontends::nbd::ending::End;
 use crate::frontends::nbd::link::Link;
 use crate::sync::thread::{self, Scope};
@@ -79,9 +78,7 @@ struct Taken {
 impl Shared<'_> {
     fn lane<'s>(&'s self, scope: &'s Scope<'s, '_>) {
         let lived = catch_unwind(AssertUnwindSafe(|| {
-            let live = || self.live(scope);
-            let mut lane = || waited_for(self.link.listener(), live);
-            self.terms.disk.lane(&mut lane);
+            self.terms.disk.lane(&mut || self.live(scope));
         }));
         if lived.is_err() {
             // What it had taken is not answered any more, and the turn may have been its.

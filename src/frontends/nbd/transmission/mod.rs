@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::ending::End;
 use super::link::Link;
 use super::wire::{Shape, Transmission};
-use crate::disk::{Cache, Client, Disk, Fua, Limits, OpenDisk, waited_for};
+use crate::disk::{Cache, Cancel, Client, Disk, Fua, Limits, OpenDisk};
 
 mod admission;
 mod aside;
@@ -28,6 +28,8 @@ pub(super) struct Terms {
     pub(super) disk: Arc<dyn OpenDisk>,
     /// Whose requests are refused once the plugin has sent it away; none for the kernel.
     pub(super) client: Option<Arc<Client>>,
+    /// Tells whether an answer may still reach the client.
+    pub(super) cancel: Cancel,
     pub(super) shape: Shape,
     /// The client may ask for `base:allocation`.
     pub(super) allocation: bool,
@@ -53,8 +55,7 @@ fn run(terms: &Terms, link: &Link) -> End {
     }
     let mut end = None;
     terms.disk.lane(&mut || {
-        let serve = || batched::run(terms, link);
-        end = Some(waited_for(link.listener(), serve));
+        end = Some(batched::run(terms, link));
     });
     end.expect("a disk runs what it is given to run")
 }

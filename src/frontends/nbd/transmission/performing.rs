@@ -83,7 +83,13 @@ fn serve(terms: &Terms, order: &Order, slot: &mut Slot) -> Result<Served, Refuse
 }
 
 fn change(terms: &Terms, order: &Order, op: Op<'_>) -> Result<(), Refused> {
-    let request = Request::new(op, order.at).with_flags(order.flags);
+    let request = Request {
+        op,
+        at: order.at,
+        flags: order.flags,
+        owner: None,
+        cancel: Some(&terms.cancel),
+    };
     answer(&*terms.disk, request).map_err(|errno| failure(errno, order))
 }
 
@@ -93,6 +99,7 @@ fn write(terms: &Terms, order: &Order, slot: &Slot) -> Result<(), Refused> {
         at: order.at,
         flags: order.flags,
         owner: slot.owner(),
+        cancel: Some(&terms.cancel),
     };
     answer(&*terms.disk, request).map_err(|errno| failure(errno, order))
 }
@@ -135,6 +142,7 @@ fn read(terms: &Terms, order: &Order, whole: bool, slot: &mut Slot) -> Result<Pi
             at: order.at + piece.range.start as u64,
             flags: order.flags,
             owner: Some(owner),
+            cancel: Some(&terms.cancel),
         };
         answer(&*terms.disk, request).map_err(|errno| failure(errno, order))?;
     }
@@ -144,7 +152,7 @@ fn read(terms: &Terms, order: &Order, whole: bool, slot: &mut Slot) -> Result<Pi
 /// The pieces of a read that has holes in it; none if it has none, or if the disk does not tell.
 fn holes(terms: &Terms, order: &Order) -> Option<Vec<Piece>> {
     let range = order.at..order.at + order.len;
-    let mut found = Extents::starting_at(range.start);
+    let mut found = Extents::starting_at(range.start).with_cancel(Some(&terms.cancel));
     answer_extents(&*terms.disk, range.clone(), &mut found).ok()?;
     let granule = u64::from(terms.disk.limits().block.minimum.max(HOLE));
     let mut pieces = Vec::new();
@@ -191,7 +199,7 @@ fn push(pieces: &mut Vec<Piece>, within: &Range<u64>, range: Range<u64>, hole: b
 
 fn status(terms: &Terms, order: &Order, first_only: bool) -> Result<Extents, Refused> {
     let range = order.at..order.at + order.len;
-    let mut found = Extents::starting_at(range.start);
+    let mut found = Extents::starting_at(range.start).with_cancel(Some(&terms.cancel));
     if first_only {
         found = found.first_only();
     }

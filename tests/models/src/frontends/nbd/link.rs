@@ -1,7 +1,6 @@
 //! Stands in for the connection: a request is a number, with its kind, and its reply is the number.
 
 use std::io;
-use std::rc::Rc;
 
 use super::ending::End;
 use crate::sync::{Condvar, Mutex};
@@ -105,10 +104,6 @@ impl Link {
         drop(wire);
         self.changed.notify_all();
         Ok(())
-    }
-
-    pub(super) fn listener(&self) -> Rc<dyn Fn() -> bool> {
-        Rc::new(|| true)
     }
 
     pub(super) fn close(&self) {
