@@ -18,6 +18,7 @@ use super::step::Step;
 use crate::Refusal;
 use crate::frontends::nbd::ServerOptions;
 use crate::frontends::{Identity, Target};
+use crate::layers::Named;
 use crate::logging::Logging;
 use crate::params::ErrnoSource;
 
@@ -44,6 +45,8 @@ pub struct Job {
     pub lanes: Option<u16>,
     /// Bytes in a block of the device; none is for the plugin to decide.
     pub logical_block: Option<u32>,
+    /// What stands between it and the plugin, the outermost first.
+    pub layers: Vec<Named>,
     /// Whether the worker counts what it spends, and tells.
     pub measured: bool,
     /// What a server is told besides its address.

@@ -11,6 +11,7 @@ use super::{Failure, choice, interpreter, list, passed, plugin, server, words};
 use crate::agent;
 use crate::attachment::{self, Conduct, Job, Name, Passing, Root};
 use crate::frontends::{Identity, Target};
+use crate::layers::{self, Named};
 use crate::logging::{Detail, Logging, Sink};
 use crate::params::ErrnoSource;
 use crate::{Refusal, logging};
@@ -44,6 +45,8 @@ pub(super) struct AttachArgs {
     /// 4096]. Where it is smaller than the plugin's, parts of blocks are read, changed and written back
     #[arg(long, value_name = "BYTES", value_parser = logical_block)]
     logical_block_size: Option<u32>,
+    #[arg(long, value_name = "NAME[:KEY=VALUE,...]", help = layer_help(), value_parser = layer)]
+    layer: Vec<Named>,
     /// The Python or the virtual environment whose packages the plugin sees
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
@@ -134,6 +137,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         lanes: args.lanes,
         python,
         logical_block: args.logical_block_size,
+        layers: args.layer,
         measured: false,
         server,
         errnos: args.errno,
@@ -172,6 +176,19 @@ fn logical_block(text: &str) -> Result<u32, String> {
         .into_iter()
         .find(|&known| bytes == Some(u64::from(known)))
         .ok_or_else(|| "512, 1024, 2048 and 4096 are accepted".to_owned())
+}
+
+/// A layer, as one sentence where it is none.
+fn layer(text: &str) -> Result<Named, String> {
+    text.parse::<Named>()
+        .map_err(|refusal| refusal.to_string().replace("\nhint: ", "; "))
+}
+
+fn layer_help() -> String {
+    format!(
+        "Put a layer around the disk; may be repeated, the first is the outermost. There are: {}",
+        layers::summary()
+    )
 }
 
 /// Only block devices have logical blocks. A file is chosen where this host offers no device.

@@ -173,6 +173,14 @@ mod tests {
             ),
             (&["attach", "x", "--errno", "own"], "--errno `own`: "),
             (
+                &["attach", "x", "--layer", "dealy"],
+                "--layer `dealy`: there is no layer `dealy`; give one of delay",
+            ),
+            (
+                &["attach", "x", "--layer", "delay:read=1,raed=2"],
+                "--layer `delay:read=1,raed=2`: delay: it has no parameter `raed`; give one of read, ",
+            ),
+            (
                 &["attach", "x", "--read-only=1"],
                 "--read-only: it takes no value such as `1`",
             ),

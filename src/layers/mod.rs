@@ -3,13 +3,18 @@
 //! A layer knows `disk` and nothing of front ends or Python. [`Stack`] says which ones stand there.
 
 mod check;
+mod delay;
 mod emulate;
+mod named;
 mod serial;
+mod sleep;
 mod stack;
 mod whole_sectors;
 
 pub use check::Check;
 pub use emulate::{Emulate, Parts};
+pub use named::{ALL, Layer, Named, Row, summary};
 pub use serial::Serial;
+pub use sleep::Sleep;
 pub use stack::Stack;
 pub use whole_sectors::WholeSectors;

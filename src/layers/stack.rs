@@ -1,7 +1,7 @@
 //! What stands around a plugin's disk: the one place that says so, for devices, files and exports.
 //!
 //! ```text
-//! Check → [WholeSectors →] Emulate → Check → the plugin's handle
+//! Check → [WholeSectors →] [named layers, each with a Check below it →] Emulate → Check → the plugin's handle
 //! ```
 //! There is one [`Stack`] for an attachment, which knows what all its handles share; it wraps each handle that
 //! is opened.
@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Check, Emulate, Parts, WholeSectors};
+use super::{Check, Emulate, Layer, Named, Parts, Sleep, WholeSectors};
 use crate::Refusal;
 use crate::disk::{Disk, Extents, Limits, OpenDisk, Request, Result as Served};
 
@@ -17,6 +17,9 @@ use crate::disk::{Disk, Extents, Limits, OpenDisk, Request, Result as Served};
 #[derive(Debug)]
 pub struct Stack {
     kind: Kind,
+    /// The outermost first.
+    named: Vec<Box<dyn Layer>>,
+    sleep: Arc<Sleep>,
 }
 
 /// For whom the disk is.
@@ -34,23 +37,43 @@ impl Stack {
     /// For a block device, of which the user may have said how many bytes a block has.
     #[must_use]
     pub fn for_device(block: Option<u32>) -> Self {
-        Self {
-            kind: Kind::Device(block),
-        }
+        Self::new(Kind::Device(block))
     }
 
     /// For a file, which has every byte of the disk.
     #[must_use]
     pub fn for_file() -> Self {
-        Self { kind: Kind::File }
+        Self::new(Kind::File)
     }
 
     /// For the exports of a server: any number of handles, with every byte of the disk.
     #[must_use]
     pub fn for_exports() -> Self {
+        Self::new(Kind::Exports(Parts::default()))
+    }
+
+    fn new(kind: Kind) -> Self {
         Self {
-            kind: Kind::Exports(Parts::default()),
+            kind,
+            named: Vec::new(),
+            sleep: Arc::default(),
         }
+    }
+
+    /// With these layers too, the first one outermost.
+    ///
+    /// # Errors
+    /// One sentence, if one of them cannot be made.
+    pub fn with_layers(mut self, layers: &[Named]) -> Result<Self, Refusal> {
+        for named in layers {
+            self.named.push(named.make(&self.sleep)?);
+        }
+        Ok(self)
+    }
+
+    /// The attachment is about to end: no request sleeps in a layer any more.
+    pub fn end_sleeps(&self) {
+        self.sleep.end();
     }
 
     /// Put the layers around a handle.
@@ -59,22 +82,35 @@ impl Stack {
     /// One sentence, if a device or a file cannot have the size of the disk.
     pub fn wrap(&self, handle: Arc<dyn OpenDisk>) -> Result<Arc<dyn OpenDisk>, Refusal> {
         let disk = Emulate::new(Check::new(Arc::clone(&handle)));
-        let block = match &self.kind {
-            Kind::Exports(parts) => {
-                let disk = disk.sharing(parts);
-                let batches = !disk.may_wait();
-                return Ok(Stacked::open(disk, handle, batches));
-            }
+        let disk = match &self.kind {
+            Kind::Exports(parts) => disk.sharing(parts),
+            Kind::File | Kind::Device(_) => disk,
+        };
+        if self.named.is_empty() {
+            let batches = !disk.may_wait();
+            return self.for_users(disk, handle, batches);
+        }
+        let mut disk: Arc<dyn Disk> = Arc::new(Check::new(disk));
+        for layer in self.named.iter().rev() {
+            disk = Arc::new(Check::new(layer.wrap(disk)));
+        }
+        // Any of them may wait, so there are no batches.
+        self.for_users(disk, handle, false)
+    }
+
+    fn for_users<D: Disk + 'static>(
+        &self,
+        disk: D,
+        handle: Arc<dyn OpenDisk>,
+        batches: bool,
+    ) -> Result<Arc<dyn OpenDisk>, Refusal> {
+        Ok(match &self.kind {
+            Kind::Exports(_) => Stacked::open(disk, handle, batches),
             _ if disk.limits().size == 0 => {
                 return Err(Refusal::new("the disk has a size of 0 bytes"));
             }
-            Kind::File => None,
-            Kind::Device(block) => Some(*block),
-        };
-        let batches = !disk.may_wait();
-        Ok(match block {
-            None => Stacked::open(disk, handle, batches),
-            Some(block) => Stacked::open(WholeSectors::new(disk, block)?, handle, batches),
+            Kind::File => Stacked::open(disk, handle, batches),
+            Kind::Device(block) => Stacked::open(WholeSectors::new(disk, *block)?, handle, batches),
         })
     }
 }
@@ -235,6 +271,8 @@ mod tests {
             assert!(reaches(&stack, 1, false));
             assert!(!reaches(&stack, 4096, true));
             assert_eq!(reaches(&stack, 4096, false), !shares);
+            let stack = stack.with_layers(&["delay:read=0".parse().unwrap()]);
+            assert!(!reaches(&stack.unwrap(), 1, false));
         }
     }
 }

@@ -114,16 +114,17 @@ fn serve(
         // From the first handle on.
         drop(plugin.measure());
     }
-    let stack = stack(job, front_end.row());
+    let stack = Arc::new(stack(job, front_end.row())?);
     let place = Place {
         job,
         row: front_end.row(),
         options: &options,
+        stack: &stack,
         folder,
         stream,
         plugin: &plugin,
     };
-    let ended = offer(job, front_end.row(), stack, &plugin).and_then(|offer| {
+    let ended = offer(job, front_end.row(), &stack, &plugin).and_then(|offer| {
         let events = place.events(receiver, telling)?;
         place.publish(door, offer, &events)
     });
@@ -161,22 +162,23 @@ fn measure(plugin: &Plugin, folder: &Folder) -> Result<(), Refusal> {
 }
 
 /// What the plugin has for the front end of this `row`.
-fn offer(job: &Job, row: &Row, stack: Stack, plugin: &Arc<Plugin>) -> Result<Offer, Refusal> {
+fn offer(job: &Job, row: &Row, stack: &Arc<Stack>, plugin: &Arc<Plugin>) -> Result<Offer, Refusal> {
     if row.clients {
-        let exports = Layered::new(plugin.exports(job.read_only), stack);
+        let exports = Layered::new(plugin.exports(job.read_only), Arc::clone(stack));
         let parallel = plugin.thread_model() == ThreadModel::Parallel;
         return Ok(Offer::of_exports(exports, job.read_only, parallel));
     }
-    open(job, &stack, plugin).map(Offer::of_disk)
+    open(job, stack, plugin).map(Offer::of_disk)
 }
 
 /// The layers between the plugin and the front end of this `row`.
-fn stack(job: &Job, row: &Row) -> Stack {
-    match (row.clients, row.blocks) {
+fn stack(job: &Job, row: &Row) -> Result<Stack, Refusal> {
+    let stack = match (row.clients, row.blocks) {
         (true, _) => Stack::for_exports(),
         (false, true) => Stack::for_device(job.logical_block),
         (false, false) => Stack::for_file(),
-    }
+    };
+    stack.with_layers(&job.layers)
 }
 
 /// Open the plugin and put the layers around it.
@@ -222,6 +224,7 @@ struct Place<'a> {
     job: &'a Job,
     row: &'a Row,
     options: &'a Options,
+    stack: &'a Stack,
     folder: &'a Folder,
     stream: &'a UnixStream,
     plugin: &'a Plugin,
@@ -320,8 +323,8 @@ impl Place<'_> {
         published.stop()
     }
 
-    /// Until there is a reason to stop; which one, if it is nobody's wish. The plugin sleeps no more
-    /// from then on.
+    /// Until there is a reason to stop; which one, if it is nobody's wish. The plugin and
+    /// layers sleep no more from then on.
     fn wait(&self, events: &Events) -> Option<String> {
         let why = loop {
             match events.events.recv() {
@@ -344,6 +347,7 @@ impl Place<'_> {
             }
         };
         self.plugin.interrupt();
+        self.stack.end_sleeps();
         why
     }
 

@@ -144,7 +144,7 @@ mod tests {
     fn of_disks_that_clients_open_only_what_was_asked_for_is_known() {
         let nobody = || {
             let exports = Arc::new(Resident::new(Arc::new(Memory::new(512))));
-            Layered::new(exports, Stack::for_exports())
+            Layered::new(exports, Arc::new(Stack::for_exports()))
         };
         for (read_only, parallel, told, lanes) in
             [(true, true, Some(true), 7), (false, false, None, 1)]

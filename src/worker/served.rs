@@ -14,11 +14,8 @@ pub(super) struct Layered {
 }
 
 impl Layered {
-    pub(super) fn new(exports: Arc<dyn Exports>, stack: Stack) -> Self {
-        Self {
-            exports,
-            stack: Arc::new(stack),
-        }
+    pub(super) fn new(exports: Arc<dyn Exports>, stack: Arc<Stack>) -> Self {
+        Self { exports, stack }
     }
 }
 

@@ -35,6 +35,7 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
             "frontends::target",
             "frontends::nbd::address",
             "frontends::nbd::config",
+            "layers::named",
             "pydisk_kernel::activation",
             "pydisk_kernel::unforked",
         ],

@@ -5,6 +5,7 @@
 mod clients;
 mod exports;
 mod hostile;
+mod layers;
 mod patience;
 mod qemu;
 mod semantics;

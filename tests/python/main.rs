@@ -8,5 +8,6 @@ mod coroutine_ends;
 mod coroutines;
 mod exports;
 mod host;
+mod layers;
 mod lint;
 mod module;

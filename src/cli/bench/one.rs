@@ -96,6 +96,7 @@ impl Bench {
             lanes: self.lanes,
             measured: true,
             logical_block: None,
+            layers: Vec::new(),
             server: ServerOptions {
                 requests: self.lanes,
                 ..ServerOptions::default()

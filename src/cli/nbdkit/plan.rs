@@ -171,6 +171,7 @@ impl Plan {
             lanes: self.threads,
             measured: false,
             logical_block: None,
+            layers: Vec::new(),
             server: self.server,
             inherited: self.inherited,
             passwords: self.passwords,
