@@ -184,8 +184,7 @@ impl<'a> Request<'a> {
 
 /// Anything that serves block requests: a plugin's open handle, a layer, a test disk.
 ///
-/// A disk whose [`Limits::parallel`] is false is called by one thread at a time; put the
-/// layer `serial` around it where several threads would. Dropping a disk closes it.
+/// A disk whose [`Limits::parallel`] is false is called by one thread at a time. Dropping a disk closes it.
 pub trait Disk: Debug + Send + Sync {
     /// Size, block sizes and capabilities, fixed when the disk was opened.
     fn limits(&self) -> &Limits;

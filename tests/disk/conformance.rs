@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use pydisk::disk::memory::{Builder, Fault, Memory};
 use pydisk::disk::{BlockSizes, Cache, Disk, Errno, Fua, Limits, OpKind};
-use pydisk::layers::{Check, Emulate, Serial, Stack};
+use pydisk::layers::{Check, Emulate, Stack};
 
+use crate::serial::Serial;
 use support::conformance::{SMALLEST, Subject, suite, suite_of_open};
 
 /// Run the suite on `wrap`ped memory with each set of limits that `sets` names.

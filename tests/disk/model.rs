@@ -9,7 +9,9 @@ use pydisk::disk::memory::{Builder, Effect, Fault, Memory};
 use pydisk::disk::{
     BlockSizes, Cache, Disk, Errno, ExtentKind, Extents, Flags, Fua, Op, OpKind, Request,
 };
-use pydisk::layers::{Check, Emulate, Serial};
+use pydisk::layers::{Check, Emulate};
+
+use crate::serial::Serial;
 
 /// Not a multiple of any block but 512, so that the end is odd as well.
 const SIZE: u64 = (256 << 10) + 512;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, Extents, Limits, Request, Result};
+use pydisk::disk::{Disk, Extents, Limits, Request, Result};
 
 /// A disk behind a lock.
 ///
@@ -12,7 +12,7 @@ use crate::disk::{Disk, Extents, Limits, Request, Result};
 /// with a serialised thread model is promised that no two callbacks overlap. It is taken before
 /// Python is entered, never after.
 #[derive(Debug)]
-pub struct Serial<D> {
+pub(crate) struct Serial<D> {
     lock: Mutex<()>,
     disk: D,
     limits: Limits,
@@ -20,7 +20,7 @@ pub struct Serial<D> {
 
 impl<D: Disk> Serial<D> {
     /// Wrap `disk`; the result may be called from any number of threads.
-    pub fn new(disk: D) -> Self {
+    pub(crate) fn new(disk: D) -> Self {
         let limits = Limits {
             parallel: true,
             ..disk.limits().clone()
@@ -49,14 +49,13 @@ impl<D: Disk> Disk for Serial<D> {
     }
 }
 
-#[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
-    use crate::disk::memory::{Effect, Fault, Memory};
-    use crate::disk::{Errno, Op, OpKind};
+    use pydisk::disk::memory::{Effect, Fault, Memory};
+    use pydisk::disk::{Errno, Op, OpKind};
 
     /// Memory that fails a request which arrives while another one is being served.
     fn alone() -> Memory {
