@@ -97,3 +97,19 @@ pub(super) fn told<T: DeserializeOwned>(
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_does_not_answer_is_told_from_one_that_is_gone() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::at(place.path().to_owned());
+        let ask = || told::<u32>(&folder, "mute", Duration::from_millis(1));
+        let mute = Telling::at(&folder, "mute").unwrap();
+        assert_eq!(ask().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(mute);
+        assert_eq!(ask().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+}

@@ -423,6 +423,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_folder_of_an_attachment_is_passed_over() {
+        let (_place, root) = root();
+        let (folder, _held) = root.reserve(&Name::Given("x".into())).unwrap();
+        fs::write(root.0.join("notes"), "").unwrap();
+        fs::create_dir(root.0.join("no name")).unwrap();
+        assert_eq!(root.folders().unwrap(), [folder]);
+    }
+
+    #[test]
     fn folders_are_private() {
         let (_place, root) = root();
         let (folder, _held) = root.reserve(&Name::Given("x".into())).unwrap();

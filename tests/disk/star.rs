@@ -92,15 +92,15 @@ impl Arrows {
     /// Of the crate whose root is this file.
     fn of(root: &Path) -> Self {
         let mut arrows = Self::default();
-        arrows.read(root, root.parent().unwrap(), Vec::new());
+        arrows.read(root, root.parent().unwrap(), &Vec::new());
         arrows
     }
 
     /// `inside` is the folder of the files of its own modules.
-    fn read(&mut self, file: &Path, inside: &Path, module: Name) {
+    fn read(&mut self, file: &Path, inside: &Path, module: &Name) {
         let text = fs::read_to_string(file).unwrap();
         let file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{file:?}: {error}"));
-        self.items(&file.items, inside, &module);
+        self.items(&file.items, inside, module);
     }
 
     fn items(&mut self, items: &[Item], inside: &Path, module: &Name) {
@@ -258,7 +258,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
                 } else {
                     inside.join("mod.rs")
                 };
-                self.arrows.read(&file, &inside, module);
+                self.arrows.read(&file, &inside, &module);
             }
         }
     }
@@ -430,7 +430,7 @@ fn a_name_that_somebody_offers_is_followed() {
         "c.rs",
         "use crate::{a::{self, Known}, b::process::x}; type T = Known; mod d { use super::super::a; }",
     );
-    arrows.read(&here.path().join("lib.rs"), here.path(), Vec::new());
+    arrows.read(&here.path().join("lib.rs"), here.path(), &Vec::new());
     let named: BTreeSet<String> = arrows
         .named
         .iter()
