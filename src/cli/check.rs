@@ -23,7 +23,7 @@ use crate::check::{self, Doing, Plan, Report, Watch};
 use crate::interrupt;
 use crate::params::ErrnoSource;
 use crate::progress::{AGAIN, SILENCE, tell_waiting};
-use crate::python::Plugin;
+use crate::python::{self, Plugin};
 use crate::{Refusal, escape, logging};
 
 /// How often the watch is looked at.
@@ -241,6 +241,9 @@ impl Examined {
             self.watch.during(Doing::call(callback), work)
         };
         let watch = &self.watch;
+        for fault in python::writable_by_all(script) {
+            self.report.note(fault);
+        }
         let plugin = watch.during(Doing::call("the script"), || Plugin::load(script))?;
         *self.plugin.lock() = Some(Loaded {
             lines: plugin.lines(),

@@ -46,6 +46,7 @@ use homed::Homed;
 use script::{Api, Script};
 pub use stopwatch::Stopwatch;
 use turns::Turns;
+pub use writable::writable_by_all;
 
 /// Look which descriptors were passed to this process, so that `nbdkit.read_password` takes no other.
 /// To be called before anything is opened.

@@ -6,13 +6,19 @@ use std::path::Path;
 
 use rustix::fs::Mode;
 
-/// Warn of a script that every user may write to, or put another file in the place of. Only root has rights that
+/// What is said of a script that every user may write to, or put another file in the place of. Only root has rights that
 /// others could gain by that.
-pub(super) fn warn(script: &Path) {
-    if !rustix::process::geteuid().is_root() {
-        return;
+#[must_use]
+pub fn writable_by_all(script: &Path) -> Vec<String> {
+    match rustix::process::geteuid().is_root() {
+        true => faults(script),
+        false => Vec::new(),
     }
-    for fault in faults(script) {
+}
+
+/// Warn of it.
+pub(super) fn warn(script: &Path) {
+    for fault in writable_by_all(script) {
         log::warn!("{fault}");
     }
 }

@@ -368,15 +368,20 @@ fn a_script_that_others_may_write_to_is_warned_of() {
         "open.py",
         "def open(r): return 1\ndef get_size(h): return 512\ndef pread(h, c, o): return bytes(c)\n",
     );
-    let warned = || {
-        let said = home.run(["info", plugin.to_str().unwrap()]);
+    let warned = |command| {
+        let said = home.run([command, plugin.to_str().unwrap()]);
         assert_eq!(said.code, 0, "{said:?}");
-        said.stderr
+        let warning = "every user may write to this file";
+        let notes = said
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with("note: "));
+        said.stderr.contains(warning) || notes.clone().any(|note| note.contains(warning))
     };
-    assert_eq!(warned(), "");
+    let commands = ["info", "check"];
+    assert_eq!(commands.map(warned), [false, false]);
     std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o666)).unwrap();
-    let said = warned();
-    assert!(said.contains("every user may write to this file"), "{said}");
+    assert_eq!(commands.map(warned), [true, true]);
 }
 
 #[test]

@@ -31,6 +31,7 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
     (
         "attachment",
         &[
+            "frontends::endpoint",
             "frontends::identity",
             "frontends::target",
             "frontends::nbd::address",
