@@ -69,7 +69,7 @@ pub(super) enum Begin {
 /// All calls that the disk of a file has.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
-    /// Those of all threads. Held while the calls are looked at, and while one is added.
+    /// Those of all threads. Held while one is added, and copied to be looked at.
     spots: Mutex<Vec<Arc<Spot>>>,
     /// Bytes that calls go on changing which were answered early. A later change of the same bytes waits, or it
     /// would be undone. Held only while it is looked at or changed.
@@ -143,10 +143,12 @@ impl UnderWay {
 
     /// The disk is done with the call.
     pub(super) fn end(&self, spot: &Spot) {
-        let mut call = spot.call.lock();
-        let Some(call) = call.as_mut() else {
-            return;
-        };
+        if let Some(call) = &mut *spot.call.lock() {
+            self.done_with(call);
+        }
+    }
+
+    fn done_with(&self, call: &mut Noted) {
         let changed = std::mem::take(&mut call.changes);
         if call.forsaken && !changed.is_empty() {
             let mut forsaken = self.forsaken.lock();
@@ -161,9 +163,11 @@ impl UnderWay {
     /// The call is over, and this thread is to answer it; false if it was answered.
     #[must_use]
     pub(super) fn leave(&self, spot: &Spot) -> bool {
-        self.end(spot);
-        let call = spot.call.lock().take();
-        call.is_none_or(|call| !call.forsaken)
+        let mut noted = spot.call.lock();
+        if let Some(call) = &mut *noted {
+            self.done_with(call);
+        }
+        noted.take().is_none_or(|call| !call.forsaken)
     }
 
     /// Take the answer of the call `unique` away from the thread that serves it; false if that is over.
