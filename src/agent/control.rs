@@ -63,7 +63,7 @@ pub fn ask(
     let (_open, address) = folder.address(CONTROL)?;
     let stream = UnixStream::connect(address)?;
     stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience::CLIENT))?;
+    stream.set_write_timeout(Some(patience::CLIENT.get()))?;
     send(&stream, &ask)?;
     let mut receiver = Receiver::of(&stream)?;
     loop {
@@ -91,8 +91,8 @@ pub fn listens(folder: &Folder) -> bool {
 }
 
 fn converse(stream: UnixStream, folder: &Folder, events: &Sender<Event>) -> io::Result<()> {
-    stream.set_read_timeout(Some(patience::CLIENT))?;
-    stream.set_write_timeout(Some(patience::CLIENT))?;
+    stream.set_read_timeout(Some(patience::CLIENT.get()))?;
+    stream.set_write_timeout(Some(patience::CLIENT.get()))?;
     let Some(Ask::Detach { force }) = Receiver::of(&stream)?.receive()? else {
         return Ok(());
     };

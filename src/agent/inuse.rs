@@ -21,7 +21,7 @@ pub(super) fn clear(state: &State, folder: &Folder, force: bool) -> Result<Vec<R
         return Ok(Vec::new());
     };
     if force {
-        return Ok(storing::store(disk, folder, patience::STORE));
+        return Ok(storing::store(disk, folder, patience::STORE.get()));
     }
     let name = &state.name;
     let what = match disk.at.device() {
@@ -40,7 +40,7 @@ pub(super) fn clear(state: &State, folder: &Folder, force: bool) -> Result<Vec<R
 pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
     let at = &state.disk.as_ref()?.at;
     let ours = processes(state, folder);
-    let patience = Instant::now() + patience::USERS;
+    let patience = Instant::now() + patience::USERS.get();
     loop {
         let found = match at.device() {
             Some(device) => words(usage::users(device, &ours)),
@@ -69,7 +69,7 @@ pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
             };
             return Some(format!("{at} {verb}{}", found.join(", ")));
         }
-        thread::sleep(patience::USERS_AGAIN);
+        thread::sleep(patience::USERS_AGAIN.get());
     }
 }
 

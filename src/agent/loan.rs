@@ -114,13 +114,13 @@ impl Loan {
     }
 
     fn ask_until_nobody_else_uses_it(&mut self) -> Result<(), Refusal> {
-        let until = Instant::now() + patience::OTHERS;
+        let until = Instant::now() + patience::OTHERS.get();
         loop {
             let force = Instant::now() >= until;
             match ask(
                 &self.folder,
                 Ask::Detach { force },
-                patience::DETACH * 2,
+                patience::DETACH.get() * 2,
                 |_| (),
             ) {
                 Ok(Answer::Done(None) | Answer::Doing(_)) => return Ok(()),

@@ -37,22 +37,22 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     if force {
         // An agent that hangs would take the worker's end for a crash; it is out of the way first.
         if has_its_agent(folder, state.as_ref())? {
-            end(folder, Role::Agent, Signal::KILL, patience::FORCE)?;
+            end(folder, Role::Agent, Signal::KILL, patience::FORCE.get())?;
         }
-        end(folder, Role::Launch, Signal::KILL, patience::FORCE)?;
-        killed = !end(folder, Role::Worker, Signal::TERM, patience::FORCE)?;
+        end(folder, Role::Launch, Signal::KILL, patience::FORCE.get())?;
+        killed = !end(folder, Role::Worker, Signal::TERM, patience::FORCE.get())?;
         if killed {
             hung = hung_at(folder);
         }
-        if killed && !end(folder, Role::Worker, Signal::KILL, patience::FORCE)? {
+        if killed && !end(folder, Role::Worker, Signal::KILL, patience::FORCE.get())? {
             return Err(Refusal::new(format!(
                 "{name}: the worker was killed and does not end"
             )));
         }
-    } else if !end(folder, Role::Worker, Signal::TERM, patience::DETACH)? {
+    } else if !end(folder, Role::Worker, Signal::TERM, patience::DETACH.get())? {
         return Err(Refusal::new(format!(
             "{name}: the plugin has not finished after {} s; it goes on stopping",
-            patience::DETACH.as_secs()
+            patience::DETACH.get().as_secs()
         ))
         .hint(format!(
             "`pydisk detach --force {name}` ends it, whatever it has not stored yet"

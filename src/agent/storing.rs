@@ -31,7 +31,7 @@ pub(super) fn store(disk: &Served, folder: &Folder, patience: Duration) -> Vec<R
     if let Err(error) = started {
         return vec![Refusal::new(format!("{name}: nothing was stored: {error}"))];
     }
-    match finished.recv_timeout(patience + patience::STORE_LATE) {
+    match finished.recv_timeout(patience + patience::STORE_LATE.get()) {
         Ok(Ok(faults)) => faults
             .into_iter()
             .map(|fault| Refusal::new(format!("{name}: {fault}")))
@@ -54,7 +54,7 @@ pub(super) fn store(disk: &Served, folder: &Folder, patience: Duration) -> Vec<R
 #[must_use]
 pub fn lying_on_each(folders: &[Folder]) -> Vec<BTreeSet<usize>> {
     let servers: Vec<Server> = folders.iter().map(server).collect();
-    stack::lying_on_each(&servers, patience::LOOK)
+    stack::lying_on_each(&servers, patience::LOOK.get())
 }
 
 /// All other attachments of this user: one of them may keep its disk on this one's.

@@ -72,7 +72,7 @@ pub fn telling_activity(folder: &Folder) -> io::Result<Telling> {
 /// # Errors
 /// `NotFound` or `ConnectionRefused` if there is no worker, `TimedOut` if it does not answer.
 pub fn activity(folder: &Folder) -> io::Result<Activity> {
-    publish::told(folder, SOCKET, patience::PUBLISH)
+    publish::told(folder, SOCKET, patience::PUBLISH.get())
 }
 
 /// Where a worker is that is to be killed, as it goes on in a sentence: ` in \`flush\`, after 7 s there`; nothing if it

@@ -52,7 +52,7 @@ pub fn telling(folder: &Folder) -> io::Result<Telling> {
 /// `NotFound` or `ConnectionRefused` if there is no worker that serves, `TimedOut` if it does not
 /// answer.
 pub fn connected(folder: &Folder) -> io::Result<Vec<Connected>> {
-    publish::told(folder, SOCKET, patience::PUBLISH)
+    publish::told(folder, SOCKET, patience::PUBLISH.get())
 }
 
 #[cfg(test)]

@@ -49,5 +49,5 @@ pub fn tell_cost(folder: &Folder, count: impl Fn() -> Cost + Send + 'static) -> 
 /// `NotFound` or `ConnectionRefused` if there is no worker that counts, `TimedOut` if it does not
 /// answer.
 pub fn cost(folder: &Folder) -> io::Result<Cost> {
-    publish::told(folder, SOCKET, patience::PUBLISH)
+    publish::told(folder, SOCKET, patience::PUBLISH.get())
 }

@@ -1,5 +1,6 @@
 //! How the processes of pydisk start each other: each is this same program with a hidden subcommand.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -29,8 +30,7 @@ pub enum Process {
 }
 
 impl Process {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
+    const ALL: [Self; 7] = [
         Self::Agent,
         Self::Worker,
         Self::Guard,
@@ -52,6 +52,12 @@ impl Process {
             Self::Check => "check-process",
             Self::Dump => "dump-process",
         }
+    }
+
+    /// Whether the first argument of a program means one of them.
+    #[must_use]
+    pub fn is_meant_by(word: &OsStr) -> bool {
+        Self::ALL.iter().any(|process| process.subcommand() == word)
     }
 
     /// What starts it.

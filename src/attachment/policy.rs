@@ -49,7 +49,7 @@ impl Conduct {
             outlives_agent: true,
             leaves_folder: true,
             ignores_hangup: !foreground,
-            patience: patience::SIGNAL,
+            patience: patience::SIGNAL.get(),
             group: None,
             user: None,
             locks_memory: false,

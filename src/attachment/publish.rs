@@ -61,7 +61,7 @@ impl Telling {
             } = self;
             for stream in listener.incoming() {
                 let told = stream.and_then(|stream| {
-                    stream.set_write_timeout(Some(patience::PUBLISH))?;
+                    stream.set_write_timeout(Some(patience::PUBLISH.get()))?;
                     send(&stream, &answer())
                 });
                 if let Err(error) = told {

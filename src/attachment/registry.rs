@@ -247,7 +247,7 @@ impl Root {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
-        let patience = Instant::now() + patience::REGISTRY;
+        let patience = Instant::now() + patience::REGISTRY.get();
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(file),

@@ -201,9 +201,9 @@ fn one(folder: &Folder, manner: Manner, under_way: &UnderWay) -> Result<Vec<Refu
     let Manner { force, .. } = manner;
     let name = folder.name();
     let patience = if force {
-        patience::ANSWER
+        patience::ANSWER.get()
     } else {
-        patience::DETACH + patience::ANSWER
+        patience::DETACH.get() + patience::ANSWER.get()
     };
     // A plugin may flush for long, or hang: the user learns what is waited for.
     let progress = under_way.begins(&name, manner);
@@ -243,7 +243,7 @@ fn without_agent(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> 
 /// had crashed.
 fn gone(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     let roots = Root::all()?;
-    let patience = Instant::now() + patience::GONE;
+    let patience = Instant::now() + patience::GONE.get();
     let (mut lost, mut failed) = (Vec::new(), None);
     loop {
         // What is lost is told of before all of it is gone.

@@ -187,7 +187,7 @@ pub(super) fn refuse_taken(target: &Target) -> Result<(), Refusal> {
     }
     let shown = target.to_string();
     let has_it = |entry: &Entry| entry.serves() && entry.is(&shown);
-    let patience = Instant::now() + patience::CRASH;
+    let patience = Instant::now() + patience::CRASH.get();
     let taken = loop {
         let Some(taken) = without_clients()?.into_iter().find(has_it) else {
             return Ok(());
@@ -218,7 +218,7 @@ fn is_dying(folder: &Folder) -> bool {
 
 /// Remove what a crashed attachment left; whether it is gone.
 fn makes_way(crashed: &Folder) -> Result<bool, Refusal> {
-    let patience = Instant::now() + patience::CRASH;
+    let patience = Instant::now() + patience::CRASH.get();
     loop {
         if let Some(lost) = agent::clear(crashed, false)? {
             log::debug!("{lost}");

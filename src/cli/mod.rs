@@ -3,7 +3,6 @@
 //! Exit statuses: 0 done, 1 refused or not all stored (a sentence on standard error), 2 wrong usage, or the status
 //! of the command of `--run`.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,7 +31,7 @@ mod words;
 #[doc(hidden)]
 pub use {fuzzing::words, list::fuzzing::state};
 
-use crate::attachment::Process;
+use crate::attachment::{Process, patience};
 use crate::{Refusal, agent, frontends, logging, worker};
 
 const EXAMPLES: &str = "\
@@ -200,14 +199,16 @@ pub fn main() -> ExitCode {
         return nbdkit::main(words);
     }
     // One process of pydisk hands paths to another as they are.
-    let is_hidden = |word: &OsString| word.to_str().is_some_and(|word| word.ends_with("-process"));
-    if !std::env::args_os()
-        .nth(1)
-        .is_some_and(|word| is_hidden(&word))
-        && let Err(refusal) = usage::refuse_bytes(std::env::args_os().skip(1))
-    {
-        complain(&refusal);
-        return ExitCode::from(USAGE);
+    let first = std::env::args_os().nth(1);
+    if !first.is_some_and(|word| Process::is_meant_by(&word)) {
+        if let Err(refusal) = usage::refuse_bytes(std::env::args_os().skip(1)) {
+            complain(&refusal);
+            return ExitCode::from(USAGE);
+        }
+        if let Err(refusal) = patience::check() {
+            complain(&refusal);
+            return ExitCode::FAILURE;
+        }
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

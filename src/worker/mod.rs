@@ -330,7 +330,7 @@ impl Place<'_> {
             match events.events.recv() {
                 Ok(Event::Orphaned) if !self.job.conduct.outlives_agent => {
                     log::warn!("the agent is gone, and this worker ends with it");
-                    surroundings::end_after(patience::ORPHAN);
+                    surroundings::end_after(patience::ORPHAN.get());
                     break None;
                 }
                 Ok(Event::Orphaned) => {

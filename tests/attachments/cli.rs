@@ -358,6 +358,17 @@ fn info_shows_parameters_size_and_limits() {
 }
 
 #[test]
+fn a_patience_that_is_no_number_is_refused() {
+    let home = Home::new();
+    for words in [&["list"][..], &["nbdkit", "--version"]] {
+        let mut command = home.command(words);
+        let said = command.env("PYDISK_PATIENCE", "often").output().unwrap();
+        let words = "PYDISK_PATIENCE `often`: a whole number from 1 to 100 is needed";
+        home::Said::of(&said).refused_after_prints(words);
+    }
+}
+
+#[test]
 fn a_script_that_others_may_write_to_is_warned_of() {
     if !rustix::process::geteuid().is_root() {
         support::say("skipped: needs root, who is warned");

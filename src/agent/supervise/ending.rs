@@ -111,7 +111,7 @@ impl Agent {
             return false;
         }
         // A launcher that was told passes that on at once.
-        let patience = Instant::now() + patience::LAST_WORDS;
+        let patience = Instant::now() + patience::LAST_WORDS.get();
         let left = |agent: &Self| {
             let decided = agent.taken || agent.stopping.is_some() || !agent.waiting.is_empty();
             match decided {
@@ -196,7 +196,7 @@ impl Agent {
     }
 
     fn hear_last_words(&mut self, worker: &mut WorkerProcess) {
-        let patience = Instant::now() + patience::LAST_WORDS;
+        let patience = Instant::now() + patience::LAST_WORDS.get();
         let left = || patience.saturating_duration_since(Instant::now());
         // A refusal need not be the last word, see `heard`.
         while !self.silent
@@ -226,7 +226,7 @@ impl Agent {
             return Err(Refusal::new(format!("{}: {error}", self.job.name)));
         }
         removed
-            .recv_timeout(patience::LEFTOVER)
+            .recv_timeout(patience::LEFTOVER.get())
             .unwrap_or_else(|_late| {
                 Err(Refusal::new(format!(
                     "{}: the kernel has not let go of the device yet",

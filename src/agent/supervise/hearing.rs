@@ -31,7 +31,7 @@ impl Agent {
                 // Nobody waits for the end, as for that of a process that was signalled. Whoever asks
                 // twice must not cut the first time short.
                 if self.stopping.is_none() {
-                    self.end(worker, patience::DETACH);
+                    self.end(worker, patience::DETACH.get());
                 }
             }
             // A process that the plugin forked may say what its parent would if it failed here.
@@ -78,7 +78,7 @@ impl Agent {
                 "{}: the worker says that it serves `{}`, which is not what it was asked for",
                 self.job.name, served.at
             )));
-            self.stop(worker, Some(patience::SIGNAL));
+            self.stop(worker, Some(patience::SIGNAL.get()));
             return;
         }
         // Whoever refused it was not the worker.
@@ -97,7 +97,7 @@ impl Agent {
             }
             Err(error) => {
                 self.given_up = Some(Refusal::new(format!("{}: {error}", self.job.name)));
-                self.stop(worker, Some(patience::SIGNAL));
+                self.stop(worker, Some(patience::SIGNAL.get()));
             }
         }
     }

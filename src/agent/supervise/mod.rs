@@ -146,7 +146,7 @@ impl Stopping {
     /// When the next step is due.
     fn deadline(&self) -> Option<Instant> {
         if let Some(at) = self.killed_at {
-            return Some(at + patience::DEATH);
+            return Some(at + patience::DEATH.get());
         }
         let tell_at = self.tell_at.filter(|_| !self.told);
         let all = [tell_at, self.ask_at(), self.kill_at];
@@ -158,7 +158,7 @@ impl Stopping {
         let kill_at = self.kill_at.filter(|_| !self.asked)?;
         Some(
             kill_at
-                .checked_sub(patience::ASKED_BEFORE)
+                .checked_sub(patience::ASKED_BEFORE.get())
                 .unwrap_or(kill_at),
         )
     }
@@ -281,7 +281,7 @@ impl Agent {
                 Some(Event::LauncherGone) if self.taken => {}
                 Some(Event::LauncherGone) => {
                     log::debug!("the launcher is gone");
-                    self.stop(worker, Some(patience::SIGNAL));
+                    self.stop(worker, Some(patience::SIGNAL.get()));
                 }
                 Some(Event::Signal(signal)) => self.signalled(signal, worker),
                 Some(Event::Detach {
@@ -290,7 +290,7 @@ impl Agent {
                     unstored,
                 }) => {
                     self.note_unstored(unstored);
-                    let until = (!force).then(|| Instant::now() + patience::DETACH);
+                    let until = (!force).then(|| Instant::now() + patience::DETACH.get());
                     if self.stopping.is_some() {
                         answer(&stream, &Answer::Doing(self.step));
                     }
@@ -301,7 +301,7 @@ impl Agent {
                         .as_ref()
                         .is_some_and(|stopping| !stopping.told);
                     if force || !storing {
-                        self.stop(worker, force.then_some(patience::FORCE));
+                        self.stop(worker, force.then_some(patience::FORCE.get()));
                     }
                 }
                 Some(Event::Stop(unstored)) => {
@@ -370,7 +370,7 @@ impl Agent {
             }
             let refusal = Refusal::new(format!(
                 "{name}: the plugin has not finished after {} s; it goes on stopping",
-                patience::DETACH.as_secs()
+                patience::DETACH.get().as_secs()
             ))
             .hint(format!(
                 "`pydisk detach --force {name}` ends it, whatever it has not stored yet"
@@ -418,7 +418,7 @@ impl Agent {
         // must not cost the plugin what it is about to store.
         let typed_twice = self.stopping.is_some() && matches!(signal, SIGINT | SIGQUIT);
         let patience = if typed_twice {
-            patience::SIGNAL
+            patience::SIGNAL.get()
         } else {
             self.job.conduct.patience
         };
@@ -433,7 +433,7 @@ impl Agent {
                 return;
             }
             None => self.job.conduct.patience.as_secs(),
-            Some(_) => patience::SIGNAL.as_secs(),
+            Some(_) => patience::SIGNAL.get().as_secs(),
         };
         log::info!("the plugin has {seconds} s to flush and close");
     }
@@ -450,7 +450,10 @@ impl Agent {
             return;
         }
         let (name, quiet) = (&self.job.name, self.job.logging.quiet);
-        let hint = format!("; Ctrl-C gives it {} s more", patience::SIGNAL.as_secs());
+        let hint = format!(
+            "; Ctrl-C gives it {} s more",
+            patience::SIGNAL.get().as_secs()
+        );
         self.progress = Some(Progress::told(name, quiet, Step::Requests, hint));
     }
 
@@ -493,7 +496,7 @@ impl Agent {
                 log::warn!("{users}; it is stored and removed all the same");
             }
             // Nobody waits but for what is written, as in a plain detach.
-            storing::store(disk, &folder, patience::DETACH / 2)
+            storing::store(disk, &folder, patience::DETACH.get() / 2)
         });
     }
 
@@ -600,14 +603,14 @@ mod tests {
         assert!(!stopping.is_to_be_told(now + second));
         assert_eq!(
             stopping.deadline(),
-            Some(now + 4 * second - patience::ASKED_BEFORE)
+            Some(now + 4 * second - patience::ASKED_BEFORE.get())
         );
         stopping.asked = true;
         assert_eq!(stopping.deadline(), Some(now + 4 * second));
         stopping.killed_at = Some(now + 4 * second);
         assert_eq!(
             stopping.deadline(),
-            Some(now + 4 * second + patience::DEATH)
+            Some(now + 4 * second + patience::DEATH.get())
         );
     }
 }

@@ -27,7 +27,7 @@ mod tls;
 pub(super) use facts::process as dump_process;
 
 use super::usage;
-use crate::attachment::Process;
+use crate::attachment::{Process, patience};
 use crate::{Refusal, escape, logging};
 use options::Options;
 
@@ -40,14 +40,7 @@ pub(super) fn words() -> Option<Vec<OsString>> {
         return Some(words.collect());
     }
     // A copy of the program by that name calls itself for its agents and workers, too.
-    let hidden = first
-        .as_deref()
-        .and_then(OsStr::to_str)
-        .is_some_and(|word| {
-            Process::ALL
-                .iter()
-                .any(|process| process.subcommand() == word)
-        });
+    let hidden = first.as_deref().is_some_and(Process::is_meant_by);
     if hidden || !is_nbdkit(&program) {
         return None;
     }
@@ -103,6 +96,7 @@ fn follow(options: Options) -> Result<ExitCode, Refusal> {
     if options.short_options {
         return facts::short_options();
     }
+    patience::check()?;
     plan::check(&options)?;
     if options.help {
         return facts::help(&options);
