@@ -13,5 +13,4 @@ mod ends;
 mod errors;
 mod flags;
 mod life;
-mod peer;
 mod support;
