@@ -2,10 +2,13 @@
 //! ublk, `/dev/nbdN` and loop devices.
 
 use std::fmt::Display;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Dead, Ended, FrontEnd, OneDisk, Options, Prepared, Published, Row};
 use crate::Refusal;
-use crate::disk::{Fua, Limits};
+use crate::disk::{Fua, Limits, OpenDisk};
 
 /// Reads and writes are not longer than this, unless the disk prefers longer ones: longer requests bring a Python
 /// disk little, and each may take so much memory.
@@ -16,6 +19,41 @@ pub(super) const MOST_IO: u32 = 32 << 20;
 pub(super) const MAX_TRIM: u64 = 1 << 30;
 /// How long the first read of a device may take.
 pub(super) const FIRST_READ: Duration = Duration::from_secs(60);
+
+/// Makes a disk the device of this number, or a free one.
+type Start =
+    fn(Option<u32>, Arc<dyn OpenDisk>, &Options, Ended) -> Result<Box<dyn Published>, Refusal>;
+
+/// A device that a driver knows by a number. What the drivers do differently stands in the fields.
+#[derive(Debug)]
+pub(super) struct Numbered {
+    pub(super) row: &'static Row,
+    /// None is for any free one.
+    pub(super) index: Option<u32>,
+    pub(super) start: Start,
+    /// Removes the device that a dead attachment left, and no other one.
+    pub(super) remove_leftover: fn(&Dead<'_>) -> Result<(), Refusal>,
+}
+
+impl FrontEnd for Numbered {
+    fn row(&self) -> &'static Row {
+        self.row
+    }
+
+    fn prepare(
+        &self,
+        options: &Options,
+        _passed: Vec<OwnedFd>,
+    ) -> Result<Box<dyn Prepared>, Refusal> {
+        let (start, index, options) = (self.start, self.index, options.clone());
+        let start = move |disk, ended| start(index, disk, &options, ended);
+        Ok(Box::new(OneDisk(start)))
+    }
+
+    fn remove_leftover(&self, dead: &Dead<'_>, _new: bool) -> Result<(), Refusal> {
+        (self.remove_leftover)(dead)
+    }
+}
 
 /// Bytes in a block of the device that a disk with these limits becomes. Blocks above 4 KiB cannot be expressed;
 /// the layer below fills requests up to those that the disk takes.

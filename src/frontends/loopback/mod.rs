@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -15,9 +14,9 @@ use parking_lot::Mutex;
 use pydisk_kernel::loopdev::{self, Config, LoopDevice, NotRead};
 use rustix::io::Errno;
 
-use super::block::{FIRST_READ, Geometry};
+use super::block::{FIRST_READ, Geometry, Numbered};
 use super::fuse::{self, FuseFile};
-use super::{Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target};
+use super::{Dead, Ended, Endpoint, Options, Published, Row, Target};
 use crate::Refusal;
 use crate::disk::{Disk, Limits, OpenDisk};
 
@@ -56,26 +55,12 @@ pub(super) static ROW: Row = Row {
 };
 
 /// A number, or any free one.
-#[derive(Debug)]
-pub(super) struct At(pub(super) Option<u32>);
-
-impl FrontEnd for At {
-    fn row(&self) -> &'static Row {
-        &ROW
-    }
-
-    fn prepare(
-        &self,
-        options: &Options,
-        _passed: Vec<OwnedFd>,
-    ) -> Result<Box<dyn Prepared>, Refusal> {
-        let (index, options) = (self.0, options.clone());
-        let start = move |disk, ended| start(index, disk, &options, ended);
-        Ok(Box::new(OneDisk(start)))
-    }
-
-    fn remove_leftover(&self, dead: &Dead<'_>, _new: bool) -> Result<(), Refusal> {
-        remove_leftover(dead)
+pub(super) fn at(index: Option<u32>) -> Numbered {
+    Numbered {
+        row: &ROW,
+        index,
+        start,
+        remove_leftover,
     }
 }
 

@@ -25,9 +25,9 @@ use pydisk_kernel::nbd::{self as kernel, Device, Error, Params};
 use pydisk_kernel::threads;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM, MOST_IO};
+use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM, MOST_IO, Numbered};
 use super::nbd::Unnegotiated;
-use super::{Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target};
+use super::{Dead, Ended, Endpoint, Options, Published, Row, Target};
 use crate::Refusal;
 use crate::disk::{Disk, Limits, OpenDisk};
 
@@ -59,26 +59,12 @@ pub(super) static ROW: Row = Row {
 };
 
 /// A number, or any free one.
-#[derive(Debug)]
-pub(super) struct At(pub(super) Option<u32>);
-
-impl FrontEnd for At {
-    fn row(&self) -> &'static Row {
-        &ROW
-    }
-
-    fn prepare(
-        &self,
-        options: &Options,
-        _passed: Vec<OwnedFd>,
-    ) -> Result<Box<dyn Prepared>, Refusal> {
-        let (index, options) = (self.0, options.clone());
-        let start = move |disk, ended| start(index, disk, &options, ended);
-        Ok(Box::new(OneDisk(start)))
-    }
-
-    fn remove_leftover(&self, dead: &Dead<'_>, _new: bool) -> Result<(), Refusal> {
-        remove_leftover(dead)
+pub(super) fn at(index: Option<u32>) -> Numbered {
+    Numbered {
+        row: &ROW,
+        index,
+        start,
+        remove_leftover,
     }
 }
 

@@ -3,7 +3,6 @@
 //! The block layer's words become [`Request`]s here, and a disk's [`Limits`] become the parameters of
 //! the device. Threads, memory and commands are the kernel crate's business.
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,11 +10,9 @@ use std::time::Duration;
 
 use pydisk_kernel::ublk::{self, Device, Error, Handler, Io, Op as Asked, Params, Running, Shape};
 
-use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM};
+use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM, Numbered};
 use super::kernel_errnos::for_kernel;
-use super::{
-    Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target, answer,
-};
+use super::{Dead, Ended, Endpoint, Options, Published, Row, Target, answer};
 use crate::disk::{Disk, Errno, Flags, Limits, Op, OpenDisk, Request};
 use crate::{Refusal, logging};
 
@@ -41,26 +38,12 @@ pub(super) static ROW: Row = Row {
 };
 
 /// A number, or any free one.
-#[derive(Debug)]
-pub(super) struct At(pub(super) Option<u32>);
-
-impl FrontEnd for At {
-    fn row(&self) -> &'static Row {
-        &ROW
-    }
-
-    fn prepare(
-        &self,
-        options: &Options,
-        _passed: Vec<OwnedFd>,
-    ) -> Result<Box<dyn Prepared>, Refusal> {
-        let (index, options) = (self.0, options.clone());
-        let start = move |disk, ended| start(index, disk, &options, ended);
-        Ok(Box::new(OneDisk(start)))
-    }
-
-    fn remove_leftover(&self, dead: &Dead<'_>, _new: bool) -> Result<(), Refusal> {
-        remove_leftover(dead)
+pub(super) fn at(index: Option<u32>) -> Numbered {
+    Numbered {
+        row: &ROW,
+        index,
+        start,
+        remove_leftover,
     }
 }
 
