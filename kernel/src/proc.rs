@@ -29,6 +29,17 @@ pub(crate) fn name(process: impl Display) -> Option<String> {
     Some(name.trim_end().to_owned())
 }
 
+/// The number of a process as it knows itself, which is another one where it has a process namespace of its own.
+#[must_use]
+pub fn own_number(process: impl Display) -> Option<u32> {
+    own(&Status::of(process)?)
+}
+
+fn own(status: &Status) -> Option<u32> {
+    let mut numbers = status.field("NSpid")?.split_ascii_whitespace();
+    numbers.next_back()?.parse().ok()
+}
+
 /// Fields of proc_pid_stat(5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -92,6 +103,14 @@ fn read(thread: impl Display, file: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_has_its_own_number_last() {
+        let inner = Status("NSpid:\t812\t44\t3\n".to_owned());
+        assert_eq!(own(&inner), Some(3));
+        assert_eq!(own_number("self"), Some(std::process::id()));
+        assert_eq!(own_number("no process"), None);
+    }
 
     #[test]
     fn fields_are_counted_behind_the_name() {

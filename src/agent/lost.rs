@@ -1,10 +1,10 @@
 //! Detaching where there is no agent to ask: it was killed, or it does not answer. The worker goes
 //! on serving without it and still stops cleanly at a signal.
 
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use pydisk_kernel::proc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -83,16 +83,8 @@ fn has_its_agent(folder: &Folder, state: Option<&State>) -> Result<bool, Refusal
         return Ok(true);
     };
     let found = holder(folder, Role::Agent)?;
-    Ok(found.is_some_and(|(pid, _)| own_number(pid) == Some(state.agent_pid)))
-}
-
-/// The number of a process as it knows itself, which is another one where it has a process namespace of its own.
-fn own_number(pid: Pid) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))?;
-    line.split_ascii_whitespace().last()?.parse().ok()
+    Ok(found
+        .is_some_and(|(pid, _)| proc::own_number(pid.as_raw_nonzero()) == Some(state.agent_pid)))
 }
 
 /// Whether a worker that has ended just now may have left something unstored. Somebody else may have
