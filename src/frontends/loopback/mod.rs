@@ -1,6 +1,6 @@
 //! The loop front end: a loop device with direct I/O on a hidden FUSE file, where there is no ublk.
 //!
-//! The worker starts it through [`At`]. The kernel's loop driver turns block requests into requests on the
+//! The worker starts it through what [`at`] gives. The kernel's loop driver turns block requests into requests on the
 //! file, which [`super::fuse`] answers; here is only what makes the device and takes it away.
 
 use std::fs;

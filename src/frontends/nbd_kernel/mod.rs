@@ -1,6 +1,6 @@
 //! `/dev/nbdN`: the kernel's own NBD client on a socket whose other end this process serves.
 //!
-//! The worker starts it through [`At`]. No port, no negotiation: the kernel is told what the disk is when it
+//! The worker starts it through what [`at`] gives. No port, no negotiation: the kernel is told what the disk is when it
 //! gets the socket, and speaks the protocol's transmission phase on it, which [`super::nbd`] answers,
 //! for a parallel disk with several threads.
 //!
