@@ -14,13 +14,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A state folder that no other test sees.
 pub struct Home {
     folder: tempfile::TempDir,
+    patience: Option<u32>,
 }
 
 impl Home {
     pub fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
+            patience: None,
         }
+    }
+
+    /// One whose processes wait for each other this many times longer, for tests of what is done in that time.
+    pub fn patient(times: u32) -> Self {
+        let mut home = Self::new();
+        home.patience = Some(times);
+        home
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -54,6 +63,9 @@ impl Home {
 
     pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(crate::program());
+        if let Some(times) = self.patience {
+            command.env("PYDISK_PATIENCE", times.to_string());
+        }
         command
             .args(args)
             .env("PYDISK_STATE_DIR", self.path("state"))
