@@ -8,12 +8,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::fs::inotify;
@@ -215,34 +215,30 @@ pub(crate) fn collect(taker: impl Fn(&str) + Send + Sync + 'static) {
     }
 }
 
-/// How long the log may grow unseen while a plugin prints.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Limit the log file at `path`, if it is to be, whoever writes to it, from a thread that sleeps until
-/// somebody does: what a plugin prints does not come by here.
-///
-/// # Errors
-/// What the kernel says about inotify; the file is then looked at by [`limit`] alone.
-pub(crate) fn watch(path: &Path) -> io::Result<()> {
-    if BOUNDED.get().is_none() {
-        return Ok(());
-    }
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
-    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY)?;
-    let body = move || {
-        let mut buffer = [MaybeUninit::uninit(); 1024];
-        // Which event it is does not matter, so those that come with it need not be looked at.
-        while inotify::Reader::new(&watch, &mut buffer).next().is_ok() {
-            limit();
-            thread::sleep(PAUSE);
-        }
-    };
-    thread::Builder::new().name("log".into()).spawn(body)?;
-    Ok(())
+/// Whether this process logs to a file that must not grow for ever.
+pub(crate) fn is_bounded() -> bool {
+    BOUNDED.get().is_some()
 }
 
-/// Start the log file anew if it has grown too large. Called before each line, by [`watch`], and now
-/// and then by the agent.
+/// A descriptor that can be read when somebody has written to the log file at `path`.
+///
+/// # Errors
+/// What the kernel says about inotify.
+pub(crate) fn watch(path: &Path) -> io::Result<OwnedFd> {
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY)?;
+    Ok(watch)
+}
+
+/// Forget what a [`watch`] has seen so far. Which event it was does not matter.
+pub(crate) fn seen(watch: &OwnedFd) {
+    let mut buffer = [MaybeUninit::uninit(); 1024];
+    let mut reader = inotify::Reader::new(watch, &mut buffer);
+    while reader.next().is_ok() {}
+}
+
+/// Start the log file anew if it has grown too large. Called before each line, and by the agent when somebody has
+/// written to it and now and then.
 pub(crate) fn limit() {
     let Some(log) = BOUNDED.get() else {
         return;

@@ -17,6 +17,7 @@ pub mod peer;
 pub mod probe;
 pub mod proc;
 pub mod process;
+pub mod readable;
 pub mod single_thread;
 pub mod stack;
 #[cfg(test)]

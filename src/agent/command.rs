@@ -4,26 +4,20 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc::Sender;
-use std::thread;
 
 use pydisk_kernel::proc::{self, Stat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::supervise::Event;
+use super::machine::Event;
+use super::sources::{Inbox, ended};
 use super::worker_process::shell_status;
 use crate::attachment::{Job, Served, Spelling};
 use crate::frontends::Endpoint;
 use crate::frontends::nbd::{Address, Place, TlsMode, TlsSetup};
 
 /// Run the user's command in a shell; its end arrives as an event.
-pub(super) fn run(
-    command: &str,
-    job: &Job,
-    disk: &Served,
-    events: &Sender<Event>,
-) -> io::Result<Pid> {
+pub(super) fn run(command: &str, job: &Job, disk: &Served, inbox: &Inbox) -> io::Result<Pid> {
     let mut child = Command::new("sh")
         .args(["-c", command])
         .envs(variables(&disk.at, &job.conduct.spelling))
@@ -31,13 +25,12 @@ pub(super) fn run(
         .env("name", &job.name)
         .spawn()?;
     let pid = Pid::from_child(&child);
-    let events = events.clone();
-    thread::Builder::new()
-        .name("command".into())
-        .spawn(move || {
-            let status = child.wait().map_or(u8::MAX, shell_status);
-            events.send(Event::CommandEnded(status)).unwrap_or_default();
-        })?;
+    let inbox = inbox.clone();
+    tokio::spawn(async move {
+        ended(pid).await;
+        let status = child.wait().map_or(u8::MAX, shell_status);
+        inbox.happened(Event::CommandEnded(status));
+    });
     Ok(pid)
 }
 

@@ -5,46 +5,43 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc::Sender;
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use super::inuse;
-use super::supervise::Event;
+use tokio::io::BufReader;
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::sources::{Inbox, Input};
+use super::{inuse, wire};
 use crate::Refusal;
 use crate::attachment::{
     Answer, Ask, CONTROL, Folder, Holder, Phase, Receiver, Role, State, Step, patience, send,
 };
 
 /// Make the socket and answer on it until the process ends.
-pub(super) fn serve(folder: &Folder, events: &Sender<Event>) -> io::Result<()> {
+pub(super) fn serve(folder: &Folder, inbox: &Inbox) -> io::Result<()> {
     let (_open, address) = folder.address(CONTROL)?;
     let listener = UnixListener::bind(address)?;
     fs::set_permissions(folder.control(), Permissions::from_mode(0o600))?;
-    let (folder, events) = (folder.clone(), events.clone());
-    thread::Builder::new()
-        .name("control".into())
-        .spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(stream) = stream else {
-                    // Out of descriptors or memory: do not spin.
-                    thread::sleep(Duration::from_millis(100));
-                    continue;
-                };
-                let (folder, events) = (folder.clone(), events.clone());
-                let started = thread::Builder::new()
-                    .name("control-one".into())
-                    .spawn(move || {
-                        if let Err(error) = converse(stream, &folder, &events) {
-                            log::debug!("control: {error}");
-                        }
-                    });
-                if let Err(error) = started {
-                    log::warn!("control: no thread for a question: {error}");
+    let (folder, inbox) = (folder.clone(), inbox.clone());
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of descriptors or memory: do not spin.
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let (folder, inbox) = (folder.clone(), inbox.clone());
+            tokio::spawn(async move {
+                if let Err(error) = converse(stream, folder, inbox).await {
+                    log::debug!("control: {error}");
                 }
-            }
-        })?;
+            });
+        }
+    });
     Ok(())
 }
 
@@ -90,25 +87,38 @@ pub fn listens(folder: &Folder) -> bool {
         .is_ok_and(|(_open, address)| UnixStream::connect(address).is_ok())
 }
 
-fn converse(stream: UnixStream, folder: &Folder, events: &Sender<Event>) -> io::Result<()> {
-    stream.set_read_timeout(Some(patience::CLIENT.get()))?;
-    stream.set_write_timeout(Some(patience::CLIENT.get()))?;
-    let Some(Ask::Detach { force }) = Receiver::of(&stream)?.receive()? else {
+/// Take one question. A client that is slow to ask is not waited for.
+async fn converse(stream: tokio::net::UnixStream, folder: Folder, inbox: Inbox) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let asked = timeout(patience::CLIENT.get(), wire::receive(&mut stream)).await?;
+    let Some(Ask::Detach { force }) = asked? else {
         return Ok(());
     };
-    let unstored = match may_detach(folder, force) {
-        Ok(unstored) => unstored,
-        Err(refusal) => return send(&stream, &Answer::Refused(refusal.into())),
+    let mut stream = stream.into_inner();
+    let (tell, told) = oneshot::channel();
+    // In a thread: users are waited for, and what they wrote is stored.
+    let looking = thread::Builder::new()
+        .name("control-one".into())
+        .spawn(move || tell.send(may_detach(&folder, force)).unwrap_or_default());
+    if let Err(error) = looking {
+        log::warn!("control: no thread for a question: {error}");
+        return Ok(());
+    }
+    let refusal = match told.await {
+        // If the agent has ended meanwhile, the client sees the stream end.
+        Ok(Ok(unstored)) => {
+            inbox.put(Input::Detach {
+                stream,
+                force,
+                unstored,
+            });
+            return Ok(());
+        }
+        Ok(Err(refusal)) => refusal,
+        Err(_lost) => return Ok(()),
     };
-    // If the agent has ended meanwhile, the client sees the stream end.
-    events
-        .send(Event::Detach {
-            stream,
-            force,
-            unstored,
-        })
-        .unwrap_or_default();
-    Ok(())
+    let answer = Answer::Refused(refusal.into());
+    timeout(patience::CLIENT.get(), wire::send(&mut stream, &answer)).await?
 }
 
 /// Refuse what would take a disk away from its users; with `force`, store what can be stored, and give

@@ -9,8 +9,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
-use std::thread;
 
 mod command;
 mod control;
@@ -18,16 +16,21 @@ mod inuse;
 mod leftovers;
 mod loan;
 mod lost;
+mod machine;
 mod oom;
+mod runtime;
+mod sources;
 mod storing;
-mod supervise;
+#[cfg(test)]
+mod testing;
+mod wire;
 mod worker_process;
 
 pub use control::{ask, listens};
 pub use loan::{Loan, Recall};
 pub use lost::detach as detach_without_agent;
+pub use machine::Outcome;
 pub use storing::lying_on_each;
-pub use supervise::Outcome;
 pub use worker_process::ending;
 
 use crate::attachment::{
@@ -36,7 +39,7 @@ use crate::attachment::{
 };
 use crate::progress::Progress;
 use crate::{Refusal, interrupt, logging};
-use supervise::{Agent, Event, Launcher};
+use runtime::Launcher;
 
 /// Remove what attachments left behind that nobody looks after any more. What cannot be removed is
 /// logged and tried again next time.
@@ -174,7 +177,8 @@ pub fn in_foreground(
     match folder.hold(Role::Agent) {
         Ok(held) => {
             let launcher = Launcher::Myself { command, tell };
-            Agent::new(job, passing, folder, held, launcher).run()
+            let start = &mut worker_process::start;
+            runtime::run(job, passing, (folder, held), launcher, start)
         }
         Err(error) => Outcome::Refused(Refusal::new(format!(
             "folder `{}`: {error}",
@@ -210,25 +214,11 @@ pub fn process() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let agent = Agent::new(job, passing, folder, held, Launcher::Process(stream));
-    if let Err(error) = watch_launcher(from, agent.sender().clone()) {
-        log::error!("launcher: {error}");
-        return ExitCode::FAILURE;
-    }
-    match agent.run() {
+    // The launcher says nothing more before it is answered, so nothing of it was read already.
+    drop(from);
+    let (launcher, start) = (Launcher::Process(stream), &mut worker_process::start);
+    match runtime::run(job, passing, (folder, held), launcher, start) {
         Outcome::Stopped | Outcome::Command(_) => ExitCode::SUCCESS,
         Outcome::Refused(_) | Outcome::Failed(_) => ExitCode::FAILURE,
     }
-}
-
-fn watch_launcher(mut from: Receiver, events: Sender<Event>) -> io::Result<()> {
-    thread::Builder::new()
-        .name("launcher".into())
-        .spawn(move || {
-            if let Ok(Some(ToAgent::Taken)) = from.receive() {
-                events.send(Event::Taken).unwrap_or_default();
-            }
-            events.send(Event::LauncherGone).unwrap_or_default();
-        })?;
-    Ok(())
 }

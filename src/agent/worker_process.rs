@@ -1,137 +1,153 @@
 //! The worker as its agent sees it: a child process at the other end of a socket pair.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::mpsc::Sender;
-use std::thread;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, split};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+use super::machine::Event;
 use super::oom::Kills;
-use super::supervise::Event;
-use crate::attachment::{FromWorker, Job, Passing, Process, Receiver, ToWorker, send};
+use super::sources::{Inbox, ended};
+use super::wire;
+use crate::attachment::{Job, Passing, Process, ToWorker};
 
-/// A worker that was started and not yet waited for.
+/// A worker that was started and not yet waited for, as far as its agent acts on it.
+pub(super) trait Worker: fmt::Debug {
+    /// Its process number.
+    fn id(&self) -> u32;
+    /// Ask it to end.
+    fn stop(&self);
+    /// End it and what its plugin started, unless that went away into a group of its own.
+    fn kill(&mut self);
+    /// End what a dead worker's plugin left running: it may have the device open.
+    fn kill_group(&self);
+    /// Wait for it, which has ended; how it did, as a sentence.
+    fn reap(&mut self) -> String;
+}
+
+/// Starts a worker for a job and hands it what is passed on. What it says and that it ended is put into the inbox.
+pub(super) type Start = dyn FnMut(&Job, Passing, &Inbox) -> io::Result<Box<dyn Worker>>;
+
+/// Start a worker process in the folder of this one.
+pub(super) fn start(job: &Job, passing: Passing, inbox: &Inbox) -> io::Result<Box<dyn Worker>> {
+    let (mine, theirs) = UnixStream::pair()?;
+    mine.set_nonblocking(true)?;
+    let mine = tokio::net::UnixStream::from_std(mine)?;
+    let mut command = Process::Worker.command()?;
+    command
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        // What a plugin prints must never get between the lines of `pydisk attach`.
+        .stdout(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
+    if let Some(python) = &job.python {
+        command.env("PYTHONEXECUTABLE", python);
+    }
+    // What systemd passed is the server's, not for what the plugin starts.
+    for variable in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+        command.env_remove(variable);
+    }
+    let kills = Kills::now();
+    let child = passing.hand_over(|| command.spawn())?;
+    let pid = Pid::from_child(&child);
+    let commands = converse(mine, job.clone(), inbox);
+    let inbox = inbox.clone();
+    tokio::spawn(async move {
+        ended(pid).await;
+        inbox.happened(Event::Ended);
+    });
+    Ok(Box::new(WorkerProcess {
+        child,
+        commands,
+        kills,
+    }))
+}
+
+/// Hand a worker its job, and from then on what is sent here. What it says is put into the inbox.
+pub(super) fn converse(
+    stream: impl AsyncRead + AsyncWrite + Send + 'static,
+    job: Job,
+    inbox: &Inbox,
+) -> UnboundedSender<ToWorker> {
+    let (from, mut to) = split(stream);
+    let (commands, mut sent) = unbounded_channel();
+    tokio::spawn(async move {
+        // A worker that is dead already is reported by what waits for its end.
+        let mut written = wire::send(&mut to, &job).await;
+        drop(job);
+        while written.is_ok()
+            && let Some(command) = sent.recv().await
+        {
+            written = wire::send::<ToWorker>(&mut to, &command).await;
+        }
+        if let Err(error) = written {
+            log::debug!("the worker takes no messages: {error}");
+        }
+    });
+    let inbox = inbox.clone();
+    tokio::spawn(async move {
+        let mut from = BufReader::new(from);
+        while let Some(message) = wire::receive(&mut from).await.unwrap_or_else(|error| {
+            log::error!("the worker sent what is no message: {error}");
+            None
+        }) {
+            inbox.happened(Event::Heard(message));
+        }
+        inbox.happened(Event::Silent);
+    });
+    commands
+}
+
 #[derive(Debug)]
-pub(super) struct WorkerProcess {
+struct WorkerProcess {
     child: Child,
-    stream: UnixStream,
+    commands: UnboundedSender<ToWorker>,
     /// What the kernel had ended before.
     kills: Kills,
 }
 
-impl WorkerProcess {
-    /// Start a worker in the folder of this process and hand it the job and what is passed on. What it says and that it
-    /// ended arrives as events.
-    pub(super) fn start(job: &Job, passing: Passing, events: &Sender<Event>) -> io::Result<Self> {
-        let (mine, theirs) = UnixStream::pair()?;
-        let mut command = Process::Worker.command()?;
-        command
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            // What a plugin prints must never get between the lines of `pydisk attach`.
-            .stdout(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
-        if let Some(python) = &job.python {
-            command.env("PYTHONEXECUTABLE", python);
-        }
-        // What systemd passed is the server's, not for what the plugin starts.
-        for variable in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
-            command.env_remove(variable);
-        }
-        let kills = Kills::now();
-        let child = passing.hand_over(|| command.spawn())?;
-        let worker = Self {
-            child,
-            stream: mine,
-            kills,
-        };
-        worker.listen(events)?;
-        // A worker that is dead already is reported by the thread that waits for its end.
-        if let Err(error) = send(&worker.stream, job) {
-            log::debug!("the worker takes no job: {error}");
-        }
-        Ok(worker)
-    }
-
-    fn listen(&self, events: &Sender<Event>) -> io::Result<()> {
-        let mut receiver = Receiver::of(&self.stream)?;
-        let heard = events.clone();
-        thread::Builder::new()
-            .name("worker-says".into())
-            .spawn(move || {
-                while let Some(message) = receiver.receive::<FromWorker>().unwrap_or_else(|error| {
-                    log::error!("the worker sent what is no message: {error}");
-                    None
-                }) {
-                    if heard.send(Event::Heard(message)).is_err() {
-                        return;
-                    }
-                }
-                // The agent may have ended by now; then nobody needs to know.
-                heard.send(Event::Silent).unwrap_or_default();
-            })?;
-        let pid = self.pid();
-        let ended = events.clone();
-        thread::Builder::new()
-            .name("worker-ends".into())
-            .spawn(move || {
-                // The process stays a zombie, so that nobody else gets its number before the agent has
-                // ended what the plugin left running under it.
-                let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-                while matches!(
-                    waitid(WaitId::Pid(pid), options),
-                    Err(rustix::io::Errno::INTR)
-                ) {}
-                ended.send(Event::Ended).unwrap_or_default();
-            })?;
-        Ok(())
-    }
-
-    pub(super) fn id(&self) -> u32 {
+impl Worker for WorkerProcess {
+    fn id(&self) -> u32 {
         self.child.id()
     }
 
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    /// Ask the worker to end.
-    pub(super) fn stop(&self) {
-        if let Err(error) = send(&self.stream, &ToWorker::Stop) {
-            log::debug!("the worker cannot be asked to stop: {error}");
+    fn stop(&self) {
+        if self.commands.send(ToWorker::Stop).is_err() {
+            log::debug!("the worker cannot be asked to stop: it takes no messages");
         }
     }
 
-    /// End the worker and what its plugin started, unless that went away into a group of its own.
-    pub(super) fn kill(&mut self) {
+    fn kill(&mut self) {
         if let Err(error) = self.child.kill() {
             log::warn!("the worker cannot be killed: {error}");
         }
         self.kill_group();
     }
 
-    /// End what a dead worker's plugin left running: it may hold the device open.
-    pub(super) fn kill_group(&self) {
-        match kill_process_group(self.pid(), Signal::KILL) {
+    fn kill_group(&self) {
+        match kill_process_group(Pid::from_child(&self.child), Signal::KILL) {
             // No such group: the worker had not made it yet. Only zombies in it: nothing to end.
             Ok(()) | Err(rustix::io::Errno::SRCH | rustix::io::Errno::PERM) => {}
             Err(error) => log::warn!("what the plugin started cannot be killed: {error}"),
         }
     }
 
-    /// How the worker ended. Call it when it has: otherwise this waits.
-    pub(super) fn status(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait()
-    }
-
-    /// Who may have ended a worker that died like this and that nobody here has killed, as the rest of a sentence.
-    pub(super) fn suspicion(&self, status: ExitStatus) -> &'static str {
-        if status.signal() == Some(Signal::KILL.as_raw()) {
-            return self.kills.suspicion();
+    fn reap(&mut self) -> String {
+        match self.child.wait() {
+            Ok(status) => {
+                // Nobody here has killed it.
+                let suspicion = match status.signal() == Some(Signal::KILL.as_raw()) {
+                    true => self.kills.suspicion(),
+                    false => "",
+                };
+                format!("the worker {}{suspicion}", ending(status))
+            }
+            Err(error) => format!("the worker is lost: {error}"),
         }
-        ""
     }
 }
 

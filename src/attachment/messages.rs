@@ -162,16 +162,24 @@ impl From<Told> for Refusal {
 }
 
 /// Longest line that is taken: parameters are bounded by what a command line can hold.
-const LONGEST_LINE: u64 = 16 << 20;
+pub const LONGEST_LINE: u64 = 16 << 20;
 
 /// Send one message.
 ///
 /// # Errors
 /// What the socket says; `BrokenPipe` if nobody listens any more.
 pub fn send<T: Serialize>(mut stream: &UnixStream, message: &T) -> io::Result<()> {
+    stream.write_all(&line(message)?)
+}
+
+/// A message as it is sent.
+///
+/// # Errors
+/// If a path in it is not text.
+pub fn line<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    stream.write_all(&line)
+    Ok(line)
 }
 
 /// Receives messages.
@@ -213,7 +221,7 @@ impl Receiver {
 /// # Errors
 /// `InvalidData`, also where it ends too soon: that is no stream's end, which `serde_json` would make
 /// of it.
-pub(super) fn parsed<T: DeserializeOwned>(json: &[u8]) -> io::Result<T> {
+pub fn parsed<T: DeserializeOwned>(json: &[u8]) -> io::Result<T> {
     serde_json::from_slice(json).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 

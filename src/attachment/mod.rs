@@ -31,7 +31,8 @@ pub use folder::{
 };
 pub use launcher::{Process, myself, received};
 pub use messages::{
-    Answer, Ask, FromAgent, FromWorker, Job, Receiver, ToAgent, ToWorker, Told, send,
+    Answer, Ask, FromAgent, FromWorker, Job, LONGEST_LINE, Receiver, ToAgent, ToWorker, Told, line,
+    parsed, send,
 };
 pub use policy::Conduct;
 pub use publish::Telling;
