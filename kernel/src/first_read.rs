@@ -8,26 +8,21 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::device_error::DeviceError;
 use crate::elsewhere::{Word, elsewhere, errno_there, open_there, read_there};
 
-/// Why a device is of no use.
-#[derive(Debug)]
-pub(crate) enum Unusable {
-    /// No answer in time.
-    Late,
-    /// What went wrong, in one sentence.
-    Failed(String),
-}
-
 /// Open the device at `path`, compare its size, and read its first block.
+///
+/// # Errors
+/// [`DeviceError::Node`] with the reason, [`DeviceError::Timeout`] when there was no answer `within` that time.
 pub(crate) fn first_read(
     path: &Path,
     size: u64,
     block: u32,
     within: Duration,
-) -> Result<(), Unusable> {
+) -> Result<(), DeviceError> {
     let fail = |what: &str, error: &dyn fmt::Display| {
-        Err(Unusable::Failed(format!(
+        Err(DeviceError::Node(format!(
             "{}: {what}: {error}",
             path.display()
         )))
@@ -38,7 +33,12 @@ pub(crate) fn first_read(
     let word = unsafe { elsewhere(within, || false, || look(&name, block)) };
     let [step, errno, found] = match word {
         Ok(word) => word,
-        Err(Errno::TIMEDOUT) => return Err(Unusable::Late),
+        Err(Errno::TIMEDOUT) => {
+            return Err(DeviceError::Timeout {
+                what: "first read of the device",
+                after: within,
+            });
+        }
         Err(errno) => return fail("the process that reads it", &errno),
     };
     if let Ok(errno @ 1..) = i32::try_from(errno) {

@@ -3,6 +3,7 @@
 pub mod activation;
 pub mod aio;
 pub mod callers;
+mod device_error;
 mod elsewhere;
 mod first_read;
 pub mod fork_signals;
@@ -27,3 +28,5 @@ pub mod ublk;
 pub mod unforked;
 pub mod usage;
 pub mod vsock;
+
+pub use device_error::{DeviceError, DeviceName, Driver};

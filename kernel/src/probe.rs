@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, capabilities};
 
+use crate::device_error::{DeviceError, Driver};
 use crate::{nbd, ublk};
 
 /// What can be used here, or one sentence each why not.
@@ -66,7 +67,7 @@ impl Host {
 /// One sentence why not.
 pub fn probe_ublk() -> Result<Ublk, String> {
     if !has_sys_admin() {
-        return Err(ublk::Error::NotPermitted.to_string());
+        return Err(DeviceError::NotPermitted(Driver::Ublk).to_string());
     }
     ublk::features()
         .map(|features| Ublk { features })
@@ -79,7 +80,7 @@ pub fn probe_ublk() -> Result<Ublk, String> {
 /// One sentence why not.
 pub fn probe_nbd() -> Result<(), String> {
     if !has_sys_admin() {
-        return Err(nbd::Error::NotPermitted.to_string());
+        return Err(DeviceError::NotPermitted(Driver::Nbd).to_string());
     }
     nbd::available().map_err(|why| why.to_string())
 }

@@ -1,10 +1,12 @@
 //! What a block device is by what its disk is, and what a driver's error is to whoever wants the device: the same for
 //! ublk, `/dev/nbdN` and loop devices.
 
-use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
+
+use pydisk_kernel::ublk::ADD_DEV;
+use pydisk_kernel::{DeviceError, DeviceName, Driver};
 
 use super::{Dead, Ended, FrontEnd, OneDisk, Options, Prepared, Published, Row};
 use crate::Refusal;
@@ -119,37 +121,55 @@ impl Geometry {
     }
 }
 
-/// The error of a driver that makes devices.
-pub(super) trait DeviceError: Display {
-    /// Whether its text says which device it is about.
-    fn names_its_device(&self) -> bool;
-
-    /// Whether the device is stopped and goes when its last user closes it. Every request fails until then.
-    fn is_still_open(&self) -> bool;
-
-    /// What the user can do, where that is known.
-    fn hint(&self) -> Option<&'static str>;
-}
-
-/// Why there is no `device`, in words for the user; none where the user wanted any.
-pub(super) fn refusal(device: Option<&str>, error: &impl DeviceError) -> Refusal {
-    let refusal = Refusal::new(match device {
-        Some(device) if !error.names_its_device() => format!("{device}: {error}"),
+/// Why there is no device of this driver with the number `index`, or no free one, in words for the user.
+pub(super) fn refused(driver: Driver, index: Option<u32>, error: &DeviceError) -> Refusal {
+    let refusal = Refusal::new(match index {
+        Some(index) if !error.names_its_device() => {
+            format!("{}: {error}", DeviceName(driver, index))
+        }
         _ => error.to_string(),
     });
-    match error.hint() {
+    match hint(error) {
         Some(hint) => refusal.hint(hint),
         None => refusal,
     }
+}
+
+/// What the user can do, where that is known.
+fn hint(error: &DeviceError) -> Option<&'static str> {
+    Some(match error {
+        DeviceError::NoDriver(Driver::Ublk) => {
+            "load the module with `modprobe ublk_drv`, or use /dev/loopN or a file path"
+        }
+        DeviceError::NoDriver(Driver::Nbd) => {
+            "load the module with `modprobe nbd`, or use /dev/loopN or a file path"
+        }
+        DeviceError::NotPermitted(_) => "run it as root, or use a file path",
+        DeviceError::OtherNamespace => {
+            "run it outside of the container, or use /dev/loopN or a file path"
+        }
+        DeviceError::NoIoUring(_) => {
+            "set `sysctl kernel.io_uring_disabled=0`, or use /dev/loopN or a file path"
+        }
+        DeviceError::KernelCrashes { .. } | DeviceError::TooOld => {
+            "use a newer kernel, or /dev/loopN or a file path"
+        }
+        DeviceError::InUse { .. } | DeviceError::NoSuchNumber { .. } => "choose another number",
+        DeviceError::Timeout { what: ADD_DEV, .. } => {
+            "the ublk driver of this kernel hangs or has crashed, see `dmesg`: use /dev/loopN or a file path, and \
+             start the machine again before you use ublk"
+        }
+        _ => return None,
+    })
 }
 
 /// What came of stopping `device`.
 ///
 /// # Errors
 /// One sentence. That it still is open is none.
-pub(super) fn stopped(device: &str, came: Result<(), impl DeviceError>) -> Result<(), Refusal> {
+pub(super) fn stopped(device: &str, came: Result<(), DeviceError>) -> Result<(), Refusal> {
     match came {
-        Err(error) if error.is_still_open() => {
+        Err(error @ DeviceError::StillOpen(_)) => {
             log::warn!("{device}: {error}");
             Ok(())
         }
@@ -161,9 +181,9 @@ pub(super) fn stopped(device: &str, came: Result<(), impl DeviceError>) -> Resul
 ///
 /// # Errors
 /// The driver's. That it still is open is none.
-pub(super) fn removed<E: DeviceError>(came: Result<(), E>) -> Result<(), E> {
+pub(super) fn removed(came: Result<(), DeviceError>) -> Result<(), DeviceError> {
     match came {
-        Err(error) if error.is_still_open() => Ok(()),
+        Err(DeviceError::StillOpen(_)) => Ok(()),
         came => came,
     }
 }
@@ -289,41 +309,34 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_device_once_and_says_what_to_do() {
-        use pydisk_kernel::nbd::Error as Nbd;
-        use pydisk_kernel::ublk::Error as Ublk;
-
-        let hint = "load the module with `modprobe nbd`, or use /dev/loopN or a file path";
-        let text = refusal(Some("/dev/nbd3"), &Nbd::NoDriver).to_string();
+        let says = |driver, index, error: &DeviceError| refused(driver, index, error).to_string();
+        let text = says(Driver::Nbd, Some(3), &DeviceError::NoDriver(Driver::Nbd));
         assert!(
             text.starts_with("/dev/nbd3: the kernel module `nbd`"),
             "{text}"
         );
+        let hint = "load the module with `modprobe nbd`, or use /dev/loopN or a file path";
         assert!(text.ends_with(&format!("\nhint: {hint}")), "{text}");
-        let text = refusal(None, &Ublk::NoDriver).to_string();
-        assert!(text.starts_with(&Ublk::NoDriver.to_string()), "{text}");
+        let none = DeviceError::NoDriver(Driver::Ublk);
+        let text = says(Driver::Ublk, None, &none);
+        assert!(text.starts_with(&none.to_string()), "{text}");
         assert!(
             text.contains("\nhint: load the module with `modprobe ublk_drv`"),
             "{text}"
         );
-        let (index, holder) = (3, None);
-        for text in [
-            refusal(
-                Some("/dev/nbd3"),
-                &Nbd::InUse {
-                    index,
-                    holder: None,
-                },
-            )
-            .to_string(),
-            refusal(Some("/dev/ublkb3"), &Ublk::InUse { id: index, holder }).to_string(),
-        ] {
+        for (driver, path) in [(Driver::Nbd, "/dev/nbd3"), (Driver::Ublk, "/dev/ublkb3")] {
+            let (device, holder) = (DeviceName(driver, 3), None);
+            let text = says(driver, Some(3), &DeviceError::InUse { device, holder });
+            assert!(text.starts_with(path), "{text}");
             assert_eq!(text.matches("/dev/").count(), 1, "{text}");
             assert!(text.ends_with("\nhint: choose another number"), "{text}");
+            let open = DeviceError::StillOpen(device);
+            let text = says(driver, Some(3), &open);
+            assert!(!text.contains("hint"), "{text}");
+            assert_eq!(stopped(path, Err(open.clone())), Ok(()));
+            assert_eq!(removed(Err(open)), Ok(()));
         }
-        let text = refusal(Some("/dev/nbd3"), &Nbd::StillOpen(3)).to_string();
-        assert!(!text.contains("hint"), "{text}");
-        assert_eq!(stopped("/dev/nbd3", Err(Nbd::StillOpen(3))), Ok(()));
-        assert_eq!(removed(Err(Ublk::StillOpen(3))), Ok(()));
-        assert!(stopped("/dev/ublkb3", Err(Ublk::NoDriver)).is_err());
+        assert!(stopped("/dev/ublkb3", Err(none.clone())).is_err());
+        assert_eq!(removed(Err(none.clone())), Err(none));
     }
 }

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::error::Error;
 use super::netlink::{DISCONNECT, Family, Say, send_there};
 use super::params::Params;
 use super::sysfs::{self, Folder, Identity};
 use super::{largest_index, path};
+use crate::device_error::{DeviceError, DeviceName, Driver};
 use crate::elsewhere::{elsewhere, first_line_is_there, open_there};
-use crate::first_read::{Unusable, first_read};
+use crate::first_read::first_read;
 use crate::node::Node;
 use crate::usage::{self, User};
 
@@ -52,13 +52,13 @@ impl Device {
     /// than there are processors: the rest stays unused until others fail.
     ///
     /// # Errors
-    /// [`Error::InUse`] when the number is taken, [`Error::Params`] for parameters out of range,
-    /// [`Error::NoDriver`], [`Error::NotPermitted`] and others when no device can be made at all.
+    /// [`DeviceError::InUse`] when the number is taken, [`DeviceError::Params`] for parameters out of range,
+    /// [`DeviceError::NoDriver`], [`DeviceError::NotPermitted`] and others when no device can be made at all.
     pub fn connect(
         index: Option<u32>,
         sockets: &[OwnedFd],
         params: &Params,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, DeviceError> {
         params.check()?;
         let family = Family::find_or_load()?;
         let connection = match index {
@@ -68,7 +68,7 @@ impl Device {
         let index = connection.index;
         let folder = Folder(index);
         if folder.identity().as_ref() != Some(&connection.identity) {
-            return Err(Error::TooOld);
+            return Err(DeviceError::TooOld);
         }
         folder.limit("max_sectors_kb", u64::from(params.max_io_bytes / 1024));
         if params.trim {
@@ -78,7 +78,7 @@ impl Device {
             index,
             size_bytes: params.size_bytes,
             block_bytes: params.block_bytes,
-            node: Node::block(&format!("nbd{index}")).map_err(Error::Node)?,
+            node: Node::block(&format!("nbd{index}")).map_err(DeviceError::Node)?,
             connection,
         })
     }
@@ -99,17 +99,10 @@ impl Device {
     /// process does it, so that this one may be the one that answers.
     ///
     /// # Errors
-    /// [`Error::Node`] with the reason, [`Error::Timeout`] when there was no answer `within` that
+    /// [`DeviceError::Node`] with the reason, [`DeviceError::Timeout`] when there was no answer `within` that
     /// time.
-    pub fn wait_until_usable(&self, within: Duration) -> Result<(), Error> {
-        let read = first_read(self.path(), self.size_bytes, self.block_bytes, within);
-        read.map_err(|unusable| match unusable {
-            Unusable::Late => Error::Timeout {
-                what: "first read of the device",
-                after: within,
-            },
-            Unusable::Failed(why) => Error::Node(why),
-        })
+    pub fn wait_until_usable(&self, within: Duration) -> Result<(), DeviceError> {
+        first_read(self.path(), self.size_bytes, self.block_bytes, within)
     }
 
     /// Requests that the kernel has sent, or is about to send, and has no answer to.
@@ -128,8 +121,8 @@ impl Device {
     /// process does it, so that this one can be killed whatever the kernel waits for.
     ///
     /// # Errors
-    /// [`Error::StillOpen`] when it is disconnected and somebody keeps it open; [`Error::Timeout`].
-    pub fn disconnect(mut self) -> Result<(), Error> {
+    /// [`DeviceError::StillOpen`] when it is disconnected and somebody keeps it open; [`DeviceError::Timeout`].
+    pub fn disconnect(mut self) -> Result<(), DeviceError> {
         self.connection.end()
     }
 
@@ -144,9 +137,9 @@ impl Device {
 /// served them: whatever is under way fails. It is no error when there are none any more.
 ///
 /// # Errors
-/// [`Error::Timeout`] when the driver did not do it `within` that time, and [`Error::StillOpen`] when
+/// [`DeviceError::Timeout`] when the driver did not do it `within` that time, and [`DeviceError::StillOpen`] when
 /// it did and somebody keeps the device open for longer than that.
-pub fn remove_leftover(identity: &str, within: Duration) -> Result<(), Error> {
+pub fn remove_leftover(identity: &str, within: Duration) -> Result<(), DeviceError> {
     for index in sysfs::all()? {
         let Some(found) = Folder(index).identity() else {
             continue;
@@ -170,7 +163,7 @@ struct Connection {
 
 impl Connection {
     /// Connect at a free number. Somebody else may be faster, then it is the next one.
-    fn anywhere(family: Family, sockets: &[OwnedFd], params: &Params) -> Result<Self, Error> {
+    fn anywhere(family: Family, sockets: &[OwnedFd], params: &Params) -> Result<Self, DeviceError> {
         let there = sysfs::all()?;
         let unused = there
             .iter()
@@ -179,11 +172,11 @@ impl Connection {
         let new = (0..=largest_index()).filter(|index| there.binary_search(index).is_err());
         for index in unused.chain(new) {
             match Self::at(family, index, sockets, params, Duration::ZERO) {
-                Err(Error::InUse { .. }) => {}
+                Err(DeviceError::InUse { .. }) => {}
                 other => return other,
             }
         }
-        Err(Error::NoFreeDevice)
+        Err(DeviceError::NoFreeDevice(Driver::Nbd))
     }
 
     /// Connect at this number, waiting for those who only look at it.
@@ -193,10 +186,10 @@ impl Connection {
         sockets: &[OwnedFd],
         params: &Params,
         patience: Duration,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, DeviceError> {
         let largest = largest_index();
         if index > largest {
-            return Err(Error::NoSuchNumber { index, largest });
+            return Err(DeviceError::NoSuchNumber { index, largest });
         }
         let start = Instant::now();
         loop {
@@ -224,21 +217,21 @@ impl Connection {
             };
             match errno {
                 Errno::BUSY if Folder(index).is_connected() || start.elapsed() >= patience => {
-                    return Err(Error::InUse {
-                        index,
+                    return Err(DeviceError::InUse {
+                        device: DeviceName(Driver::Nbd, index),
                         holder: holder(index),
                     });
                 }
                 Errno::BUSY => thread::sleep(SLICE),
                 // The driver is not done yet with the one before that goes when it is disconnected.
                 Errno::INVAL if added && start.elapsed() < LET_GO => thread::sleep(SLICE),
-                Errno::PERM => return Err(Error::NotPermitted),
-                errno => return Err(Error::failed("NBD_CMD_CONNECT")(errno)),
+                Errno::PERM => return Err(DeviceError::NotPermitted(Driver::Nbd)),
+                errno => return Err(DeviceError::failed("NBD_CMD_CONNECT")(errno)),
             }
         }
     }
 
-    fn end(&mut self) -> Result<(), Error> {
+    fn end(&mut self) -> Result<(), DeviceError> {
         if std::mem::replace(&mut self.ended, true) {
             return Ok(());
         }
@@ -261,7 +254,7 @@ impl Drop for Connection {
 /// who waits in the kernel cannot be killed. The command has a number and no identity, and the number
 /// of a device that somebody else has just disconnected may have been given away again. So that
 /// process has the device open when it looks: the driver gives no number away that is open.
-fn disconnect(index: u32, identity: &Identity, within: Duration) -> Result<(), Error> {
+fn disconnect(index: u32, identity: &Identity, within: Duration) -> Result<(), DeviceError> {
     const WHAT: &str = "NBD_CMD_DISCONNECT";
     let command = Family::find()?.command(DISCONNECT, &[Say::Index(index)]);
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).expect("made from a number");
@@ -287,23 +280,23 @@ fn disconnect(index: u32, identity: &Identity, within: Duration) -> Result<(), E
     match told {
         Ok([_, 0, _]) => Ok(()),
         Ok([_, errno, _]) => match i32::try_from(errno).map(Errno::from_raw_os_error) {
-            Ok(Errno::PERM) => Err(Error::NotPermitted),
+            Ok(Errno::PERM) => Err(DeviceError::NotPermitted(Driver::Nbd)),
             // The device is gone, or is going.
             Ok(Errno::INVAL) if Folder(index).identity().as_ref() != Some(identity) => Ok(()),
-            errno => Err(Error::failed(WHAT)(errno.unwrap_or(Errno::IO))),
+            errno => Err(DeviceError::failed(WHAT)(errno.unwrap_or(Errno::IO))),
         },
-        Err(Errno::TIMEDOUT) => Err(Error::Timeout {
+        Err(Errno::TIMEDOUT) => Err(DeviceError::Timeout {
             what: WHAT,
             after: within,
         }),
-        Err(errno) => Err(Error::failed(WHAT)(errno)),
+        Err(errno) => Err(DeviceError::failed(WHAT)(errno)),
     }
 }
 
 /// Wait until a device that was disconnected is gone, also from `/dev` where it does not stay.
-fn wait_for_the_end(index: u32, identity: &Identity, within: Duration) -> Result<(), Error> {
+fn wait_for_the_end(index: u32, identity: &Identity, within: Duration) -> Result<(), DeviceError> {
     if !until(|| Folder(index).has_gone(identity), within) {
-        return Err(Error::StillOpen(index));
+        return Err(DeviceError::StillOpen(DeviceName(Driver::Nbd, index)));
     }
     if !identity.added() {
         forget_partitions(index, within);

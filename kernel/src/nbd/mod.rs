@@ -11,21 +11,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::device_error::DeviceError;
+
 mod device;
-mod error;
 mod netlink;
 mod params;
 mod sysfs;
 
 pub use device::{Device, remove_leftover};
-pub use error::Error;
 pub use params::Params;
 
 /// Whether devices can be made here. Loads the module if that is needed and possible.
 ///
 /// # Errors
 /// Why no device can be made here.
-pub fn available() -> Result<(), Error> {
+pub fn available() -> Result<(), DeviceError> {
     netlink::Family::find_or_load().map(drop)
 }
 

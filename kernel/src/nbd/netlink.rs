@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::error::Error;
 use super::{MODULE, module_is_loaded};
+use crate::device_error::{DeviceError, Driver};
 use crate::elsewhere::{Word, errno_there};
 use crate::probe;
 
@@ -148,23 +148,23 @@ pub(super) struct Family {
 
 impl Family {
     /// Ask for the driver's number; where there is none, try to load its module first.
-    pub(super) fn find_or_load() -> Result<Self, Error> {
+    pub(super) fn find_or_load() -> Result<Self, DeviceError> {
         match Self::find() {
-            Err(Error::NoDriver) if probe::load(NAME, MODULE.as_ref()) => Self::find(),
+            Err(DeviceError::NoDriver(_)) if probe::load(NAME, MODULE.as_ref()) => Self::find(),
             other => other,
         }
     }
 
-    pub(super) fn find() -> Result<Self, Error> {
+    pub(super) fn find() -> Result<Self, DeviceError> {
         let ask = GenlCtrl {
             cmd: GenlCtrlCmd::GetFamily,
             nlas: vec![GenlCtrlAttrs::FamilyName(NAME.to_owned())],
         };
         let answers = exchange(&encoded(GenlMessage::from_payload(ask)));
         let answers: Vec<GenlMessage<GenlCtrl>> = answers.map_err(|errno| match errno {
-            Errno::NOENT if module_is_loaded() => Error::OtherNamespace,
-            Errno::NOENT | Errno::PROTONOSUPPORT => Error::NoDriver,
-            errno => Error::failed("generic netlink")(errno),
+            Errno::NOENT if module_is_loaded() => DeviceError::OtherNamespace,
+            Errno::NOENT | Errno::PROTONOSUPPORT => DeviceError::NoDriver(Driver::Nbd),
+            errno => DeviceError::failed("generic netlink")(errno),
         })?;
         let id = answers
             .iter()
@@ -173,7 +173,7 @@ impl Family {
                 GenlCtrlAttrs::FamilyId(id) => Some(Self { id: *id }),
                 _ => None,
             });
-        id.ok_or(Error::Failed {
+        id.ok_or(DeviceError::Failed {
             what: "generic netlink",
             errno: Errno::PROTO,
         })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::error::Error;
+use crate::device_error::DeviceError;
 
 // https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md, transmission flags.
 const HAS_FLAGS: u64 = 1 << 0;
@@ -49,9 +49,9 @@ impl Params {
     /// Refuse what the driver would refuse or take for something else.
     ///
     /// # Errors
-    /// [`Error::Params`].
-    pub fn check(&self) -> Result<(), Error> {
-        let refuse = |text: String| Err(Error::Params(text));
+    /// [`DeviceError::Params`].
+    pub fn check(&self) -> Result<(), DeviceError> {
+        let refuse = |text: String| Err(DeviceError::Params(text));
         let page = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
         let block = self.block_bytes;
         if !block.is_power_of_two() || !(512..=page).contains(&block) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::error::Error;
+use crate::device_error::DeviceError;
 use crate::proc::{self, Status};
 
 /// Who made a device, and whether it came to be with that.
@@ -118,7 +118,7 @@ impl Folder {
 }
 
 /// The numbers of all devices, connected or not, ascending.
-pub(super) fn all() -> Result<Vec<u32>, Error> {
+pub(super) fn all() -> Result<Vec<u32>, DeviceError> {
     let read = || {
         let mut found = Vec::new();
         for entry in fs::read_dir("/sys/block")? {
@@ -129,7 +129,7 @@ pub(super) fn all() -> Result<Vec<u32>, Error> {
         found.sort_unstable();
         Ok(found)
     };
-    read().map_err(|error: io::Error| Error::Node(format!("/sys/block: {error}")))
+    read().map_err(|error: io::Error| DeviceError::Node(format!("/sys/block: {error}")))
 }
 
 #[cfg(test)]

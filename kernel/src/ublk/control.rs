@@ -18,7 +18,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::io::Errno;
 
 use super::abi;
-use super::error::{Error, errno_of};
+use crate::device_error::{DeviceError, DeviceName, Driver, errno_of};
 use crate::elsewhere::{Word, elsewhere, elsewhere_or_undone, open_there};
 use crate::probe;
 
@@ -64,15 +64,15 @@ unsafe impl Wire for [u8; abi::FEATURES_LEN] {}
 
 impl Control {
     /// Open the control node.
-    pub(crate) fn open() -> Result<Self, Error> {
+    pub(crate) fn open() -> Result<Self, DeviceError> {
         let opened = File::options().read(true).write(true).open(CONTROL_NODE);
         let file = opened.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Error::NoDriver,
-            ErrorKind::PermissionDenied => Error::NotPermitted,
+            ErrorKind::NotFound => DeviceError::NoDriver(Driver::Ublk),
+            ErrorKind::PermissionDenied => DeviceError::NotPermitted(Driver::Ublk),
             _ => match errno_of(&error) {
                 // A node that is left over from a module that is gone.
-                Errno::NXIO | Errno::NODEV => Error::NoDriver,
-                errno => Error::Failed {
+                Errno::NXIO | Errno::NODEV => DeviceError::NoDriver(Driver::Ublk),
+                errno => DeviceError::Failed {
                     what: "open /dev/ublk-control",
                     errno,
                 },
@@ -83,15 +83,17 @@ impl Control {
     }
 
     /// Open the control node; where there is none, try to load the module first.
-    pub(crate) fn open_or_load() -> Result<Self, Error> {
+    pub(crate) fn open_or_load() -> Result<Self, DeviceError> {
         match Self::open() {
-            Err(Error::NoDriver) if probe::load("ublk_drv", CONTROL_NODE.as_ref()) => Self::open(),
+            Err(DeviceError::NoDriver(_)) if probe::load("ublk_drv", CONTROL_NODE.as_ref()) => {
+                Self::open()
+            }
             other => other,
         }
     }
 
     /// The features of the driver; drivers before 6.5 cannot tell.
-    pub(crate) fn features(&self) -> Result<u64, Error> {
+    pub(crate) fn features(&self) -> Result<u64, DeviceError> {
         let command = Command::new("GET_FEATURES", abi::UBLK_U_CMD_GET_FEATURES, u32::MAX);
         let (_, bits) = self.exchange(&command, [0; abi::FEATURES_LEN], SHORT)?;
         Ok(u64::from_ne_bytes(bits))
@@ -104,7 +106,7 @@ impl Control {
     pub(crate) fn add(
         &self,
         info: abi::ublksrv_ctrl_dev_info,
-    ) -> Result<abi::ublksrv_ctrl_dev_info, Error> {
+    ) -> Result<abi::ublksrv_ctrl_dev_info, DeviceError> {
         let command = Command::new(ADD_DEV, abi::UBLK_U_CMD_ADD_DEV, info.dev_id);
         let work = || {
             let mut info = info;
@@ -124,13 +126,17 @@ impl Control {
         self.info(u32::try_from(id).expect("it was a u32"))
     }
 
-    pub(crate) fn set_params(&self, id: u32, mut params: abi::ublk_params) -> Result<(), Error> {
+    pub(crate) fn set_params(
+        &self,
+        id: u32,
+        mut params: abi::ublk_params,
+    ) -> Result<(), DeviceError> {
         params.len = wire_len::<abi::ublk_params>().into();
         let command = Command::new("SET_PARAMS", abi::UBLK_U_CMD_SET_PARAMS, id);
         self.exchange(&command, params, SHORT).map(drop)
     }
 
-    pub(crate) fn info(&self, id: u32) -> Result<abi::ublksrv_ctrl_dev_info, Error> {
+    pub(crate) fn info(&self, id: u32) -> Result<abi::ublksrv_ctrl_dev_info, DeviceError> {
         let command = Command::new(GET_DEV_INFO, abi::UBLK_U_CMD_GET_DEV_INFO, id);
         let info = abi::ublksrv_ctrl_dev_info::default();
         self.exchange(&command, info, SHORT).map(|(_, info)| info)
@@ -141,7 +147,7 @@ impl Control {
     /// Kernels before 7.0 read the partition table before that, which the lanes must serve. The
     /// command is therefore sent by another process: this one could not be killed as long as a plugin
     /// that hangs does not answer that read.
-    pub(crate) fn start(id: u32, no_lane: impl Fn() -> bool) -> Result<(), Error> {
+    pub(crate) fn start(id: u32, no_lane: impl Fn() -> bool) -> Result<(), DeviceError> {
         let command = Command {
             data: u64::from(std::process::id()),
             ..Command::new("START_DEV", abi::UBLK_U_CMD_START_DEV, id)
@@ -149,7 +155,7 @@ impl Control {
         // SAFETY: `send_there` makes system calls only; a ring is made of mappings.
         let told = unsafe { elsewhere(START, &no_lane, || send_there(&command, 0, 0)) };
         if told == Err(Errno::TIMEDOUT) && no_lane() {
-            return Err(Error::Lane(
+            return Err(DeviceError::Lane(
                 "a serving thread ended before the device was started".into(),
             ));
         }
@@ -158,10 +164,10 @@ impl Control {
 
     /// Whether device `id` is the one that was made with this `identity`. A number is another device's as soon
     /// as the first one is removed, so this is asked before each command that ends a device.
-    pub(crate) fn is(&self, id: u32, identity: u64) -> Result<bool, Error> {
+    pub(crate) fn is(&self, id: u32, identity: u64) -> Result<bool, DeviceError> {
         match self.info(id) {
             Ok(info) => Ok(info.ublksrv_flags == identity),
-            Err(Error::NoSuchDevice(_)) => Ok(false),
+            Err(DeviceError::NoSuchDevice(_)) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -173,7 +179,7 @@ impl Control {
         id: u32,
         identity: u64,
         within: Option<Duration>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), DeviceError> {
         if !self.is(id, identity)? {
             return Ok(());
         }
@@ -181,42 +187,54 @@ impl Control {
     }
 
     /// As [`Control::stop`] for a device that cannot be another one by now, because its server holds it.
-    pub(crate) fn stop_any(&self, id: u32, within: Option<Duration>) -> Result<(), Error> {
+    pub(crate) fn stop_any(&self, id: u32, within: Option<Duration>) -> Result<(), DeviceError> {
         let command = Command::new("STOP_DEV", abi::UBLK_U_CMD_STOP_DEV, id);
         let sent = match within {
             Some(within) => self.send_apart(&command, within),
             None => self.send(&command, FOR_EVER),
         };
         match sent {
-            Err(Error::NoSuchDevice(_)) => Ok(()),
+            Err(DeviceError::NoSuchDevice(_)) => Ok(()),
             other => other,
         }
     }
 
     /// Remove device `id`, if it is the one with this `identity`; returns when its number is free again. It is
-    /// marked for removal at once, and what remains goes with its last user: [`Error::StillOpen`] when that
+    /// marked for removal at once, and what remains goes with its last user: [`DeviceError::StillOpen`] when that
     /// takes longer.
-    pub(crate) fn delete(&self, id: u32, identity: u64, within: Duration) -> Result<(), Error> {
+    pub(crate) fn delete(
+        &self,
+        id: u32,
+        identity: u64,
+        within: Duration,
+    ) -> Result<(), DeviceError> {
         if !self.is(id, identity)? {
             return Ok(());
         }
         let command = Command::new("DEL_DEV", abi::UBLK_U_CMD_DEL_DEV, id);
         let deadline = Instant::now() + within;
         match self.send_apart(&command, within) {
-            Err(Error::NoSuchDevice(_)) => Ok(()),
-            Err(Error::Timeout { .. }) => Err(Error::StillOpen(id)),
+            Err(DeviceError::NoSuchDevice(_)) => Ok(()),
+            Err(DeviceError::Timeout { .. }) => {
+                Err(DeviceError::StillOpen(DeviceName(Driver::Ublk, id)))
+            }
             // Interrupted while it waited for the number: the device is going all the same.
-            Err(Error::Failed {
+            Err(DeviceError::Failed {
                 errno: Errno::INTR, ..
             }) => self.wait_until_gone(id, identity, deadline),
             other => other,
         }
     }
 
-    fn wait_until_gone(&self, id: u32, identity: u64, deadline: Instant) -> Result<(), Error> {
+    fn wait_until_gone(
+        &self,
+        id: u32,
+        identity: u64,
+        deadline: Instant,
+    ) -> Result<(), DeviceError> {
         while self.is(id, identity)? {
             if Instant::now() >= deadline {
-                return Err(Error::StillOpen(id));
+                return Err(DeviceError::StillOpen(DeviceName(Driver::Ublk, id)));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -224,13 +242,13 @@ impl Control {
     }
 
     /// Send a command that carries no structure.
-    fn send(&self, command: &Command, within: Duration) -> Result<(), Error> {
+    fn send(&self, command: &Command, within: Duration) -> Result<(), DeviceError> {
         self.run(command, 0, 0, within).map(drop)
     }
 
     /// The same by another process, which is left behind where the driver does not answer. Where this one may open
     /// nothing more, it has to do it itself.
-    fn send_apart(&self, command: &Command, within: Duration) -> Result<(), Error> {
+    fn send_apart(&self, command: &Command, within: Duration) -> Result<(), DeviceError> {
         // SAFETY: `send_there` makes system calls only; a ring is made of mappings.
         match unsafe { elsewhere(within, || false, || send_there(command, 0, 0)) } {
             Err(Errno::MFILE | Errno::NFILE) => self.send(command, within),
@@ -244,12 +262,12 @@ impl Control {
         command: &Command,
         value: T,
         within: Duration,
-    ) -> Result<(i32, T), Error> {
+    ) -> Result<(i32, T), DeviceError> {
         let mut value = Box::new(value);
         let addr = std::ptr::from_mut(&mut *value).addr() as u64;
         match self.run(command, addr, wire_len::<T>(), within) {
             Ok(result) => Ok((result, *value)),
-            Err(error @ Error::Timeout { .. }) => {
+            Err(error @ DeviceError::Timeout { .. }) => {
                 // The driver may still write to it.
                 Box::leak(value);
                 Err(error)
@@ -258,7 +276,13 @@ impl Control {
         }
     }
 
-    fn run(&self, command: &Command, addr: u64, len: u16, within: Duration) -> Result<i32, Error> {
+    fn run(
+        &self,
+        command: &Command,
+        addr: u64,
+        len: u16,
+        within: Duration,
+    ) -> Result<i32, DeviceError> {
         let mut held = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ring = match held.take() {
             Some(ring) => ring,
@@ -360,34 +384,36 @@ impl Command {
     }
 
     /// What another process tells of the command.
-    fn outcome(&self, told: Result<Word, Errno>, after: Duration) -> Result<Word, Error> {
+    fn outcome(&self, told: Result<Word, Errno>, after: Duration) -> Result<Word, DeviceError> {
         match told {
             Ok(word @ [_, 0, _]) => Ok(word),
             Ok([_, errno, _]) => {
                 let errno = i32::try_from(errno).map_or(Errno::IO, Errno::from_raw_os_error);
                 Err(self.error(errno))
             }
-            Err(Errno::TIMEDOUT) => Err(Error::Timeout {
+            Err(Errno::TIMEDOUT) => Err(DeviceError::Timeout {
                 what: self.what,
                 after,
             }),
-            Err(errno) => Err(Error::Failed {
+            Err(errno) => Err(DeviceError::Failed {
                 what: self.what,
                 errno,
             }),
         }
     }
 
-    fn error(&self, errno: Errno) -> Error {
+    fn error(&self, errno: Errno) -> DeviceError {
         match errno {
-            Errno::PERM => Error::NotPermitted,
-            Errno::NODEV => Error::NoSuchDevice(self.id),
-            Errno::EXIST if self.code == abi::UBLK_U_CMD_ADD_DEV => Error::InUse {
-                id: self.id,
+            Errno::PERM => DeviceError::NotPermitted(Driver::Ublk),
+            Errno::NODEV => DeviceError::NoSuchDevice(self.id),
+            Errno::EXIST if self.code == abi::UBLK_U_CMD_ADD_DEV => DeviceError::InUse {
+                device: DeviceName(Driver::Ublk, self.id),
                 holder: None,
             },
-            Errno::NOSPC if self.code == abi::UBLK_U_CMD_ADD_DEV => Error::NoFreeDevice,
-            errno => Error::Failed {
+            Errno::NOSPC if self.code == abi::UBLK_U_CMD_ADD_DEV => {
+                DeviceError::NoFreeDevice(Driver::Ublk)
+            }
+            errno => DeviceError::Failed {
                 what: self.what,
                 errno,
             },
@@ -399,7 +425,7 @@ fn wire_len<T>() -> u16 {
     u16::try_from(size_of::<T>()).expect("the driver's structures are small")
 }
 
-fn new_ring() -> Result<Ring, Error> {
+fn new_ring() -> Result<Ring, DeviceError> {
     IoUring::builder()
         .dontfork()
         .build(1)
@@ -407,10 +433,10 @@ fn new_ring() -> Result<Ring, Error> {
 }
 
 /// Why there is no ring.
-pub(crate) fn no_ring(error: &std::io::Error) -> Error {
+pub(crate) fn no_ring(error: &std::io::Error) -> DeviceError {
     match errno_of(error) {
-        errno @ (Errno::PERM | Errno::NOSYS | Errno::ACCESS) => Error::NoIoUring(errno),
-        errno => Error::Failed {
+        errno @ (Errno::PERM | Errno::NOSYS | Errno::ACCESS) => DeviceError::NoIoUring(errno),
+        errno => DeviceError::Failed {
             what: "io_uring_setup",
             errno,
         },
@@ -418,7 +444,7 @@ pub(crate) fn no_ring(error: &std::io::Error) -> Error {
 }
 
 /// Submit what is in `ring` and wait for its one completion.
-fn wait_for_one(ring: &mut Ring, what: &'static str, within: Duration) -> Result<i32, Error> {
+fn wait_for_one(ring: &mut Ring, what: &'static str, within: Duration) -> Result<i32, DeviceError> {
     let deadline = Instant::now() + within;
     loop {
         let slice = Timespec::from(SLICE);
@@ -430,10 +456,10 @@ fn wait_for_one(ring: &mut Ring, what: &'static str, within: Duration) -> Result
         }
         match waited.map_err(|error| errno_of(&error)) {
             Ok(_) | Err(Errno::TIME | Errno::INTR | Errno::AGAIN | Errno::BUSY) => {}
-            Err(errno) => return Err(Error::Failed { what, errno }),
+            Err(errno) => return Err(DeviceError::Failed { what, errno }),
         }
         if Instant::now() >= deadline {
-            return Err(Error::Timeout {
+            return Err(DeviceError::Timeout {
                 what,
                 after: within,
             });

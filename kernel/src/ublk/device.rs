@@ -2,12 +2,12 @@
 
 use super::abi;
 use super::control::Control;
-use super::error::Error;
 use super::handler::Handler;
 use super::kernels;
 use super::params::Params;
 use super::running::{Plan, Running};
 use super::{LET_GO, leftover};
+use crate::device_error::DeviceError;
 
 use std::sync::Arc;
 
@@ -42,13 +42,13 @@ impl Device {
     /// Make a device with the number `id`, or with any free one.
     ///
     /// # Errors
-    /// [`Error::InUse`] when the number is taken, [`Error::Params`] for parameters out of range,
-    /// [`Error::NoDriver`], [`Error::NotPermitted`], [`Error::NoIoUring`] and
-    /// [`Error::KernelCrashes`] when no device can be made here at all.
-    pub fn add(id: Option<u32>, shape: Shape, params: &Params) -> Result<Self, Error> {
+    /// [`DeviceError::InUse`] when the number is taken, [`DeviceError::Params`] for parameters out of range,
+    /// [`DeviceError::NoDriver`], [`DeviceError::NotPermitted`], [`DeviceError::NoIoUring`] and
+    /// [`DeviceError::KernelCrashes`] when no device can be made here at all.
+    pub fn add(id: Option<u32>, shape: Shape, params: &Params) -> Result<Self, DeviceError> {
         let (Shape::Serial { depth } | Shape::Parallel { lanes: depth }) = shape;
         if !(1..=4096).contains(&depth) {
-            return Err(Error::Params(format!(
+            return Err(DeviceError::Params(format!(
                 "{depth} requests at a time: 1 to 4096 are possible"
             )));
         }
@@ -83,8 +83,8 @@ impl Device {
         &self,
         asked: &abi::ublksrv_ctrl_dev_info,
         granted: &abi::ublksrv_ctrl_dev_info,
-    ) -> Result<(), Error> {
-        let refuse = |text: String| Err(Error::NotGranted(text));
+    ) -> Result<(), DeviceError> {
+        let refuse = |text: String| Err(DeviceError::NotGranted(text));
         if granted.flags & abi::IOCTL_ENCODE == 0 {
             return refuse("the ublk driver of this kernel is too old: Linux 6.4 is needed".into());
         }
@@ -137,7 +137,7 @@ impl Device {
         mut self,
         handler: Arc<dyn Handler>,
         ended: impl FnOnce(String) + Send + 'static,
-    ) -> Result<Running, Error> {
+    ) -> Result<Running, DeviceError> {
         let control = self.control.take().expect("taken here only");
         let plan = match self.shape {
             Shape::Serial { depth } => Plan::Inline {

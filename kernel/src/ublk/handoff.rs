@@ -12,11 +12,11 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 use super::buffer::Slot;
-use super::error::Error;
 use super::handler::{Answer, Handler, answer, in_lane};
 use super::lane::{Seat, refused, renew};
 use super::queue::{Descriptors, Event, Queue};
 use super::tags::Tags;
+use crate::device_error::DeviceError;
 use crate::threads;
 
 /// Serve the tags of `seat` with as many threads named `name-N`, until the driver says that the tags
@@ -24,7 +24,7 @@ use crate::threads;
 pub(crate) fn serve_by_pool(
     seat: &Seat,
     name: &str,
-    ready: &Sender<Result<(), Error>>,
+    ready: &Sender<Result<(), DeviceError>>,
 ) -> Result<(), String> {
     let set_up = Pool::start(seat, name).and_then(|pool| Ok((pool, seat.take()?)));
     let (outcome, set_up) = match set_up {
@@ -136,8 +136,8 @@ struct Jobs {
 }
 
 impl Pool {
-    fn start(seat: &Seat, name: &str) -> Result<Self, Error> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(Error::failed("eventfd"))?;
+    fn start(seat: &Seat, name: &str) -> Result<Self, DeviceError> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(DeviceError::failed("eventfd"))?;
         let shared = Arc::new(Shared {
             descriptors: Arc::clone(&seat.descriptors),
             handler: Arc::clone(&seat.handler),
@@ -154,7 +154,7 @@ impl Pool {
             let shared = Arc::clone(&pool.shared);
             let thread = threads::deep(format!("{name}-{number}"))
                 .spawn(move || shared.run())
-                .map_err(Error::io("thread"))?;
+                .map_err(DeviceError::io("thread"))?;
             pool.threads.push(thread);
         }
         Ok(pool)

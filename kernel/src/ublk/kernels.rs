@@ -1,15 +1,15 @@
 //! Kernels on which making a ublk device crashes the machine.
 
-use super::error::Error;
+use crate::device_error::DeviceError;
 
 /// Refuse a kernel that is known to crash on `ADD_DEV`.
-pub(super) fn check() -> Result<(), Error> {
+pub(super) fn check() -> Result<(), DeviceError> {
     let release = rustix::system::uname()
         .release()
         .to_string_lossy()
         .into_owned();
     if crashes(&release) {
-        return Err(Error::KernelCrashes { release });
+        return Err(DeviceError::KernelCrashes { release });
     }
     Ok(())
 }

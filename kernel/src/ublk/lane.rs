@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::buffer::Slot;
-use super::error::Error;
 use super::handler::{Answer, Handler, answer};
 use super::queue::{Descriptors, Event, Queue};
 use super::tags::Tags;
+use crate::device_error::DeviceError;
 
 /// What a thread needs to serve tags of a device.
 #[derive(Clone)]
@@ -31,24 +31,24 @@ pub(crate) struct Seat {
 
 impl Seat {
     /// A ring with all tags fetched and accepted, and their memory.
-    pub(crate) fn take(&self) -> Result<(Tags, Queue), Error> {
+    pub(crate) fn take(&self) -> Result<(Tags, Queue), DeviceError> {
         let slots: Result<Vec<_>, _> = (0..self.count).map(|_| Slot::new(self.buffer)).collect();
-        let slots = slots.map_err(Error::failed("mmap of the buffers"))?;
+        let slots = slots.map_err(DeviceError::failed("mmap of the buffers"))?;
         let mut queue = Queue::new(&self.node, self.count)?;
         let tags = Tags::new(self.first, slots);
         for (tag, address) in tags.addresses() {
             queue.fetch(tag, address);
         }
-        queue.submit().map_err(Error::failed("FETCH_REQ"))?;
+        queue.submit().map_err(DeviceError::failed("FETCH_REQ"))?;
         let mut early = Vec::new();
         queue.collect(&mut early);
         match early.first() {
             None => Ok((tags, queue)),
-            Some(Event::Refused(_, errno)) => Err(Error::Failed {
+            Some(Event::Refused(_, errno)) => Err(DeviceError::Failed {
                 what: "FETCH_REQ",
                 errno: *errno,
             }),
-            Some(event) => Err(Error::Lane(format!(
+            Some(event) => Err(DeviceError::Lane(format!(
                 "the device ended before it was started ({event:?})"
             ))),
         }
@@ -60,7 +60,10 @@ const HAND_OVER: Duration = Duration::from_millis(1);
 
 /// Serve the tags of `seat` until the driver says that they are gone. Tells `ready` once whether
 /// the tags are with the driver.
-pub(crate) fn serve_inline(seat: &Seat, ready: &Sender<Result<(), Error>>) -> Result<(), String> {
+pub(crate) fn serve_inline(
+    seat: &Seat,
+    ready: &Sender<Result<(), DeviceError>>,
+) -> Result<(), String> {
     let taken = seat.take();
     let (outcome, taken) = match taken {
         Ok(taken) => (Ok(()), Some(taken)),

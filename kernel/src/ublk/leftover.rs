@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::abi;
 use super::control::{Control, GET_DEV_INFO};
-use super::error::Error;
+use crate::device_error::{DeviceError, DeviceName, Driver};
 use crate::proc;
 
 /// What the driver says of a device.
@@ -49,8 +49,8 @@ pub enum State {
 /// What the driver says of device `id`.
 ///
 /// # Errors
-/// [`Error::NoSuchDevice`], and what stands in the way of asking.
-pub fn info(id: u32) -> Result<Info, Error> {
+/// [`DeviceError::NoSuchDevice`], and what stands in the way of asking.
+pub fn info(id: u32) -> Result<Info, DeviceError> {
     let info = Control::open()?.info(id)?;
     Ok(Info {
         id: info.dev_id,
@@ -72,9 +72,9 @@ pub fn info(id: u32) -> Result<Info, Error> {
 /// the disk open gets errors. It is no error when there are none any more; 0 is no device's identity.
 ///
 /// # Errors
-/// [`Error::Timeout`] when one could not be stopped `within` that time, and [`Error::StillOpen`] when
+/// [`DeviceError::Timeout`] when one could not be stopped `within` that time, and [`DeviceError::StillOpen`] when
 /// it was stopped and somebody keeps it open for longer than that.
-pub fn remove_leftover(identity: u64, within: Duration) -> Result<(), Error> {
+pub fn remove_leftover(identity: u64, within: Duration) -> Result<(), DeviceError> {
     if identity == 0 {
         // Those of all programs that say nothing of themselves.
         return Ok(());
@@ -85,7 +85,9 @@ pub fn remove_leftover(identity: u64, within: Duration) -> Result<(), Error> {
     }
     let control = match Control::open() {
         // Who cannot reach the driver has made no device either.
-        Err(Error::NoDriver | Error::NotPermitted | Error::NoIoUring(_)) => return Ok(()),
+        Err(
+            DeviceError::NoDriver(_) | DeviceError::NotPermitted(_) | DeviceError::NoIoUring(_),
+        ) => return Ok(()),
         other => other?,
     };
     let mut outcome = Ok(());
@@ -97,11 +99,11 @@ pub fn remove_leftover(identity: u64, within: Duration) -> Result<(), Error> {
             // One of a user without rights, which only answers who names its node; ours is none. Or one of
             // somebody with more rights than this process, which has made none.
             Err(
-                Error::Failed {
+                DeviceError::Failed {
                     what: GET_DEV_INFO,
                     errno: Errno::INVAL,
                 }
-                | Error::NotPermitted,
+                | DeviceError::NotPermitted(_),
             ) => {}
             Err(error) => outcome = outcome.and(Err(error)),
             Ok(()) => {}
@@ -111,15 +113,15 @@ pub fn remove_leftover(identity: u64, within: Duration) -> Result<(), Error> {
 }
 
 /// The numbers of all devices, with a disk or without, ascending.
-fn all() -> Result<Vec<u32>, Error> {
+fn all() -> Result<Vec<u32>, DeviceError> {
     let entries = match fs::read_dir(CLASS) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|error| Error::Node(format!("{CLASS}: {error}")))?,
+        entries => entries.map_err(|error| DeviceError::Node(format!("{CLASS}: {error}")))?,
     };
     let mut found = Vec::new();
     for entry in entries {
         let name = entry
-            .map_err(|error| Error::Node(format!("{CLASS}: {error}")))?
+            .map_err(|error| DeviceError::Node(format!("{CLASS}: {error}")))?
             .file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix("ublkc"));
         found.extend(number.and_then(|number| number.parse::<u32>().ok()));
@@ -140,18 +142,22 @@ const CLASS: &str = "/sys/class/ublk-char";
 ///
 /// # Errors
 /// What stands in the way of asking.
-pub fn stop(id: u32) -> Result<(), Error> {
+pub fn stop(id: u32) -> Result<(), DeviceError> {
     Control::open()?.stop_any(id, None)
 }
 
 /// Say who has the device that is in use.
-pub(super) fn name_the_holder(error: Error) -> Error {
-    let Error::InUse { id, holder: None } = error else {
+pub(super) fn name_the_holder(error: DeviceError) -> DeviceError {
+    let DeviceError::InUse {
+        device: device @ DeviceName(Driver::Ublk, id),
+        holder: None,
+    } = error
+    else {
         return error;
     };
     let holder = info(id).ok().and_then(|info| {
         let pid = info.pid?;
         Some((pid, proc::name(pid)?))
     });
-    Error::InUse { id, holder }
+    DeviceError::InUse { device, holder }
 }

@@ -13,11 +13,12 @@
 
 use std::time::Duration;
 
+use crate::device_error::DeviceError;
+
 mod abi;
 mod buffer;
 mod control;
 mod device;
-mod error;
 // Always there: with a feature for it, what tests link and what is shipped would be built twice.
 #[doc(hidden)]
 pub mod fuzzing;
@@ -34,7 +35,6 @@ mod uapi;
 
 pub use control::ADD_DEV;
 pub use device::{Device, Shape};
-pub use error::Error;
 pub use handler::{Handler, Io, Op, Owner};
 pub use leftover::{Info, State, info, remove_leftover, stop};
 pub use params::Params;
@@ -46,10 +46,10 @@ pub use running::Running;
 ///
 /// # Errors
 /// Why no device can be made here.
-pub fn features() -> Result<Vec<&'static str>, Error> {
+pub fn features() -> Result<Vec<&'static str>, DeviceError> {
     kernels::check()?;
     let bits = match control::Control::open_or_load()?.features() {
-        Err(Error::Failed { .. }) => 0,
+        Err(DeviceError::Failed { .. }) => 0,
         other => other?,
     };
     let names = abi::FEATURES.iter().filter(|(bit, _)| bits & bit != 0);
@@ -59,8 +59,8 @@ pub fn features() -> Result<Vec<&'static str>, Error> {
 /// Whether this process can use io_uring.
 ///
 /// # Errors
-/// [`Error::NoIoUring`] mostly.
-pub fn io_uring() -> Result<(), Error> {
+/// [`DeviceError::NoIoUring`] mostly.
+pub fn io_uring() -> Result<(), DeviceError> {
     let ring = io_uring::IoUring::new(1).map_err(|error| control::no_ring(&error))?;
     drop(ring);
     Ok(())

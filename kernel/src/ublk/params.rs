@@ -1,7 +1,7 @@
 //! What a ublk device is: its size, block sizes and limits, checked before the driver sees them.
 
 use super::abi;
-use super::error::Error;
+use crate::device_error::DeviceError;
 
 /// Size, block sizes and limits of a device, in bytes throughout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +68,8 @@ impl Params {
     /// Whether the driver would take these.
     ///
     /// # Errors
-    /// [`Error::Params`] with a sentence that names the field.
-    pub fn check(&self) -> Result<(), Error> {
+    /// [`DeviceError::Params`] with a sentence that names the field.
+    pub fn check(&self) -> Result<(), DeviceError> {
         let page = u32::try_from(rustix::param::page_size()).expect("pages are small");
         let logical = self.logical_block;
         if !logical.is_power_of_two() || !(512..=page).contains(&logical) {
@@ -164,8 +164,8 @@ impl Params {
     }
 }
 
-fn refuse(text: String) -> Result<(), Error> {
-    Err(Error::Params(text))
+fn refuse(text: String) -> Result<(), DeviceError> {
+    Err(DeviceError::Params(text))
 }
 
 fn shift(power_of_two: u32) -> u8 {

@@ -17,7 +17,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 use super::abi::{self, Descriptor};
 use super::control::no_ring;
-use super::error::{Error, errno_of};
+use crate::device_error::{DeviceError, errno_of};
 
 /// What a wait brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ const WOKEN: u64 = u64::MAX;
 
 impl Queue {
     /// A ring with room for `tags` commands and one more.
-    pub(crate) fn new(node: &File, tags: u16) -> Result<Self, Error> {
+    pub(crate) fn new(node: &File, tags: u16) -> Result<Self, DeviceError> {
         let entries = (u32::from(tags) + 1).next_power_of_two();
         // The completions of a ring with deferred task work run when this thread waits and at no
         // other time, so the thread is not interrupted while it serves.
@@ -58,7 +58,7 @@ impl Queue {
             .map_err(|error| no_ring(&error))?;
         ring.submitter()
             .register_files(&[node.as_raw_fd()])
-            .map_err(Error::io("io_uring_register"))?;
+            .map_err(DeviceError::io("io_uring_register"))?;
         Ok(Self {
             ring,
             requests: 0,
@@ -190,13 +190,13 @@ unsafe impl Sync for Descriptors {}
 impl Descriptors {
     /// Map the descriptors of `depth` tags. Children of a fork do not get the mapping, or else the
     /// device could not go before they do.
-    pub(crate) fn map(node: &File, depth: u16) -> Result<Self, Error> {
+    pub(crate) fn map(node: &File, depth: u16) -> Result<Self, DeviceError> {
         let bytes = (usize::from(depth) * size_of::<abi::ublksrv_io_desc>())
             .next_multiple_of(rustix::param::page_size());
         let flags = MapFlags::SHARED | MapFlags::POPULATE;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing else.
         let start = unsafe { mmap(ptr::null_mut(), bytes, ProtFlags::READ, flags, node, 0) }
-            .map_err(Error::failed("mmap of the request descriptors"))?;
+            .map_err(DeviceError::failed("mmap of the request descriptors"))?;
         let this = Self {
             start: start.cast_const().cast(),
             depth,
@@ -204,7 +204,7 @@ impl Descriptors {
         };
         // SAFETY: the mapping was made just now; the advice does not change its content.
         unsafe { madvise(start, bytes, Advice::LinuxDontFork) }
-            .map_err(Error::failed("madvise of the request descriptors"))?;
+            .map_err(DeviceError::failed("madvise of the request descriptors"))?;
         Ok(this)
     }
 

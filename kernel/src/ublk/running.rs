@@ -10,14 +10,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::control::Control;
-use super::error::Error;
 use super::handler::{Handler, in_lane};
 use super::handoff::serve_by_pool;
 use super::lane::{Seat, serve_inline};
 use super::params::Params;
 use super::queue::Descriptors;
 use super::{CLEAN_UP, LET_GO, SET_UP};
-use crate::first_read::{Unusable, first_read};
+use crate::device_error::DeviceError;
+use crate::first_read::first_read;
 use crate::node::{Node, open_when_ours};
 use crate::threads;
 
@@ -89,7 +89,7 @@ impl Running {
         plan: Plan,
         handler: &Arc<dyn Handler>,
         ended: Ended,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, DeviceError> {
         let mut this = Self {
             id,
             control,
@@ -124,10 +124,10 @@ impl Running {
         params: &Params,
         plan: Plan,
         handler: &Arc<dyn Handler>,
-    ) -> Result<(), Error> {
-        let node =
-            Node::character(&format!("ublkc{}", self.id), "ublk-char").map_err(Error::Node)?;
-        let file = Arc::new(open_when_ours(node.path()).map_err(Error::Node)?);
+    ) -> Result<(), DeviceError> {
+        let node = Node::character(&format!("ublkc{}", self.id), "ublk-char")
+            .map_err(DeviceError::Node)?;
+        let file = Arc::new(open_when_ours(node.path()).map_err(DeviceError::Node)?);
         self.character = Some((Arc::clone(&file), node));
         let (threads, count, depth) = match plan {
             Plan::Inline { threads, tags } => (threads, tags, threads * tags),
@@ -161,17 +161,20 @@ impl Running {
                 drop(seat);
                 end.of_thread(outcome);
             });
-            self.threads.push(thread.map_err(Error::io("thread"))?);
+            self.threads
+                .push(thread.map_err(DeviceError::io("thread"))?);
         }
         drop(ready);
         all_ready(&told, threads)?;
         // START_DEV waits until the driver has all tags, and they are with it.
         let end = Arc::clone(&self.end);
         Control::start(self.id, || end.any.load(Ordering::Acquire))?;
-        self.block = Some(Node::block(&format!("ublkb{}", self.id)).map_err(Error::Node)?);
+        self.block = Some(Node::block(&format!("ublkb{}", self.id)).map_err(DeviceError::Node)?);
         self.end.stopping.store(false, Ordering::Release);
         if self.end.any.load(Ordering::Acquire) {
-            return Err(Error::Lane("the device ended while it was started".into()));
+            return Err(DeviceError::Lane(
+                "the device ended while it was started".into(),
+            ));
         }
         Ok(())
     }
@@ -194,22 +197,15 @@ impl Running {
     /// Wait until the device can be opened, has its size, and its first block can be read.
     ///
     /// # Errors
-    /// [`Error::Node`] with the reason, [`Error::Timeout`] when there was no answer `within` that
+    /// [`DeviceError::Node`] with the reason, [`DeviceError::Timeout`] when there was no answer `within` that
     /// time.
-    pub fn wait_until_usable(&self, within: Duration) -> Result<(), Error> {
+    pub fn wait_until_usable(&self, within: Duration) -> Result<(), DeviceError> {
         first_read(
             self.device_path(),
             self.size_bytes,
             self.logical_block,
             within,
         )
-        .map_err(|unusable| match unusable {
-            Unusable::Late => Error::Timeout {
-                what: "first read of the device",
-                after: within,
-            },
-            Unusable::Failed(why) => Error::Node(why),
-        })
     }
 
     /// Remove the device. What is under way, and what the kernel still has to write, is served
@@ -218,9 +214,9 @@ impl Running {
     /// Not to be called from a serving thread.
     ///
     /// # Errors
-    /// [`Error::StillOpen`] when somebody keeps a dead device open; otherwise what could not be
+    /// [`DeviceError::StillOpen`] when somebody keeps a dead device open; otherwise what could not be
     /// removed. The threads have ended unless the device could not be stopped.
-    pub fn stop(mut self) -> Result<(), Error> {
+    pub fn stop(mut self) -> Result<(), DeviceError> {
         self.remove(None)
     }
 
@@ -229,7 +225,7 @@ impl Running {
         self.removed = true;
     }
 
-    fn remove(&mut self, within: Option<Duration>) -> Result<(), Error> {
+    fn remove(&mut self, within: Option<Duration>) -> Result<(), DeviceError> {
         self.removed = true;
         self.end.stopping.store(true, Ordering::Release);
         // Also ends threads of a device that was not started.
@@ -277,18 +273,18 @@ impl fmt::Debug for Running {
 }
 
 /// Wait for the word of each thread.
-fn all_ready(told: &Receiver<Result<(), Error>>, threads: u16) -> Result<(), Error> {
+fn all_ready(told: &Receiver<Result<(), DeviceError>>, threads: u16) -> Result<(), DeviceError> {
     for _ in 0..threads {
         match told.recv_timeout(SET_UP) {
             Ok(outcome) => outcome?,
             Err(RecvTimeoutError::Timeout) => {
-                return Err(Error::Timeout {
+                return Err(DeviceError::Timeout {
                     what: "setting up the serving threads",
                     after: SET_UP,
                 });
             }
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::Lane(
+                return Err(DeviceError::Lane(
                     "a serving thread ended before it was set up".into(),
                 ));
             }

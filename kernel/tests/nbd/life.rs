@@ -7,7 +7,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use pydisk_kernel::nbd::{self, Device, Error, Params};
+use pydisk_kernel::nbd::{self, Device, Params};
+use pydisk_kernel::{DeviceError, DeviceName, Driver};
 
 use super::support::{DISC, Disk, SIZE, available, fresh_index, params, skip};
 
@@ -122,14 +123,14 @@ fn any_free_number_is_taken_and_a_taken_one_refused_with_its_holder() {
     assert_ne!(first.index(), second.index());
     let taken = Device::connect(Some(first.index()), &disk.sockets(1), &params());
     let why = taken.err().unwrap();
-    let Error::InUse {
-        index,
+    let DeviceError::InUse {
+        device,
         holder: Some((pid, _)),
     } = &why
     else {
         panic!("{why}");
     };
-    assert_eq!(*index, first.index());
+    assert_eq!(*device, DeviceName(Driver::Nbd, first.index()));
     assert_eq!(u32::try_from(*pid).unwrap(), std::process::id());
     let index = first.index();
     first.disconnect().unwrap();
@@ -146,7 +147,7 @@ fn a_number_that_the_driver_does_not_have_is_refused() {
     let disk = Disk::new();
     let refused = Device::connect(Some(1 << 19), &disk.sockets(1), &params());
     let why = refused.err().unwrap();
-    assert!(matches!(why, Error::NoSuchNumber { .. }), "{why}");
+    assert!(matches!(why, DeviceError::NoSuchNumber { .. }), "{why}");
 }
 
 #[test]
@@ -176,7 +177,7 @@ fn a_leftover_is_removed_by_its_identity_only_and_fails_what_is_under_way() {
     // The reader has it open for a moment longer than that.
     let removed = nbd::remove_leftover("its-maker", Duration::from_secs(10));
     assert!(
-        matches!(removed, Ok(()) | Err(Error::StillOpen(_))),
+        matches!(removed, Ok(()) | Err(DeviceError::StillOpen(_))),
         "{removed:?}"
     );
     let errno = reader.join().unwrap().unwrap_err();

@@ -6,7 +6,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pydisk_kernel::ublk::{Error, Op, Params, State, info, remove_leftover};
+use pydisk_kernel::DeviceError;
+use pydisk_kernel::ublk::{Op, Params, State, info, remove_leftover};
 
 use crate::support::{
     Memory, WAYS, Way, available, everything, fresh_id, identity, open_direct, read_page, run,
@@ -104,7 +105,7 @@ fn what_a_killed_process_leaves_can_be_removed() {
         child.kill().unwrap();
         child.wait().unwrap();
         remove_leftover(identity(id), LONG).unwrap();
-        assert_eq!(info(id), Err(Error::NoSuchDevice(id)));
+        assert_eq!(info(id), Err(DeviceError::NoSuchDevice(id)));
         let outcome = stuck.join().unwrap();
         assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EIO));
         assert!(!busy.unwrap().wait().unwrap().success());
@@ -147,7 +148,7 @@ fn a_process_that_waits_for_its_own_device_can_be_killed() {
             thread::sleep(Duration::from_millis(10));
         }
         remove_leftover(identity(id), LONG).unwrap();
-        assert_eq!(info(id), Err(Error::NoSuchDevice(id)));
+        assert_eq!(info(id), Err(DeviceError::NoSuchDevice(id)));
     }
 }
 
@@ -160,7 +161,10 @@ fn a_device_that_was_never_started_can_be_removed_from_outside() {
         .add(Some(fresh_id()), &everything(1 << 20))
         .unwrap();
     remove_leftover(identity(device.id()), LONG).unwrap();
-    assert_eq!(info(device.id()), Err(Error::NoSuchDevice(device.id())));
+    assert_eq!(
+        info(device.id()),
+        Err(DeviceError::NoSuchDevice(device.id()))
+    );
 }
 
 /// The number of a device that is gone is the next one's, and a state folder may outlive the boot.
@@ -256,7 +260,7 @@ fn a_busy_device_can_be_stopped() {
         let (id, path) = (running.id(), running.device_path().to_owned());
         running.stop().unwrap();
         assert!(!busy.wait().unwrap().success());
-        assert_eq!(info(id), Err(Error::NoSuchDevice(id)));
+        assert_eq!(info(id), Err(DeviceError::NoSuchDevice(id)));
         assert!(!path.exists());
     }
 }

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use pydisk_kernel::ublk::{Error, Op, Params};
+use pydisk_kernel::DeviceError;
+use pydisk_kernel::ublk::{Op, Params};
 use rustix::io::Errno;
 
 use crate::support::{Memory, WAYS, available, everything, open_direct, read_page, write_page};
@@ -70,7 +71,7 @@ fn a_number_that_is_taken_is_refused_with_its_holder() {
         let refused = way
             .add(Some(running.id()), &everything(1 << 20))
             .unwrap_err();
-        let Error::InUse {
+        let DeviceError::InUse {
             holder: Some((pid, _)),
             ..
         } = refused
@@ -85,5 +86,5 @@ fn a_number_that_is_taken_is_refused_with_its_holder() {
 #[test]
 fn bad_parameters_make_no_device() {
     let refused = WAYS[0].add(None, &Params::new(1000)).unwrap_err();
-    assert!(matches!(refused, Error::Params(_)), "{refused:?}");
+    assert!(matches!(refused, DeviceError::Params(_)), "{refused:?}");
 }

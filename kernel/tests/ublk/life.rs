@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pydisk_kernel::ublk::{Error, Handler, Io, State, info, remove_leftover};
+use pydisk_kernel::ublk::{Handler, Io, State, info, remove_leftover};
+use pydisk_kernel::{DeviceError, DeviceName, Driver};
 use rustix::io::Errno;
 
 use crate::support::{
@@ -33,7 +34,11 @@ fn two_hundred_devices_leave_nothing_behind() {
         assert!(path.exists());
         running.stop().unwrap();
         assert!(!path.exists(), "round {round}");
-        assert_eq!(info(id), Err(Error::NoSuchDevice(id)), "round {round}");
+        assert_eq!(
+            info(id),
+            Err(DeviceError::NoSuchDevice(id)),
+            "round {round}"
+        );
     }
     // The kernel's own threads of a ring go a moment after it was closed.
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -68,7 +73,7 @@ fn a_device_that_is_not_started_goes_when_it_is_dropped() {
         let id = device.id();
         assert_eq!(info(id).unwrap().state, State::Dead);
         drop(device);
-        assert_eq!(info(id), Err(Error::NoSuchDevice(id)));
+        assert_eq!(info(id), Err(DeviceError::NoSuchDevice(id)));
     }
 }
 
@@ -96,7 +101,11 @@ fn a_start_that_fails_halfway_leaves_nothing() {
                     println!("{way:?} with {more} files more: {why}");
                 }
             }
-            assert_eq!(info(id), Err(Error::NoSuchDevice(id)), "{way:?} {more}");
+            assert_eq!(
+                info(id),
+                Err(DeviceError::NoSuchDevice(id)),
+                "{way:?} {more}"
+            );
             assert_eq!(open_files(), before);
         }
         assert!(
@@ -144,13 +153,16 @@ fn dirty_pages_are_written_before_the_device_goes() {
             .open(running.device_path())
             .unwrap();
         std::io::Write::write_all(&mut file, &vec![5; 4 << 20]).unwrap();
-        assert_eq!(running.stop(), Err(Error::StillOpen(id)));
+        assert_eq!(
+            running.stop(),
+            Err(DeviceError::StillOpen(DeviceName(Driver::Ublk, id)))
+        );
         assert_eq!(written.load(Ordering::SeqCst), 4 << 20, "{way:?}");
         // The number is free once the last one lets go.
         drop(file);
         remove_leftover(identity(id), Duration::from_secs(60)).unwrap();
         // It was marked for removal by the stop, and goes when the kernel comes to it.
-        while info(id) != Err(Error::NoSuchDevice(id)) {
+        while info(id) != Err(DeviceError::NoSuchDevice(id)) {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -274,7 +286,7 @@ fn a_device_that_cannot_be_read_is_not_usable() {
         .wait_until_usable(Duration::from_secs(60))
         .unwrap_err();
     assert!(
-        matches!(&why, Error::Node(text) if text.contains("first read")),
+        matches!(&why, DeviceError::Node(text) if text.contains("first read")),
         "{why:?}"
     );
     running.stop().unwrap();
@@ -305,7 +317,10 @@ fn a_read_that_is_not_answered_is_not_waited_for() {
     let outcome = running.wait_until_usable(Duration::from_millis(200));
     answer.store(true, Ordering::SeqCst);
     if outcome != Ok(()) {
-        assert!(matches!(outcome, Err(Error::Timeout { .. })), "{outcome:?}");
+        assert!(
+            matches!(outcome, Err(DeviceError::Timeout { .. })),
+            "{outcome:?}"
+        );
     }
     running.wait_until_usable(Duration::from_secs(60)).unwrap();
     running.stop().unwrap();

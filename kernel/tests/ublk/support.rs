@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pydisk_kernel::DeviceError;
 use pydisk_kernel::ublk::{self, Device, Handler, Io, Op, Params, Running, Shape};
 use rustix::io::Errno;
 
@@ -58,7 +59,7 @@ pub(crate) fn identity(id: u32) -> u64 {
 }
 
 impl Way {
-    pub(crate) fn add(self, id: Option<u32>, params: &Params) -> Result<Device, ublk::Error> {
+    pub(crate) fn add(self, id: Option<u32>, params: &Params) -> Result<Device, DeviceError> {
         let params = &Params {
             identity: id.map_or(0, identity),
             ..params.clone()
@@ -67,7 +68,7 @@ impl Way {
     }
 
     /// A device with the identity that stands in `params`.
-    pub(crate) fn add_as(self, id: Option<u32>, params: &Params) -> Result<Device, ublk::Error> {
+    pub(crate) fn add_as(self, id: Option<u32>, params: &Params) -> Result<Device, DeviceError> {
         match self {
             Way::Serial => Device::add(id, Shape::Serial { depth: 64 }, params),
             Way::Lanes => Device::add(id, Shape::Parallel { lanes: 4 }, params),

@@ -21,11 +21,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pydisk_kernel::nbd::{self as kernel, Device, Error, Params};
-use pydisk_kernel::threads;
+use pydisk_kernel::nbd::{self as kernel, Device, Params};
+use pydisk_kernel::{DeviceError, Driver, threads};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM, MOST_IO, Numbered};
+use super::block::{self, FIRST_READ, Geometry, MAX_TRIM, MOST_IO, Numbered, refused};
 use super::nbd::Unnegotiated;
 use super::{Dead, Ended, Endpoint, Options, Published, Row, Target};
 use crate::Refusal;
@@ -126,13 +126,13 @@ fn start(
             // Nothing was asked of the disk, and it is closed before the plugin is told of its end.
             serving.stopping();
             serving.join();
-            return Err(refused(index, &error));
+            return Err(refused(Driver::Nbd, index, &error));
         }
     };
     if let Err(error) = device.wait_until_usable(FIRST_READ) {
         let index = Some(device.index());
         give_up(device, serving, &error);
-        return Err(refused(index, &error));
+        return Err(refused(Driver::Nbd, index, &error));
     }
     Ok(Box::new(KernelNbd {
         endpoint: Endpoint::Device(device.path().to_owned()),
@@ -142,9 +142,9 @@ fn start(
 }
 
 /// Remove a device that is of no use. One that does not answer could not be stopped cleanly.
-fn give_up(device: Device, serving: Serving, why: &Error) {
+fn give_up(device: Device, serving: Serving, why: &DeviceError) {
     serving.stopping();
-    if matches!(why, Error::Timeout { .. }) {
+    if matches!(why, DeviceError::Timeout { .. }) {
         device.abandon();
         return;
     }
@@ -289,37 +289,6 @@ pub(super) fn params(limits: &Limits, logical_block: Option<u32>, identity: &str
         write_zeroes: device.zero,
         timeout: TIMEOUT,
         identity: identity.to_owned(),
-    }
-}
-
-/// Why there is no device with the number `index`, or no free one.
-fn refused(index: Option<u32>, error: &Error) -> Refusal {
-    let device = index.map(|index| format!("/dev/nbd{index}"));
-    block::refusal(device.as_deref(), error)
-}
-
-impl DeviceError for Error {
-    fn names_its_device(&self) -> bool {
-        matches!(self, Self::InUse { .. } | Self::NoSuchNumber { .. })
-    }
-
-    fn is_still_open(&self) -> bool {
-        matches!(self, Self::StillOpen(_))
-    }
-
-    fn hint(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::NoDriver => {
-                "load the module with `modprobe nbd`, or use /dev/loopN or a file path"
-            }
-            Self::NotPermitted => "run it as root, or use a file path",
-            Self::OtherNamespace => {
-                "run it outside of the container, or use /dev/loopN or a file path"
-            }
-            Self::TooOld => "use a newer kernel, or /dev/loopN or a file path",
-            Self::InUse { .. } | Self::NoSuchNumber { .. } => "choose another number",
-            _ => return None,
-        })
     }
 }
 

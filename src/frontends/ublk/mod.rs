@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pydisk_kernel::ublk::{self, Device, Error, Handler, Io, Op as Asked, Params, Running, Shape};
+use pydisk_kernel::ublk::{self, Device, Handler, Io, Op as Asked, Params, Running, Shape};
+use pydisk_kernel::{DeviceError, Driver};
 
-use super::block::{self, DeviceError, FIRST_READ, Geometry, MAX_TRIM, Numbered};
+use super::block::{self, FIRST_READ, Geometry, MAX_TRIM, Numbered, refused};
 use super::kernel_errnos::for_kernel;
 use super::{Dead, Ended, Endpoint, Options, Published, Row, Target, answer};
 use crate::disk::{Disk, Errno, Flags, Limits, Op, OpenDisk, Request};
@@ -90,7 +91,8 @@ fn start(
         identity: options.identity.number(),
         ..params(limits, options.logical_block)
     };
-    let device = Device::add(index, shape, &params).map_err(|error| refused(index, &error))?;
+    let device =
+        Device::add(index, shape, &params).map_err(|error| refused(Driver::Ublk, index, &error))?;
     let index = Some(device.id());
     let name = options.name.clone();
     let tell = move |why: String| {
@@ -100,7 +102,7 @@ fn start(
     };
     let running = device
         .start(Arc::new(Served { disk }), tell)
-        .map_err(|error| refused(index, &error))?;
+        .map_err(|error| refused(Driver::Ublk, index, &error))?;
     match running.wait_until_usable(FIRST_READ) {
         Ok(()) => Ok(Box::new(Ublk {
             endpoint: Endpoint::Device(running.device_path().to_owned()),
@@ -108,15 +110,15 @@ fn start(
         })),
         Err(error) => {
             give_up(running, &error);
-            Err(refused(index, &error))
+            Err(refused(Driver::Ublk, index, &error))
         }
     }
 }
 
 /// Remove a device that is of no use. One that does not answer could not be removed by this
 /// process, which had to answer first.
-fn give_up(running: Running, why: &Error) {
-    if matches!(why, Error::Timeout { .. }) {
+fn give_up(running: Running, why: &DeviceError) {
+    if matches!(why, DeviceError::Timeout { .. }) {
         running.abandon();
         return;
     }
@@ -211,44 +213,6 @@ pub(super) fn params(limits: &Limits, logical_block: Option<u32>) -> Params {
         max_discard_bytes: if device.trim { MAX_TRIM } else { 0 },
         max_write_zeroes_bytes: if device.zero { MAX_ZERO } else { 0 },
         identity: 0,
-    }
-}
-
-/// Why there is no device with the number `index`, or no free one.
-fn refused(index: Option<u32>, error: &Error) -> Refusal {
-    let device = index.map(|index| format!("/dev/ublkb{index}"));
-    block::refusal(device.as_deref(), error)
-}
-
-impl DeviceError for Error {
-    fn names_its_device(&self) -> bool {
-        matches!(self, Self::InUse { .. })
-    }
-
-    fn is_still_open(&self) -> bool {
-        matches!(self, Self::StillOpen(_))
-    }
-
-    fn hint(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::NoDriver => {
-                "load the module with `modprobe ublk_drv`, or use /dev/loopN or a file path"
-            }
-            Self::NotPermitted => "run it as root, or use a file path",
-            Self::NoIoUring(_) => {
-                "set `sysctl kernel.io_uring_disabled=0`, or use /dev/loopN or a file path"
-            }
-            Self::KernelCrashes { .. } => "use a newer kernel, or /dev/loopN or a file path",
-            Self::InUse { .. } => "choose another number",
-            Self::Timeout {
-                what: ublk::ADD_DEV,
-                ..
-            } => {
-                "the ublk driver of this kernel hangs or has crashed, see `dmesg`: use /dev/loopN or a file path, and \
-                 start the machine again before you use ublk"
-            }
-            _ => return None,
-        })
     }
 }
 

@@ -5,7 +5,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use pydisk_kernel::ublk::{self, Error, Info, State};
+use pydisk_kernel::DeviceError;
+use pydisk_kernel::ublk::{self, Info, State};
 
 use crate::Refusal;
 
@@ -25,7 +26,7 @@ pub(super) fn is_gone(folder: &Path) -> Result<(), Refusal> {
     };
     let number = number.trim().parse().map_err(|error| failed(&error))?;
     match ublk::info(number) {
-        Err(Error::NoSuchDevice(_) | Error::NoDriver) => Ok(()),
+        Err(DeviceError::NoSuchDevice(_) | DeviceError::NoDriver(_)) => Ok(()),
         Err(error) => Err(failed(&error)),
         // The attachment's own server is dead.
         Ok(info) if is_served(&info) => Ok(()),
