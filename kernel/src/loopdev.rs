@@ -16,6 +16,7 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Setter, ioctl};
 
 use crate::elsewhere::{Word, elsewhere, errno_there, open_there, read_there};
 use crate::mounts::Device;
+use crate::node;
 
 // https://git.kernel.org/torvalds/c/v6.12:include/uapi/linux/loop.h
 const LOOP_CLR_FD: Opcode = 0x4C01;
@@ -357,13 +358,7 @@ impl LoopDevice {
 /// # Errors
 /// `/sys` cannot be read.
 pub fn all() -> io::Result<BTreeSet<u32>> {
-    let mut found = BTreeSet::new();
-    for entry in fs::read_dir("/sys/block")? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("loop"));
-        found.extend(number.and_then(|number| number.parse::<u32>().ok()));
-    }
-    Ok(found)
+    node::numbers("/sys/block", "loop")
 }
 
 /// A device without a file; the kernel makes one if there is none. Somebody else may be faster to

@@ -1,6 +1,8 @@
-//! Device nodes: waiting for one that the kernel or udev makes, and making it where nobody does.
+//! Device nodes: which there are, waiting for one that the kernel or udev makes, and making it where nobody does.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -114,6 +116,17 @@ pub(crate) fn open_when_ours(path: &Path) -> Result<File, String> {
             Err(error) => return Err(format!("{}: {error}", path.display())),
         }
     }
+}
+
+/// The numbers behind `prefix` in the names of what lies in a folder of sysfs.
+pub(crate) fn numbers(folder: &str, prefix: &str) -> io::Result<BTreeSet<u32>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        found.extend(number.and_then(|number| number.parse::<u32>().ok()));
+    }
+    Ok(found)
 }
 
 fn dev_is_devtmpfs() -> bool {

@@ -169,7 +169,7 @@ impl Connection {
             .iter()
             .copied()
             .filter(|&index| !Folder(index).is_connected());
-        let new = (0..=largest_index()).filter(|index| there.binary_search(index).is_err());
+        let new = (0..=largest_index()).filter(|index| !there.contains(index));
         for index in unused.chain(new) {
             match Self::at(family, index, sockets, params, Duration::ZERO) {
                 Err(DeviceError::InUse { .. }) => {}

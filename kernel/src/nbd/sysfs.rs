@@ -1,10 +1,12 @@
 //! What `/sys/block/nbdN` says of a device.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
 use crate::device_error::DeviceError;
+use crate::node;
 use crate::proc::{self, Status};
 
 /// Who made a device, and whether it came to be with that.
@@ -117,19 +119,10 @@ impl Folder {
     }
 }
 
-/// The numbers of all devices, connected or not, ascending.
-pub(super) fn all() -> Result<Vec<u32>, DeviceError> {
-    let read = || {
-        let mut found = Vec::new();
-        for entry in fs::read_dir("/sys/block")? {
-            let name = entry?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("nbd"));
-            found.extend(number.and_then(|number| number.parse::<u32>().ok()));
-        }
-        found.sort_unstable();
-        Ok(found)
-    };
-    read().map_err(|error: io::Error| DeviceError::Node(format!("/sys/block: {error}")))
+/// The numbers of all devices, connected or not.
+pub(super) fn all() -> Result<BTreeSet<u32>, DeviceError> {
+    node::numbers("/sys/block", "nbd")
+        .map_err(|error| DeviceError::Node(format!("/sys/block: {error}")))
 }
 
 #[cfg(test)]

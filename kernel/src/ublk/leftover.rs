@@ -5,7 +5,7 @@
 //! [`super::Params::identity`]: the driver keeps it from `ADD_DEV` on, before there is a disk, and as long as
 //! anything of the device is left.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::abi;
 use super::control::{Control, GET_DEV_INFO};
 use crate::device_error::{DeviceError, DeviceName, Driver};
-use crate::proc;
+use crate::{node, proc};
 
 /// What the driver says of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,22 +112,12 @@ pub fn remove_leftover(identity: u64, within: Duration) -> Result<(), DeviceErro
     outcome
 }
 
-/// The numbers of all devices, with a disk or without, ascending.
-fn all() -> Result<Vec<u32>, DeviceError> {
-    let entries = match fs::read_dir(CLASS) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|error| DeviceError::Node(format!("{CLASS}: {error}")))?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let name = entry
-            .map_err(|error| DeviceError::Node(format!("{CLASS}: {error}")))?
-            .file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("ublkc"));
-        found.extend(number.and_then(|number| number.parse::<u32>().ok()));
+/// The numbers of all devices, with a disk or without.
+fn all() -> Result<BTreeSet<u32>, DeviceError> {
+    match node::numbers(CLASS, "ublkc") {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
+        found => found.map_err(|error| DeviceError::Node(format!("{CLASS}: {error}"))),
     }
-    found.sort_unstable();
-    Ok(found)
 }
 
 /// Has an entry for each device from `ADD_DEV` on.

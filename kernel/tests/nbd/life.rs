@@ -1,10 +1,12 @@
 //! Devices that come, are used and go.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use pydisk_kernel::nbd::{self, Device, Params};
@@ -166,14 +168,7 @@ fn a_leftover_is_removed_by_its_identity_only_and_fails_what_is_under_way() {
     nbd::remove_leftover("somebody-else", Duration::from_secs(5)).unwrap();
     assert!(Path::new(&format!("/sys/block/nbd{index}/pid")).exists());
     let gate = disk.gate.lock().unwrap();
-    let path = device.path().to_owned();
-    let reader = thread::spawn(move || {
-        let file = File::open(path).unwrap();
-        file.read_exact_at(&mut [0; 4096], SIZE - 4096)
-    });
-    while device.under_way() == 0 {
-        thread::sleep(Duration::from_millis(5));
-    }
+    let reader = read_that_hangs(&device);
     // The reader has it open for a moment longer than that.
     let removed = nbd::remove_leftover("its-maker", Duration::from_secs(10));
     assert!(
@@ -185,6 +180,19 @@ fn a_leftover_is_removed_by_its_identity_only_and_fails_what_is_under_way() {
     drop(gate);
     device.disconnect().unwrap();
     assert!(!Path::new(&format!("/sys/block/nbd{index}")).exists());
+}
+
+/// Read the end of a device whose disk does not answer; returns when that is under way.
+fn read_that_hangs(device: &Device) -> JoinHandle<io::Result<()>> {
+    let path = device.path().to_owned();
+    let reader = thread::spawn(move || {
+        let file = File::open(path).unwrap();
+        file.read_exact_at(&mut [0; 4096], SIZE - 4096)
+    });
+    while device.under_way() == 0 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    reader
 }
 
 /// A worker that ends late, after somebody else has removed its device.
@@ -248,6 +256,17 @@ fn the_partitions_of_a_disk_go_with_it() {
     }
 }
 
+/// A device on these sockets that waits for an answer for a second.
+fn with_a_short_timeout(theirs: &[OwnedFd]) -> Device {
+    let params = Params {
+        timeout: Duration::from_secs(1),
+        ..params()
+    };
+    let device = Device::connect(Some(fresh_index()), theirs, &params).unwrap();
+    device.wait_until_usable(Duration::from_secs(60)).unwrap();
+    device
+}
+
 /// The last resort, where nobody is left who could disconnect the device.
 #[test]
 fn requests_of_a_device_that_nobody_serves_fail_after_the_timeout() {
@@ -256,22 +275,10 @@ fn requests_of_a_device_that_nobody_serves_fail_after_the_timeout() {
     }
     for sockets in [1, 2] {
         let disk = Disk::new();
-        let params = Params {
-            timeout: Duration::from_secs(1),
-            ..params()
-        };
         let theirs = disk.sockets(sockets);
-        let device = Device::connect(Some(fresh_index()), &theirs, &params).unwrap();
-        device.wait_until_usable(Duration::from_secs(60)).unwrap();
+        let device = with_a_short_timeout(&theirs);
         let gate = disk.gate.lock().unwrap();
-        let path = device.path().to_owned();
-        let reader = thread::spawn(move || {
-            let file = File::open(path).unwrap();
-            file.read_exact_at(&mut [0; 4096], SIZE - 4096)
-        });
-        while device.under_way() == 0 {
-            thread::sleep(Duration::from_millis(5));
-        }
+        let reader = read_that_hangs(&device);
         for socket in &theirs {
             rustix::net::shutdown(socket, rustix::net::Shutdown::Both).unwrap();
         }
@@ -291,13 +298,8 @@ fn what_takes_longer_than_the_timeout_fails_on_one_socket_and_is_sent_again_on_t
     }
     for sockets in [1, 2] {
         let disk = Disk::new();
-        let params = Params {
-            timeout: Duration::from_secs(1),
-            ..params()
-        };
         let theirs = disk.sockets(sockets);
-        let device = Device::connect(Some(fresh_index()), &theirs, &params).unwrap();
-        device.wait_until_usable(Duration::from_secs(60)).unwrap();
+        let device = with_a_short_timeout(&theirs);
         let file = File::options().write(true).open(device.path()).unwrap();
         disk.said();
         let gate = disk.gate.lock().unwrap();

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pydisk_kernel::DeviceError;
-use pydisk_kernel::ublk::{Op, Params, State, info, remove_leftover};
+use pydisk_kernel::ublk::{Op, Params, Running, State, info, remove_leftover};
 
 use crate::support::{
     Memory, WAYS, Way, available, everything, fresh_id, identity, open_direct, read_page, run,
@@ -197,17 +197,23 @@ fn a_device_is_not_removed_for_another_one_that_had_its_number() {
     }
 }
 
+/// A device, and what it tells of its end.
+fn started(way: Way) -> (Running, mpsc::Receiver<String>) {
+    let (tell, told) = mpsc::channel();
+    let device = way.add(Some(fresh_id()), &everything(1 << 20)).unwrap();
+    let running = device
+        .start(Memory::new(1 << 20), move |why| tell.send(why).unwrap())
+        .unwrap();
+    (running, told)
+}
+
 #[test]
 fn an_end_from_outside_is_told_once() {
     if !available() {
         return;
     }
     for way in WAYS {
-        let (tell, told) = mpsc::channel();
-        let device = way.add(Some(fresh_id()), &everything(1 << 20)).unwrap();
-        let running = device
-            .start(Memory::new(1 << 20), move |why| tell.send(why).unwrap())
-            .unwrap();
+        let (running, told) = started(way);
         let id = running.id();
         // It waits for us to let go of the device's files.
         let outside = thread::spawn(move || remove_leftover(identity(id), LONG));
@@ -225,11 +231,7 @@ fn a_wanted_end_is_not_told() {
         return;
     }
     for way in WAYS {
-        let (tell, told) = mpsc::channel();
-        let device = way.add(Some(fresh_id()), &everything(1 << 20)).unwrap();
-        let running = device
-            .start(Memory::new(1 << 20), move |why| tell.send(why).unwrap())
-            .unwrap();
+        let (running, told) = started(way);
         running.stop().unwrap();
         assert!(told.recv().is_err());
     }
