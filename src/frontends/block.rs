@@ -26,20 +26,35 @@ pub(super) const FIRST_READ: Duration = Duration::from_secs(60);
 type Start =
     fn(Option<u32>, Arc<dyn OpenDisk>, &Options, Ended) -> Result<Box<dyn Published>, Refusal>;
 
-/// A device that a driver knows by a number. What the drivers do differently stands in the fields.
+/// Devices that a driver knows by their numbers. What the drivers do differently stands in the fields.
 #[derive(Debug)]
-pub(super) struct Numbered {
+pub(super) struct Devices {
     pub(super) row: &'static Row,
-    /// None is for any free one.
-    pub(super) index: Option<u32>,
     pub(super) start: Start,
     /// Removes the device that a dead attachment left, and no other one.
     pub(super) remove_leftover: fn(&Dead<'_>) -> Result<(), Refusal>,
 }
 
+impl Devices {
+    /// The one with this number, or any free one.
+    pub(super) fn at(&'static self, index: Option<u32>) -> Numbered {
+        Numbered {
+            devices: self,
+            index,
+        }
+    }
+}
+
+/// One of a driver's devices, or any free one.
+#[derive(Debug)]
+pub(super) struct Numbered {
+    devices: &'static Devices,
+    index: Option<u32>,
+}
+
 impl FrontEnd for Numbered {
     fn row(&self) -> &'static Row {
-        self.row
+        self.devices.row
     }
 
     fn prepare(
@@ -47,13 +62,13 @@ impl FrontEnd for Numbered {
         options: &Options,
         _passed: Vec<OwnedFd>,
     ) -> Result<Box<dyn Prepared>, Refusal> {
-        let (start, index, options) = (self.start, self.index, options.clone());
+        let (start, index, options) = (self.devices.start, self.index, options.clone());
         let start = move |disk, ended| start(index, disk, &options, ended);
         Ok(Box::new(OneDisk(start)))
     }
 
     fn remove_leftover(&self, dead: &Dead<'_>, _new: bool) -> Result<(), Refusal> {
-        (self.remove_leftover)(dead)
+        (self.devices.remove_leftover)(dead)
     }
 }
 

@@ -32,9 +32,9 @@ impl Target {
     #[must_use]
     pub fn front_end(&self) -> Box<dyn FrontEnd> {
         match self {
-            Self::Ublk(index) => Box::new(ublk::at(*index)),
-            Self::Nbd(index) => Box::new(nbd_kernel::at(*index)),
-            Self::Loop(index) => Box::new(loopback::at(*index)),
+            Self::Ublk(index) => Box::new(ublk::DEVICES.at(*index)),
+            Self::Nbd(index) => Box::new(nbd_kernel::DEVICES.at(*index)),
+            Self::Loop(index) => Box::new(loopback::DEVICES.at(*index)),
             Self::File(path) => Box::new(fuse::At(path.clone())),
             Self::Server(address) => Box::new(address.clone()),
         }

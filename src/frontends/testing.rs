@@ -22,6 +22,8 @@ use crate::disk::{
     OpenDisk, Request, Resident, Result,
 };
 
+pub(super) mod devices;
+
 /// What a disk was asked: operation, offset, length, flags.
 pub(super) type Asked = (OpKind, u64, u64, Flags);
 

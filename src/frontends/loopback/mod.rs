@@ -1,6 +1,6 @@
 //! The loop front end: a loop device with direct I/O on a hidden FUSE file, where there is no ublk.
 //!
-//! The worker starts it through what [`at`] gives. The kernel's loop driver turns block requests into requests on the
+//! The worker starts it through [`DEVICES`]. The kernel's loop driver turns block requests into requests on the
 //! file, which [`super::fuse`] answers; here is only what makes the device and takes it away.
 
 use std::fs;
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use pydisk_kernel::loopdev::{self, Config, LoopDevice, NotRead};
 use rustix::io::Errno;
 
-use super::block::{FIRST_READ, Geometry, Numbered};
+use super::block::{Devices, FIRST_READ, Geometry};
 use super::fuse::{self, FuseFile};
 use super::{Dead, Ended, Endpoint, Options, Published, Row, Target};
 use crate::Refusal;
@@ -54,15 +54,11 @@ pub(super) static ROW: Row = Row {
     stopper: false,
 };
 
-/// A number, or any free one.
-pub(super) fn at(index: Option<u32>) -> Numbered {
-    Numbered {
-        row: &ROW,
-        index,
-        start,
-        remove_leftover,
-    }
-}
+pub(super) static DEVICES: Devices = Devices {
+    row: &ROW,
+    start,
+    remove_leftover,
+};
 
 /// Make `disk` a loop device: `/dev/loopN` for an index, else a free one.
 ///

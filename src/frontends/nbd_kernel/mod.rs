@@ -1,6 +1,6 @@
 //! `/dev/nbdN`: the kernel's own NBD client on a socket whose other end this process serves.
 //!
-//! The worker starts it through what [`at`] gives. No port, no negotiation: the kernel is told what the disk is when it
+//! The worker starts it through [`DEVICES`]. No port, no negotiation: the kernel is told what the disk is when it
 //! gets the socket, and speaks the protocol's transmission phase on it, which [`super::nbd`] answers,
 //! for a parallel disk with several threads.
 //!
@@ -25,7 +25,7 @@ use pydisk_kernel::nbd::{self as kernel, Device, Params};
 use pydisk_kernel::{DeviceError, Driver, threads};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::block::{self, FIRST_READ, Geometry, MAX_TRIM, MOST_IO, Numbered, refused};
+use super::block::{self, Devices, FIRST_READ, Geometry, MAX_TRIM, MOST_IO, refused};
 use super::nbd::Unnegotiated;
 use super::{Dead, Ended, Endpoint, Options, Published, Row, Target};
 use crate::Refusal;
@@ -58,15 +58,11 @@ pub(super) static ROW: Row = Row {
     stopper: false,
 };
 
-/// A number, or any free one.
-pub(super) fn at(index: Option<u32>) -> Numbered {
-    Numbered {
-        row: &ROW,
-        index,
-        start,
-        remove_leftover,
-    }
-}
+pub(super) static DEVICES: Devices = Devices {
+    row: &ROW,
+    start,
+    remove_leftover,
+};
 
 /// Remove the device that a dead attachment left. It is no error if it made none; a device that somebody else
 /// made is never touched.

@@ -2,12 +2,10 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::disk::{Errno, Flags, OpKind};
 use crate::frontends::Target;
-use crate::frontends::testing::{Bench, Mood, Recorder, sh, skipped, soon};
+use crate::frontends::testing::{Bench, Mood, Recorder, devices, skipped, soon};
 
 const ANY: Target = Target::Nbd(None);
 const SIZE: u64 = 4 << 20;
@@ -28,46 +26,7 @@ fn each_thing_that_is_asked_of_the_device_reaches_the_disk_with_its_flags() {
     if !available() {
         return;
     }
-    for parallel in [false, true] {
-        let disk = Recorder::new(SIZE, |limits| limits.parallel = parallel);
-        let bench = Bench::new();
-        let attached = bench.start(&ANY, &disk).unwrap();
-        let device = attached.path().display().to_string();
-        let during = |command: &str| {
-            sh(&format!("{command} {device}"));
-            disk.asked()
-        };
-        let (none, trim) = (Flags::empty(), Flags::MAY_TRIM);
-        assert_eq!(
-            during("blkdiscard -o 4096 -l 8192"),
-            [(OpKind::Trim, 4096, 8192, none)]
-        );
-        assert_eq!(
-            during("blkdiscard -z -o 4096 -l 8192"),
-            [(OpKind::Zero, 4096, 8192, none)]
-        );
-        assert_eq!(
-            during("fallocate -p -o 4096 -l 8192")[0],
-            (OpKind::Zero, 4096, 8192, trim)
-        );
-        let file = File::options().write(true).open(&device).unwrap();
-        file.write_all_at(&[7; 4096], 4096).unwrap();
-        file.sync_all().unwrap();
-        let expected = [
-            (OpKind::Write, 4096, 4096, none),
-            (OpKind::Flush, 0, 0, none),
-        ];
-        assert_eq!(disk.asked(), expected);
-        drop(file);
-        sh(&format!(
-            "dd if=/dev/zero of={device} bs=4096 count=1 oflag=direct,dsync conv=notrunc 2>&1"
-        ));
-        assert_eq!(disk.asked()[0], (OpKind::Write, 0, 4096, Flags::FUA));
-        assert_eq!(disk.bytes()[4096..8192], [7; 4096]);
-        attached.stop().unwrap();
-        assert_eq!(Arc::strong_count(&disk), 1, "the disk can be closed");
-        assert!(!bench.ended.try_iter().any(|_| true), "no end from outside");
-    }
+    devices::each_thing_reaches_the_disk_with_its_flags(&ANY);
 }
 
 #[test]
@@ -75,35 +34,15 @@ fn a_number_in_use_is_refused_in_one_sentence() {
     if !available() {
         return;
     }
-    let disk = Recorder::new(SIZE, |_| ());
-    let bench = Bench::new();
-    let attached = bench.start(&ANY, &disk).unwrap();
-    let path = attached.path().display().to_string();
-    let target: Target = path.parse().unwrap();
-    let refused = Bench::new()
-        .start(&target, &disk)
-        .err()
-        .unwrap()
-        .to_string();
-    let (sentence, hint) = refused.split_once('\n').unwrap();
-    let start = format!("{path} is in use by process {} (", std::process::id());
-    assert!(sentence.starts_with(&start), "{sentence}");
-    assert_eq!(hint, "hint: choose another number");
-    attached.stop().unwrap();
+    devices::a_number_in_use_is_refused_in_one_sentence(&ANY);
 }
 
 #[test]
-fn a_disk_whose_first_read_fails_is_refused_and_leaves_no_device() {
+fn a_disk_whose_first_read_fails_is_refused() {
     if !available() {
         return;
     }
-    let disk = Recorder::new(SIZE, |_| ());
-    disk.mood(Mood::Fails(Errno::IO));
-    let bench = Bench::new();
-    let why = bench.start(&ANY, &disk).err().unwrap().to_string();
-    assert!(why.contains("first read"), "{why}");
-    assert_eq!(Arc::strong_count(&disk), 1, "the disk can be closed");
-    assert!(!bench.ended.try_iter().any(|_| true), "no end from outside");
+    devices::a_disk_whose_first_read_fails_is_refused(&ANY);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use pydisk_kernel::ublk::{self, Device, Handler, Io, Op as Asked, Params, Running, Shape};
 use pydisk_kernel::{DeviceError, Driver};
 
-use super::block::{self, FIRST_READ, Geometry, MAX_TRIM, Numbered, refused};
+use super::block::{self, Devices, FIRST_READ, Geometry, MAX_TRIM, refused};
 use super::kernel_errnos::for_kernel;
 use super::{Dead, Ended, Endpoint, Options, Published, Row, Target, answer};
 use crate::disk::{Disk, Errno, Flags, Limits, Op, OpenDisk, Request};
@@ -38,15 +38,11 @@ pub(super) static ROW: Row = Row {
     stopper: true,
 };
 
-/// A number, or any free one.
-pub(super) fn at(index: Option<u32>) -> Numbered {
-    Numbered {
-        row: &ROW,
-        index,
-        start,
-        remove_leftover,
-    }
-}
+pub(super) static DEVICES: Devices = Devices {
+    row: &ROW,
+    start,
+    remove_leftover,
+};
 
 /// The hidden subcommand: stop the device at `path`, which another process serves.
 #[must_use]

@@ -199,6 +199,18 @@ fn who_uses_a_file_is_found_also_when_its_disk_hangs() {
     attached.stop().unwrap();
 }
 
+fn bind(from: &Path, to: &Path) {
+    sh(&format!("mount --bind {} {}", from.display(), to.display()));
+}
+
+/// Another place of the file.
+fn mounted_again(bench: &Bench) -> PathBuf {
+    let second = bench.folder.path().join("second");
+    fs::write(&second, "").unwrap();
+    bind(&bench.path(), &second);
+    second
+}
+
 #[test]
 fn a_file_mounted_a_second_time_is_found() {
     if !can_mount() || !rustix::process::geteuid().is_root() {
@@ -207,13 +219,7 @@ fn a_file_mounted_a_second_time_is_found() {
     let bench = Bench::new();
     let disk = Recorder::new(MIB, |_| {});
     let attached = bench.file(&disk);
-    let second = bench.folder.path().join("second");
-    fs::write(&second, "").unwrap();
-    sh(&format!(
-        "mount --bind {} {}",
-        bench.path().display(),
-        second.display()
-    ));
+    let second = mounted_again(&bench);
     let mounted = User::Mounted { at: second.clone() };
     assert!(usage::users(&bench.path(), &[]).unwrap().contains(&mounted));
     sh(&format!("umount {}", second.display()));
@@ -256,13 +262,7 @@ fn a_file_that_lives_on_at_another_place_lets_go_of_its_disk() {
     let below: Arc<dyn OpenDisk> = Arc::clone(&disk) as _;
     let attached = start(&path, below, &bench.options, bench.teller.clone()).unwrap();
     soon("it is served", || disk.1.load(Ordering::Acquire));
-    let second = bench.folder.path().join("second");
-    fs::write(&second, "").unwrap();
-    sh(&format!(
-        "mount --bind {} {}",
-        bench.path().display(),
-        second.display()
-    ));
+    let second = mounted_again(&bench);
     attached.stop().unwrap();
     soon("the lane is left", || !disk.1.load(Ordering::Acquire));
     soon("the disk is let go", || Arc::strong_count(&disk) == 1);
@@ -335,11 +335,7 @@ fn what_others_put_at_the_place_of_a_killed_process_stays() {
     if rustix::process::geteuid().is_root() {
         let over = bench.folder.path().join("over");
         fs::write(&over, "data").unwrap();
-        sh(&format!(
-            "mount --bind {} {}",
-            over.display(),
-            path.display()
-        ));
+        bind(&over, &path);
         let why = remove().unwrap_err().to_string();
         assert!(why.contains("is mounted over what is left there"), "{why}");
         assert_eq!(fs::read(&path).unwrap(), b"data");

@@ -223,26 +223,14 @@ impl Drop for Gone<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::disk::memory::Memory;
     use crate::frontends::nbd::testing::tcp_pair;
-    use crate::frontends::nbd::wire::Shape;
 
     #[test]
     fn who_leaves_after_a_rest_does_not_forget_the_errand_of_a_successor() {
         let (server, _client) = tcp_pair();
         let link = Link::new(server);
-        let terms = Terms {
-            disk: Arc::new(Memory::builder(4096).build()),
-            client: None,
-            cancel: link.cancel().clone(),
-            shape: Shape::Simple,
-            allocation: false,
-            payload: 4096,
-            lanes: 1,
-        };
+        let terms = Terms::of(&link);
         let aside = Aside::new(&terms, &link);
         *aside.stage.lock() = Stage::Waiting;
         let gone = Gone(&aside);

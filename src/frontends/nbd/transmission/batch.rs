@@ -160,10 +160,8 @@ impl Batch {
 mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
-    use std::sync::Arc;
 
     use super::*;
-    use crate::disk::memory::Memory;
     use crate::frontends::nbd::wire::request::Head;
     use crate::frontends::nbd::wire::{Asked, command};
 
@@ -171,15 +169,7 @@ mod tests {
     fn what_comes_together_is_served_together_up_to_a_limit() {
         let (server, mut client) = UnixStream::pair().unwrap();
         let link = Link::new(server.into());
-        let terms = Terms {
-            disk: Arc::new(Memory::builder(4096).build()),
-            client: None,
-            cancel: link.cancel().clone(),
-            shape: Shape::Simple,
-            allocation: false,
-            payload: 4096,
-            lanes: 1,
-        };
+        let terms = Terms::of(&link);
         let mut incoming = Incoming::new(&link);
         let mut batch = Batch::new(terms.shape);
         let said: Vec<u8> = (0..REQUESTS as u64 + 2)

@@ -77,3 +77,19 @@ pub(super) fn flags(limits: &Limits, shape: Shape) -> Transmission {
     flags.set(Transmission::SEND_CACHE, limits.cache != Cache::None);
     flags
 }
+
+#[cfg(test)]
+impl Terms {
+    /// Those of a client of a small disk, at the other end of `link`, that asked for nothing special.
+    fn of(link: &Link) -> Self {
+        Self {
+            disk: Arc::new(crate::disk::memory::Memory::builder(4096).build()),
+            client: None,
+            cancel: link.cancel().clone(),
+            shape: Shape::Simple,
+            allocation: false,
+            payload: 4096,
+            lanes: 1,
+        }
+    }
+}
