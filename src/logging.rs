@@ -40,6 +40,17 @@ pub struct Logging {
     pub quiet: bool,
 }
 
+impl Default for Logging {
+    /// What happens, in the attachment's folder.
+    fn default() -> Self {
+        Self {
+            level: Detail::Events,
+            sink: Sink::Folder,
+            quiet: false,
+        }
+    }
+}
+
 /// From which importance on something is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -206,8 +206,7 @@ pub fn process() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let passed = [&job.inherited[..], &job.passwords].concat();
-    let passing = match Passing::inherited(&passed) {
+    let passing = match Passing::inherited(&job.descriptors.numbers()) {
         Ok(passing) => passing,
         Err(error) => {
             log::error!("the descriptors for the worker: {error}");

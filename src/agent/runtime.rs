@@ -138,10 +138,10 @@ pub(super) fn first_state(job: &Job, folder: &Folder) -> State {
         name: job.name.clone(),
         phase: Phase::Starting,
         cause: None,
-        plugin: job.script.clone(),
-        parameters: masked(&job.parameters),
+        plugin: job.plugin.script.clone(),
+        parameters: masked(&job.plugin.parameters),
         target: job.target.clone(),
-        identity: Some(job.identity),
+        identity: Some(job.disk.identity),
         target_is_new: job.target.front_end().is_new(),
         disk: None,
         agent_pid: std::process::id(),
@@ -190,7 +190,7 @@ impl Agent {
             .map_err(|error| failed("control socket", error))?;
         let worker = start(&self.job, passing, &self.inbox)
             .map_err(|error| failed("the worker cannot be started", error))?;
-        if !self.job.foreground
+        if !self.job.conduct.foreground
             && let Err(error) = std::env::set_current_dir("/")
         {
             log::debug!("folder `/`: {error}");
@@ -367,7 +367,7 @@ impl Agent {
     /// Tell the user in the foreground of what the end waits for.
     fn tell_user_of_end(&mut self) {
         let to_user = self.job.logging.sink == Sink::StandardError && !self.has_stdio_client();
-        if !self.job.foreground || !to_user {
+        if !self.job.conduct.foreground || !to_user {
             return;
         }
         let (name, quiet) = (&self.job.name, self.job.logging.quiet);

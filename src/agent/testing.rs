@@ -2,32 +2,24 @@
 
 use std::path::Path;
 
-use crate::attachment::{Conduct, Job, Served};
+use crate::attachment::{Conduct, Descriptors, DiskOptions, Job, PluginOptions, Served};
 use crate::frontends::nbd::ServerOptions;
-use crate::frontends::{Endpoint, Identity, Target};
+use crate::frontends::{Endpoint, Target};
 use crate::logging::{Detail, Logging, Sink};
 
 /// A job named `x`, in the background.
 pub(super) fn job(folder: &Path, target: &str) -> Job {
     Job {
         name: "x".into(),
-        called: None,
         folder: folder.to_owned(),
-        identity: Identity::new(),
-        script: "/x.py".into(),
-        parameters: Vec::new(),
         target: target.parse::<Target>().unwrap(),
-        read_only: false,
-        lanes: None,
-        logical_block: None,
-        layers: Vec::new(),
-        measured: false,
+        plugin: PluginOptions {
+            script: "/x.py".into(),
+            ..PluginOptions::default()
+        },
+        disk: DiskOptions::default(),
         server: ServerOptions::default(),
-        errnos: None,
-        inherited: Vec::new(),
-        passwords: Vec::new(),
-        python: None,
-        foreground: false,
+        descriptors: Descriptors::default(),
         logging: Logging {
             level: Detail::Events,
             sink: Sink::Nothing,

@@ -44,7 +44,7 @@ pub(super) fn start(job: &Job, passing: Passing, inbox: &Inbox) -> io::Result<Bo
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         // What a plugin prints must never get between the lines of `pydisk attach`.
         .stdout(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
-    if let Some(python) = &job.python {
+    if let Some(python) = &job.plugin.python {
         command.env("PYTHONEXECUTABLE", python);
     }
     // What systemd passed is the server's, not for what the plugin starts.

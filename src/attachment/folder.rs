@@ -18,6 +18,9 @@ use rustix::process::{Flock, FlockOffsetType, FlockType, Pid, fcntl_getlk};
 /// The name of the agent's control socket in the attachment's folder.
 pub const CONTROL: &str = "control";
 
+/// The name of a script that came through a pipe, in the attachment's folder.
+pub const SCRIPT: &str = "script.py";
+
 /// The folder of one attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder(PathBuf);
@@ -67,6 +70,12 @@ impl Folder {
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.0.join("log")
+    }
+
+    /// A script that came through a pipe.
+    #[must_use]
+    pub fn script(&self) -> PathBuf {
+        self.0.join(SCRIPT)
     }
 
     /// What [`super::State`] is written to.

@@ -7,8 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::clients::Connected;
+use super::job::Job;
 use super::messages::{
-    Answer, Ask, FromAgent, FromWorker, Job, Receiver, ToAgent, ToWorker, Told, send,
+    Answer, Ask, FromAgent, FromWorker, Receiver, ToAgent, ToWorker, Told, send,
 };
 use crate::Refusal;
 

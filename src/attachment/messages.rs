@@ -1,72 +1,18 @@
 //! What the processes of one attachment say to each other: one JSON object a line.
 //!
-//! The launcher (`pydisk attach`) sends a [`Job`] to the agent and the agent hands it to the worker,
+//! The launcher (`pydisk attach`) sends a [`Job`](super::Job) to the agent and the agent hands it to the worker,
 //! each over a socket pair that the receiver finds at its standard input: nothing of it shows in the
 //! arguments or the environment of a process, where anybody could read a password.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::policy::Conduct;
 use super::state::Served;
 use super::step::Step;
 use crate::Refusal;
-use crate::frontends::nbd::ServerOptions;
-use crate::frontends::{Identity, Target};
-use crate::layers::Named;
-use crate::logging::Logging;
-use crate::params::ErrnoSource;
-
-/// One disk to serve: all that the user asked for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Job {
-    /// The name of the attachment.
-    pub name: String,
-    /// What the plugin is told to be called.
-    pub called: Option<String>,
-    /// Its folder.
-    pub folder: PathBuf,
-    /// What tells its device or mount from those of others.
-    pub identity: Identity,
-    /// The plugin's script, as an absolute path.
-    pub script: PathBuf,
-    /// What to configure it with, in order.
-    pub parameters: Vec<(String, String)>,
-    /// Where it shall appear.
-    pub target: Target,
-    /// Whether the disk is opened for reading only.
-    pub read_only: bool,
-    /// Threads that serve a parallel plugin; none is for the plugin's kind to decide.
-    pub lanes: Option<u16>,
-    /// Bytes in a block of the device; none is for the plugin to decide.
-    pub logical_block: Option<u32>,
-    /// What stands between it and the plugin, the outermost first.
-    pub layers: Vec<Named>,
-    /// Whether the worker counts what it spends, and tells.
-    pub measured: bool,
-    /// What a server is told besides its address.
-    pub server: ServerOptions,
-    /// Whose errno failures have; none leaves it to the script.
-    pub errnos: Option<ErrnoSource>,
-    /// Descriptors that the worker inherits for its server, by number: sockets that systemd listens
-    /// on, or the user's standard input and output.
-    pub inherited: Vec<RawFd>,
-    /// Numbers of descriptors that the plugin's parameters name, to read passwords from.
-    pub passwords: Vec<RawFd>,
-    /// The Python whose packages the plugin sees; none is for the interpreter to find.
-    pub python: Option<PathBuf>,
-    /// Whoever asked for the disk waits for its end.
-    pub foreground: bool,
-    /// What is logged, and where to.
-    pub logging: Logging,
-    /// How the processes behave.
-    pub conduct: Conduct,
-}
 
 /// What the worker tells the agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -90,7 +36,7 @@ pub enum FromWorker {
     Stopped(Option<Told>),
 }
 
-/// What the agent tells the worker after the [`Job`].
+/// What the agent tells the worker after the [`Job`](super::Job).
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ToWorker {
@@ -110,7 +56,7 @@ pub enum FromAgent {
     Refused(Told),
 }
 
-/// What the launcher tells the agent after the [`Job`]: it has the device path. An agent that loses
+/// What the launcher tells the agent after the [`Job`](super::Job): it has the device path. An agent that loses
 /// its launcher before that gives the disk up, because nobody knows of it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

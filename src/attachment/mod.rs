@@ -12,6 +12,7 @@ mod folder;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod job;
 mod launcher;
 mod messages;
 pub mod patience;
@@ -27,11 +28,12 @@ pub use clients::{Connected, connected, telling};
 pub use cost::{Cost, cost, tell_cost};
 pub use descriptors::Passing;
 pub use folder::{
-    CONTROL, Folder, Held, Holder, Role, ended_well, keep_log, kept_log, note_good_end,
+    CONTROL, Folder, Held, Holder, Role, SCRIPT, ended_well, keep_log, kept_log, note_good_end,
 };
+pub use job::{Builder, Descriptors, DiskOptions, Job, PluginOptions, Reserved};
 pub use launcher::{Process, myself, received};
 pub use messages::{
-    Answer, Ask, FromAgent, FromWorker, Job, LONGEST_LINE, Receiver, ToAgent, ToWorker, Told, line,
+    Answer, Ask, FromAgent, FromWorker, LONGEST_LINE, Receiver, ToAgent, ToWorker, Told, line,
     parsed, send,
 };
 pub use policy::Conduct;

@@ -15,6 +15,8 @@ use super::spelling::Spelling;
 /// How the processes of an attachment behave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conduct {
+    /// Whoever asked for the disk waits for its end.
+    pub foreground: bool,
     /// In the foreground, standard output gets a line that says where the disk is.
     pub prints_its_place: bool,
     /// How that is said, there and to the user's command.
@@ -43,6 +45,7 @@ impl Conduct {
     #[must_use]
     pub fn of_attach(foreground: bool, prints_its_place: bool) -> Self {
         Self {
+            foreground,
             prints_its_place,
             spelling: Spelling::Own,
             pid_file: None,

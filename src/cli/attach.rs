@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::choice::Choice;
-use super::start::Start;
+use super::start::start;
 use super::{Failure, choice, interpreter, list, passed, plugin, server, words};
 use crate::agent;
-use crate::attachment::{self, Conduct, Job, Name, Passing, Root};
-use crate::frontends::{Identity, Target};
+use crate::attachment::{self, Builder, Conduct, DiskOptions, Folder, Job, Name, Passing, Root};
+use crate::frontends::Target;
 use crate::layers::{self, Named};
 use crate::logging::{Detail, Logging, Sink};
 use crate::params::ErrnoSource;
@@ -83,69 +83,44 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         return Err(refusal.into());
     }
     let address = target.as_ref().and_then(Target::address);
-    let mut passing = address.map_or_else(|| Ok(Passing::default()), server::passing)?;
-    let inherited = passing.numbers();
-    let named = Passing::named_in(&words.parameters);
-    let passwords = named.numbers();
-    passing.add(named);
-    let text = passed_text(&script, target.as_ref())?;
-    let python = interpreter::choose(args.python.as_deref(), &script)?;
+    let mut wanted = Job::builder(script, words.parameters);
+    wanted.inherit(address.map_or_else(|| Ok(Passing::default()), server::passing)?);
+    wanted.server = server;
+    let plugin = &mut wanted.plugin;
+    wanted.text = passed_text(&plugin.script, target.as_ref())?;
+    plugin.python = interpreter::choose(args.python.as_deref(), &plugin.script)?;
     let root = Root::open()?;
     agent::sweep(&root)?;
-    target.as_ref().map_or(Ok(()), list::refuse_taken)?;
-    let choice = if target.is_none() {
-        Some(choice::choose(&choice::host())?)
-    } else {
-        None
-    };
+    let place = Place::of(target)?;
     if args.logical_block_size.is_some() {
-        refuse_without_blocks(target.as_ref(), choice.as_ref())?;
+        place.refuse_without_blocks()?;
     }
+    args.ask_for(&mut wanted, place.is_stdio());
 
-    let named_after = match text {
-        Some(_) => Path::new(passed::KEPT),
-        None => &script,
-    };
-    let name = args
-        .name
-        .map_or_else(|| Name::from_script(named_after), Name::Given);
-    let (folder, held) = root.reserve(&name)?;
-    let script = match text {
-        Some(text) => passed::keep(&folder, &text)?,
-        None => script,
-    };
-    let name = folder.name();
-    if let Some(choice) = choice.as_ref().filter(|_| !args.quiet) {
+    let name = args.name.map_or_else(|| wanted.name(), Name::Given);
+    let mut reserved = wanted.reserve(root, &name, |folder| place.target(folder))?;
+    let name = &reserved.job.name;
+    reserved.job.plugin.called = Some(name.clone());
+    if let (Place::Chosen(choice), false) = (&place, args.quiet) {
         logging::say(&format!("pydisk: {name}: {}\n", choice.reason));
     }
-    let target = target
-        .or_else(|| Some((choice?.row.free)(folder.path())))
-        .expect("one was chosen where none was named");
-    let stdio = target.front_end().uses_stdio();
-    let foreground = args.foreground || args.run.is_some() || stdio;
-    // Standard output may be the client's, or the command's.
-    let prints = args.run.is_none() && !stdio && !args.quiet;
-    let job = Job {
-        called: Some(name.clone()),
-        name,
-        folder: folder.path().to_owned(),
-        identity: Identity::new(),
-        script,
-        parameters: words.parameters,
-        target,
-        read_only: args.read_only,
-        lanes: args.lanes,
-        python,
-        logical_block: args.logical_block_size,
-        layers: args.layer,
-        measured: false,
-        server,
-        errnos: args.errno,
-        inherited,
-        passwords,
-        foreground,
-        logging: Logging {
-            level: if args.verbose {
+    Ok(start(reserved, args.run, args.json)?)
+}
+
+impl AttachArgs {
+    /// Put the options into the job; those of a server are in it already.
+    fn ask_for(&self, wanted: &mut Builder, stdio: bool) {
+        wanted.plugin.errnos = self.errno;
+        wanted.disk = DiskOptions {
+            read_only: self.read_only,
+            lanes: self.lanes,
+            logical_block: self.logical_block_size,
+            layers: self.layer.clone(),
+            ..DiskOptions::default()
+        };
+        let foreground = self.foreground || self.run.is_some() || stdio;
+        wanted.logging = Logging {
+            level: if self.verbose {
                 Detail::Everything
             } else {
                 Detail::Events
@@ -155,18 +130,62 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
             } else {
                 Sink::Folder
             },
-            quiet: args.quiet,
-        },
-        conduct: Conduct::of_attach(foreground, prints),
-    };
-    let start = Start {
-        root,
-        folder,
-        held,
-        passing,
-        json: args.json,
-    };
-    Ok(start.go(job, args.run)?)
+            quiet: self.quiet,
+        };
+        // Standard output may be the client's, or the command's.
+        let prints = self.run.is_none() && !stdio && !self.quiet;
+        wanted.conduct = Conduct::of_attach(foreground, prints);
+    }
+}
+
+/// Where the disk appears.
+enum Place {
+    /// Where the user wants it.
+    Named(Target),
+    /// Wherever the best front end has a free place.
+    Chosen(Choice),
+}
+
+impl Place {
+    /// The target if there is one, which nobody else has.
+    fn of(target: Option<Target>) -> Result<Self, Refusal> {
+        match target {
+            Some(target) => {
+                list::refuse_taken(&target)?;
+                Ok(Self::Named(target))
+            }
+            None => choice::choose(&choice::host()).map(Self::Chosen),
+        }
+    }
+
+    fn target(&self, folder: &Folder) -> Target {
+        match self {
+            Self::Named(target) => target.clone(),
+            Self::Chosen(choice) => (choice.row.free)(folder.path()),
+        }
+    }
+
+    fn is_stdio(&self) -> bool {
+        matches!(self, Self::Named(target) if target.front_end().uses_stdio())
+    }
+
+    /// Only block devices have logical blocks. A file is chosen where this host offers no device.
+    fn refuse_without_blocks(&self) -> Result<(), Refusal> {
+        let row = match self {
+            Self::Named(target) => target.front_end().row(),
+            Self::Chosen(choice) => choice.row,
+        };
+        let why = match self {
+            _ if row.blocks => return Ok(()),
+            Self::Named(target) if row.clients => {
+                format!("the clients of `{target}` are told the plugin's own block sizes")
+            }
+            Self::Named(target) => format!("`{target}` is a file, which has no blocks"),
+            Self::Chosen(_) => "this host offers a file only, which has no blocks".to_owned(),
+        };
+        Err(Refusal::new(format!("--logical-block-size: {why}"))
+            .hint("use it with /dev/ublkbN, /dev/nbdN or /dev/loopN"))
+    }
 }
 
 /// A block size that every front end of a block device takes.
@@ -189,22 +208,6 @@ fn layer_help() -> String {
         "Put a layer around the disk; may be repeated, the first is the outermost. There are: {}",
         layers::summary()
     )
-}
-
-/// Only block devices have logical blocks. A file is chosen where this host offers no device.
-fn refuse_without_blocks(target: Option<&Target>, choice: Option<&Choice>) -> Result<(), Refusal> {
-    let named = target.map(|target| target.front_end().row());
-    let why = match (target, named.or_else(|| Some(choice?.row))) {
-        (_, None) => return Ok(()),
-        (_, Some(row)) if row.blocks => return Ok(()),
-        (Some(target), Some(row)) if row.clients => {
-            format!("the clients of `{target}` are told the plugin's own block sizes")
-        }
-        (Some(target), Some(_)) => format!("`{target}` is a file, which has no blocks"),
-        (None, Some(_)) => "this host offers a file only, which has no blocks".to_owned(),
-    };
-    Err(Refusal::new(format!("--logical-block-size: {why}"))
-        .hint("use it with /dev/ublkbN, /dev/nbdN or /dev/loopN"))
 }
 
 /// A client on standard input and output leaves no place for a command that uses the disk, nor for words to a

@@ -4,19 +4,15 @@
 use std::fs::{File, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::Refusal;
-use crate::attachment::Folder;
+use crate::attachment::SCRIPT;
 
 /// Bytes of a script.
 const LONGEST: u64 = 16 << 20;
-
-/// The file in the attachment's folder that it is kept in, which names the attachment, too: a pipe's own name
-/// is a number.
-pub(super) const KEPT: &str = "script.py";
 
 /// Where a process finds it whose standard input it is.
 pub(super) const STDIN: &str = "/dev/stdin";
@@ -46,17 +42,6 @@ pub(super) fn read(script: &Path) -> Result<Option<Vec<u8>>, Refusal> {
     Ok(Some(text))
 }
 
-/// Keep it in the attachment's folder.
-///
-/// # Errors
-/// One sentence, if it cannot be written.
-pub(super) fn keep(folder: &Folder, text: &[u8]) -> Result<PathBuf, Refusal> {
-    let path = folder.path().join(KEPT);
-    std::fs::write(&path, text)
-        .map_err(|error| Refusal::new(format!("`{}`: {error}", path.display())))?;
-    Ok(path)
-}
-
 /// Standard input for a process that runs it as [`STDIN`]. Whoever reads on from standard input finds nothing
 /// there, as in any other plugin.
 ///
@@ -64,7 +49,7 @@ pub(super) fn keep(folder: &Folder, text: &[u8]) -> Result<PathBuf, Refusal> {
 /// One sentence, if there is no memory for it.
 pub(super) fn as_stdin(text: &[u8]) -> Result<File, Refusal> {
     let failed = |error: std::io::Error| Refusal::new(format!("a copy of the script: {error}"));
-    let file = memfd_create(KEPT, MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+    let file = memfd_create(SCRIPT, MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
     let mut file = File::from(file);
     // It comes with all rights for everybody.
     file.set_permissions(Permissions::from_mode(0o600))

@@ -43,10 +43,10 @@ pub fn process() -> ExitCode {
         logging::say("pydisk: worker-process is started by its agent\n");
         return ExitCode::from(2);
     };
-    crate::python::allow_descriptors(&job.passwords);
+    crate::python::allow_descriptors(&job.descriptors.passwords);
     job.logging.start(&job.name);
     // Before everything that this process has inherited is marked.
-    let passing = Passing::inherited(&job.inherited);
+    let passing = Passing::inherited(&job.descriptors.inherited);
     surroundings::settle(&job.target);
     let folder = Folder::at(job.folder.clone());
     // Held until the process ends, however that happens.
@@ -86,13 +86,13 @@ fn serve(
     receiver: attachment::Receiver,
 ) -> Result<Option<Refusal>, Refusal> {
     doing(stream, Step::Load);
-    crate::python::go_by(job.called.clone());
-    let plugin = Plugin::load(&job.script)?;
-    if let Some(errnos) = job.errnos {
+    crate::python::go_by(job.plugin.called.clone());
+    let plugin = Plugin::load(&job.plugin.script)?;
+    if let Some(errnos) = job.plugin.errnos {
         plugin.settle_errnos(errnos);
     }
-    doing(stream, Step::of_config(&job.parameters));
-    plugin.configure(&job.parameters)?;
+    doing(stream, Step::of_config(&job.plugin.parameters));
+    plugin.configure(&job.plugin.parameters)?;
     doing(stream, Step::GetReady);
     plugin.get_ready()?;
     if job.conduct.leaves_folder {
@@ -110,7 +110,7 @@ fn serve(
     doing(stream, Step::AfterFork);
     plugin.after_fork()?;
     doing(stream, Step::Open);
-    if job.measured {
+    if job.disk.measured {
         // From the first handle on.
         drop(plugin.measure());
     }
@@ -164,9 +164,9 @@ fn measure(plugin: &Plugin, folder: &Folder) -> Result<(), Refusal> {
 /// What the plugin has for the front end of this `row`.
 fn offer(job: &Job, row: &Row, stack: &Arc<Stack>, plugin: &Arc<Plugin>) -> Result<Offer, Refusal> {
     if row.clients {
-        let exports = Layered::new(plugin.exports(job.read_only), Arc::clone(stack));
+        let exports = Layered::new(plugin.exports(job.disk.read_only), Arc::clone(stack));
         let parallel = plugin.thread_model() == ThreadModel::Parallel;
-        return Ok(Offer::of_exports(exports, job.read_only, parallel));
+        return Ok(Offer::of_exports(exports, job.disk.read_only, parallel));
     }
     open(job, stack, plugin).map(Offer::of_disk)
 }
@@ -175,17 +175,17 @@ fn offer(job: &Job, row: &Row, stack: &Arc<Stack>, plugin: &Arc<Plugin>) -> Resu
 fn stack(job: &Job, row: &Row) -> Result<Stack, Refusal> {
     let stack = match (row.clients, row.blocks) {
         (true, _) => Stack::for_exports(),
-        (false, true) => Stack::for_device(job.logical_block),
+        (false, true) => Stack::for_device(job.disk.logical_block),
         (false, false) => Stack::for_file(),
     };
-    stack.with_layers(&job.layers)
+    stack.with_layers(&job.disk.layers)
 }
 
 /// Open the plugin and put the layers around it.
 fn open(job: &Job, stack: &Stack, plugin: &Arc<Plugin>) -> Result<Arc<dyn OpenDisk>, Refusal> {
     stack
-        .wrap(plugin.open(job.read_only)?)
-        .map_err(|refusal| Refusal::new(format!("{}: {refusal}", job.script.display())))
+        .wrap(plugin.open(job.disk.read_only)?)
+        .map_err(|refusal| Refusal::new(format!("{}: {refusal}", job.plugin.script.display())))
 }
 
 /// Requests that a parallel plugin serves at the same time, unless the user says how many.
@@ -206,14 +206,14 @@ fn options(job: &Job, row: &Row, plugin: &Plugin) -> Options {
     let wanted = if row.clients {
         job.server.requests
     } else {
-        job.lanes
+        job.disk.lanes
     };
     Options {
         name: job.name.clone(),
         folder: job.folder.clone(),
         lanes: at_once(wanted, plugin),
-        logical_block: job.logical_block,
-        identity: job.identity,
+        logical_block: job.disk.logical_block,
+        identity: job.disk.identity,
         server: job.server.clone(),
     }
 }
@@ -238,7 +238,7 @@ impl Place<'_> {
     /// From here on the agent and signals are heard, and there may be something to remove.
     fn events(&self, receiver: attachment::Receiver, telling: Telling) -> Result<Events, Refusal> {
         let (sender, events) = channel();
-        if self.job.measured {
+        if self.job.disk.measured {
             measure(self.plugin, self.folder)?;
         }
         listen(receiver, &sender)
@@ -269,7 +269,7 @@ impl Place<'_> {
         let published = door.prepared.publish(offer.exports(), ended)?;
         let at = published.endpoint().clone();
         if let (true, Some(path), Some(limits)) = (self.row.blocks, at.device(), offer.limits()) {
-            table::warn(path, limits, self.job.logical_block);
+            table::warn(path, limits, self.job.disk.logical_block);
         }
         let served = offer.served(at, self.row, self.options.lanes);
         // Whoever asks for the clients finds none once all is about to be stopped.

@@ -169,7 +169,7 @@ impl Terms {
         Self {
             name: job.name.clone(),
             folder: job.folder.clone(),
-            watched: job.foreground && job.logging.sink == Sink::StandardError,
+            watched: job.conduct.foreground && job.logging.sink == Sink::StandardError,
             ignores_hangup: job.conduct.ignores_hangup,
             patience: job.conduct.patience,
             other_user: job.conduct.user.is_some(),

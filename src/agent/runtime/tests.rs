@@ -107,7 +107,7 @@ impl Trial {
         std::fs::create_dir(&path).unwrap();
         let mut job = job(&path, &disk(socket).at.to_string());
         // Nothing of the process that the test may share with others is changed.
-        job.foreground = true;
+        job.conduct.foreground = true;
         job.logging.sink = Sink::StandardError;
         let folder = Folder::at(path);
         let held = folder.hold(Role::Agent).unwrap();

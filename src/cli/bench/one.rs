@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use super::Guard;
 use crate::Refusal;
 use crate::agent::Loan;
-use crate::attachment::{self, Conduct, Cost, Folder, Job, Name, Root};
+use crate::attachment::{self, Cost, DiskOptions, Folder, Job, Name, Reserved, Root};
 use crate::bench::{self, FrontEnd, Place, Row, Workload};
 use crate::cli::complain;
-use crate::frontends::nbd::ServerOptions;
-use crate::frontends::{self, Endpoint, Identity};
-use crate::logging::{self, Detail, Logging, Sink};
+use crate::frontends::{self, Endpoint};
+use crate::logging;
 
 /// How long each load goes on before it is measured, at most: what is only slow at first is not what
 /// the user asks for.
@@ -52,13 +51,13 @@ impl Bench {
     fn measure(&self, row: &frontends::Row, found: &mut FrontEnd) -> Result<(), Refusal> {
         let name = format!("bench-{}-{}", std::process::id(), row.name);
         // The lock is held until the disk is gone: before it has an agent the folder is ours.
-        let (folder, held) = self.root.reserve(&Name::Given(name))?;
-        let job = self.job(row, &folder);
+        let reserved = self.reserve(row, name)?;
+        let folder = &reserved.folder;
         let start = Instant::now();
-        let loan = match Loan::take(&job, self.guard.recall()) {
+        let loan = match Loan::take(&reserved.job, self.guard.recall()) {
             Ok(loan) => loan,
             Err(refusal) => {
-                if let Err(refusal) = self.root.release(&folder, &held) {
+                if let Err(refusal) = reserved.release() {
                     complain(&refusal);
                 }
                 self.guard.check()?;
@@ -71,48 +70,32 @@ impl Bench {
         found.size = served.size;
         let loads = self
             .guard
-            .watching(|| self.loads(&place(&served.at, served.size), &folder, found));
+            .watching(|| self.loads(&place(&served.at, served.size), folder, found));
         let failed = found.workloads.iter().any(|row| !row.failed.is_empty());
         if failed && !self.told.swap(true, Ordering::Relaxed) {
-            tell_first_error(&folder);
+            tell_first_error(folder);
         }
         let ended = loan.give_back(self.guard.recall());
-        drop(held);
+        drop(reserved);
         self.guard.check()?;
         // A disk that was lost is why its users saw errors.
         ended.and(loads)
     }
 
-    fn job(&self, row: &frontends::Row, folder: &Folder) -> Job {
-        Job {
-            name: folder.name(),
-            called: Some(folder.name()),
-            folder: folder.path().to_owned(),
-            identity: Identity::new(),
-            script: self.script.clone(),
-            parameters: self.parameters.clone(),
-            target: (row.free)(folder.path()),
+    fn reserve(&self, row: &frontends::Row, name: String) -> Result<Reserved, Refusal> {
+        let mut wanted = Job::builder(self.script.clone(), self.parameters.clone());
+        wanted.plugin.called = Some(name.clone());
+        wanted.plugin.python = self.python.clone();
+        wanted.disk = DiskOptions {
             read_only: !self.write,
             lanes: self.lanes,
             measured: true,
-            logical_block: None,
-            layers: Vec::new(),
-            server: ServerOptions {
-                requests: self.lanes,
-                ..ServerOptions::default()
-            },
-            inherited: Vec::new(),
-            passwords: Vec::new(),
-            python: self.python.clone(),
-            errnos: None,
-            foreground: false,
-            logging: Logging {
-                level: Detail::Events,
-                sink: Sink::Folder,
-                quiet: false,
-            },
-            conduct: Conduct::of_attach(false, false),
-        }
+            ..DiskOptions::default()
+        };
+        wanted.server.requests = self.lanes;
+        wanted.reserve(self.root.clone(), &Name::Given(name), |folder| {
+            (row.free)(folder.path())
+        })
     }
 
     fn loads(&self, place: &Place, folder: &Folder, found: &mut FrontEnd) -> Result<(), Refusal> {

@@ -1,7 +1,5 @@
 //! From nbdkit's options to a job for the agent.
 
-use std::os::fd::RawFd;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,16 +8,16 @@ use nix::unistd::{Group, User};
 use super::debug;
 use super::options::Options;
 use super::place::{self, Placed, placed};
-use super::script::{Configured, Named, configure};
+use super::script::{Named, configure};
 use super::tls::{self, mode_asked_for};
 use super::warn;
 use crate::agent;
-use crate::attachment::{Conduct, Job, Name, Passing, Root, Spelling};
+use crate::attachment::{Builder, Conduct, Job, Name, Root, Spelling};
 use crate::cli::interpreter;
-use crate::cli::passed::{self, KEPT, is_passed};
-use crate::cli::start::Start;
+use crate::cli::passed::{self, is_passed};
+use crate::cli::start::start;
+use crate::frontends::Target;
 use crate::frontends::nbd::{Bounds, Dialect, Place, ServerOptions, TlsMode};
-use crate::frontends::{Identity, Target};
 use crate::logging::{Detail, Logging, Sink};
 use crate::{Refusal, params};
 
@@ -32,23 +30,9 @@ const CLIENTS: u32 = 1000;
 /// What is to be served, and how.
 #[derive(Debug)]
 pub(super) struct Plan {
-    configured: Configured,
-    /// The script's text, if the worker could not read it.
-    text: Option<Vec<u8>>,
+    wanted: Builder,
     target: Target,
-    server: ServerOptions,
-    passing: Passing,
-    /// What of that is the server's, by number.
-    inherited: Vec<RawFd>,
-    /// What of that the plugin reads passwords from.
-    passwords: Vec<RawFd>,
-    logging: Logging,
-    conduct: Conduct,
-    foreground: bool,
-    read_only: bool,
-    threads: Option<u16>,
     command: Option<String>,
-    called: Option<String>,
 }
 
 /// Refuse options that cannot be honoured by themselves, also where nothing is to be served: scripts
@@ -86,7 +70,7 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
     let Placed {
         address,
         family,
-        mut passing,
+        passing,
     } = placed(&options, tls.mode == TlsMode::Required)?;
     let text = match address.place {
         Place::Stdio if is_passed(&configured.script) => {
@@ -103,36 +87,30 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
         || options.run.is_some()
         || activated;
     let threads = threads(&options)?;
-    let inherited = passing.numbers();
-    let named = Passing::named_in(&configured.parameters);
-    let passwords = named.numbers();
-    passing.add(named);
-    Ok(Plan {
-        text,
-        server: ServerOptions {
-            bounds: Bounds {
-                clients: CLIENTS,
-                handshake: handshake(&options)?,
-                ..Bounds::default()
-            },
-            requests: threads,
-            tls,
-            dialect: dialect(&options)?,
-            family,
-            label: options.selinux_label.clone(),
+    let mut wanted = Job::builder(configured.script, configured.parameters);
+    wanted.inherit(passing);
+    wanted.text = text;
+    wanted.disk.read_only = options.read_only;
+    wanted.disk.lanes = threads;
+    wanted.server = ServerOptions {
+        bounds: Bounds {
+            clients: CLIENTS,
+            handshake: handshake(&options)?,
+            ..Bounds::default()
         },
-        logging: logging(&options, foreground && !shared)?,
-        conduct: conduct(&options, foreground)?,
+        requests: threads,
+        tls,
+        dialect: dialect(&options)?,
+        family,
+        label: options.selinux_label.clone(),
+    };
+    wanted.logging = logging(&options, foreground && !shared)?;
+    wanted.conduct = conduct(&options, foreground)?;
+    wanted.plugin.called = options.name;
+    Ok(Plan {
+        wanted,
         target: address.into(),
-        configured,
-        passing,
-        inherited,
-        passwords,
-        foreground,
-        read_only: options.read_only,
-        threads,
         command: options.run,
-        called: options.name,
     })
 }
 
@@ -140,54 +118,19 @@ impl Plan {
     /// Serve.
     ///
     /// # Errors
-    /// One sentence, as [`Start::go`].
-    pub(super) fn start(self) -> Result<ExitCode, Refusal> {
-        let Configured { script, parameters } = self.configured;
-        let python = interpreter::choose(None, &script)?;
+    /// One sentence, as [`start`].
+    pub(super) fn start(mut self) -> Result<ExitCode, Refusal> {
+        let plugin = &mut self.wanted.plugin;
+        plugin.python = interpreter::choose(None, &plugin.script)?;
         let root = Root::open_anywhere()?;
         agent::sweep(&root)?;
-        let name = match (&self.called, &self.text) {
-            (Some(called), _) if !called.is_empty() => Name::like(called),
-            // A pipe's own name is a number.
-            (_, Some(_)) => Name::from_script(Path::new(KEPT)),
-            (_, None) => Name::from_script(&script),
+        let called = self.wanted.plugin.called.as_ref();
+        let name = match called.filter(|called| !called.is_empty()) {
+            Some(called) => Name::like(called),
+            None => self.wanted.name(),
         };
-        let (folder, held) = root.reserve(&name)?;
-        let script = match self.text {
-            Some(text) => passed::keep(&folder, &text)?,
-            None => script,
-        };
-        let job = Job {
-            name: folder.name(),
-            called: self.called,
-            folder: folder.path().to_owned(),
-            identity: Identity::new(),
-            script,
-            parameters,
-            // Errors are those of nbdkit unless the script says otherwise.
-            errnos: None,
-            target: self.target,
-            read_only: self.read_only,
-            lanes: self.threads,
-            measured: false,
-            logical_block: None,
-            layers: Vec::new(),
-            server: self.server,
-            inherited: self.inherited,
-            passwords: self.passwords,
-            python,
-            foreground: self.foreground,
-            logging: self.logging,
-            conduct: self.conduct,
-        };
-        let start = Start {
-            root,
-            folder,
-            held,
-            passing: self.passing,
-            json: false,
-        };
-        start.go(job, self.command)
+        let reserved = self.wanted.reserve(root, &name, |_folder| self.target)?;
+        start(reserved, self.command, false)
     }
 }
 
@@ -320,6 +263,7 @@ fn conduct(options: &Options, foreground: bool) -> Result<Conduct, Refusal> {
         warn("--print-uri: a server on standard input and output has no URI");
     }
     Ok(Conduct {
+        foreground,
         prints_its_place: options.print_uri && !options.single,
         spelling: Spelling::Nbdkit {
             certificates: options.tls_certificates.clone(),
