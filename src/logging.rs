@@ -241,11 +241,10 @@ pub(crate) fn watch(path: &Path) -> io::Result<OwnedFd> {
     Ok(watch)
 }
 
-/// Forget what a [`watch`] has seen so far. Which event it was does not matter.
-pub(crate) fn seen(watch: &OwnedFd) {
+/// Forget something that a [`watch`] has seen, whatever it was; whether there was anything.
+pub(crate) fn seen(watch: &OwnedFd) -> bool {
     let mut buffer = [MaybeUninit::uninit(); 1024];
-    let mut reader = inotify::Reader::new(watch, &mut buffer);
-    while reader.next().is_ok() {}
+    inotify::Reader::new(watch, &mut buffer).next().is_ok()
 }
 
 /// Start the log file anew if it has grown too large. Called before each line, and by the agent when somebody has

@@ -11,11 +11,10 @@ use rustix::process::Pid;
 use tokio::io::BufReader;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant as Clock, timeout, timeout_at};
+use tokio::time::{Instant as Clock, timeout};
 
 use super::machine::{Action, Client, Event, Machine, Outcome, Published};
-use super::sources::{self, Inbox, Input};
+use super::sources::{self, Inbox, Input, Queue};
 use super::worker_process::{Start, Worker};
 use super::{command, control, inuse, leftovers, storing, wire};
 use crate::Refusal;
@@ -92,6 +91,9 @@ pub(super) fn run(
                 let told = FromAgent::Refused(refusal.clone().into());
                 crate::attachment::send(stream, &told).unwrap_or_default();
             }
+            if let Err(error) = folder.remove(&held) {
+                log::warn!("folder `{}`: {error}", folder.path().display());
+            }
             return Outcome::Refused(refusal);
         }
     };
@@ -106,10 +108,13 @@ pub(super) async fn serve(
     launcher: Launcher,
     start: &mut Start,
 ) -> Outcome {
-    let (inbox, events) = Inbox::new();
+    let (inbox, queue) = Inbox::new();
     let audience = match Audience::of(launcher, &inbox) {
         Ok(audience) => audience,
-        Err(error) => return Outcome::Refused(Refusal::new(format!("{}: {error}", job.name))),
+        Err(error) => {
+            log::error!("launcher: {error}");
+            return Outcome::Refused(Refusal::new(format!("{}: {error}", job.name)));
+        }
     };
     let state = first_state(&job, &folder);
     let mut agent = Agent {
@@ -130,7 +135,7 @@ pub(super) async fn serve(
         Ok(pid) => Event::Started(pid),
         Err(refusal) => Event::NotStarted(refusal),
     };
-    agent.live(first, events).await
+    agent.live(first, queue).await
 }
 
 pub(super) fn first_state(job: &Job, folder: &Folder) -> State {
@@ -201,7 +206,7 @@ impl Agent {
     }
 
     /// From the first event to the end.
-    async fn live(mut self, first: Event, mut events: UnboundedReceiver<Input>) -> Outcome {
+    async fn live(mut self, first: Event, mut queue: Queue) -> Outcome {
         let mut event = first;
         loop {
             let mut answers = VecDeque::from([event]);
@@ -214,18 +219,13 @@ impl Agent {
             if let Some(outcome) = self.machine.outcome() {
                 return outcome.clone();
             }
-            event = self.next(&mut events).await;
+            event = self.next(&mut queue).await;
         }
     }
 
-    /// The next event. A deadline that has passed comes first, however much happens.
-    async fn next(&mut self, events: &mut UnboundedReceiver<Input>) -> Event {
-        let deadline = self.machine.deadline().map(Clock::from_std);
-        let input = match deadline {
-            Some(at) if at <= Clock::now() => None,
-            Some(at) => timeout_at(at, events.recv()).await.unwrap_or(None),
-            None => events.recv().await,
-        };
+    /// The next event.
+    async fn next(&mut self, queue: &mut Queue) -> Event {
+        let input = queue.next(self.machine.deadline()).await;
         match input {
             Some(Input::Event(event)) => event,
             Some(Input::Detach {
@@ -237,7 +237,6 @@ impl Agent {
                 force,
                 unstored,
             },
-            // The agent has an inbox itself, so the queue does not end.
             None => Event::Tick,
         }
     }
@@ -294,7 +293,8 @@ impl Agent {
             }
             Action::Examine => {
                 let fails = leftovers::fails(self.machine.state(), &self.folder);
-                return Some(Event::Fails(fails));
+                // Behind whatever has happened by now: somebody may want the disk to go.
+                self.inbox.happened(Event::Fails(fails));
             }
             Action::RemoveLeftovers => return self.remove_leftovers(),
             Action::KeepLog => keep_log(&self.folder),

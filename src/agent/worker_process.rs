@@ -10,6 +10,7 @@ use std::process::{Child, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, split};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::yield_now;
 
 use super::machine::Event;
 use super::oom::Kills;
@@ -96,6 +97,8 @@ pub(super) fn converse(
             None
         }) {
             inbox.happened(Event::Heard(message));
+            // A worker that never stops talking is heard no faster than it is understood.
+            yield_now().await;
         }
         inbox.happened(Event::Silent);
     });
