@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::words::words;
+
 /// A driver whose devices have numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
@@ -119,8 +121,9 @@ impl fmt::Display for DeviceError {
             ),
             Self::NoIoUring(errno) => write!(
                 f,
-                "io_uring cannot be used ({errno}): the sysctl `kernel.io_uring_disabled` or a \
-                 seccomp filter forbids it"
+                "io_uring cannot be used ({}): the sysctl `kernel.io_uring_disabled` or a seccomp \
+                 filter forbids it",
+                words(*errno)
             ),
             Self::KernelCrashes { release } => write!(
                 f,
@@ -156,7 +159,7 @@ impl fmt::Display for DeviceError {
             Self::Timeout { what, after } => {
                 write!(f, "{what}: no answer within {} s", after.as_secs())
             }
-            Self::Failed { what, errno } => write!(f, "{what}: {errno}"),
+            Self::Failed { what, errno } => write!(f, "{what}: {}", words(*errno)),
         }
     }
 }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::device_error::DeviceError;
 use crate::elsewhere::{Word, elsewhere, errno_there, open_there, read_there};
+use crate::words::words;
 
 /// Open the device at `path`, compare its size, and read its first block.
 ///
@@ -39,7 +40,7 @@ pub(crate) fn first_read(
                 after: within,
             });
         }
-        Err(errno) => return fail("the process that reads it", &errno),
+        Err(errno) => return fail("the process that reads it", &words(errno)),
     };
     if let Ok(errno @ 1..) = i32::try_from(errno) {
         let step = ["open", "size", "first read"]
@@ -47,7 +48,7 @@ pub(crate) fn first_read(
             .nth(usize::try_from(step).unwrap_or(2));
         return fail(
             step.unwrap_or("first read"),
-            &Errno::from_raw_os_error(errno),
+            &words(Errno::from_raw_os_error(errno)),
         );
     }
     if found != size {

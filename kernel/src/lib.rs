@@ -28,5 +28,6 @@ pub mod ublk;
 pub mod unforked;
 pub mod usage;
 pub mod vsock;
+mod words;
 
 pub use device_error::{DeviceError, DeviceName, Driver};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use crate::mounts::{self, Device};
+use crate::words::words;
 
 /// How long devtmpfs and udev have to make a node and to set its owner.
 const APPEAR: Duration = Duration::from_secs(5);
@@ -83,15 +84,19 @@ impl Node {
     /// A /dev of somebody's own, as in a container: no kernel and no udev makes nodes there.
     fn make(path: PathBuf, kind: FileType, numbers: &str) -> Result<Self, String> {
         let fail = |why: String| format!("{}: {why}", path.display());
-        let text =
-            fs::read_to_string(numbers).map_err(|error| fail(format!("{numbers}: {error}")))?;
+        let text = fs::read_to_string(numbers)
+            .map_err(|error| fail(format!("{numbers}: {}", words(error))))?;
         let device = text
             .trim()
             .split_once(':')
             .and_then(|(major, minor)| Some(makedev(major.parse().ok()?, minor.parse().ok()?)))
             .ok_or_else(|| fail(format!("{numbers}: `{}` is no device number", text.trim())))?;
-        mknodat(CWD, &path, kind, Mode::RUSR | Mode::WUSR, device)
-            .map_err(|errno| fail(format!("there is no node and none can be made: {errno}")))?;
+        mknodat(CWD, &path, kind, Mode::RUSR | Mode::WUSR, device).map_err(|errno| {
+            fail(format!(
+                "there is no node and none can be made: {}",
+                words(errno)
+            ))
+        })?;
         Ok(Self { path, made: true })
     }
 }
@@ -113,7 +118,7 @@ pub(crate) fn open_when_ours(path: &Path) -> Result<File, String> {
         match File::options().read(true).write(true).open(path) {
             Ok(file) => return Ok(file),
             Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
-            Err(error) => return Err(format!("{}: {error}", path.display())),
+            Err(error) => return Err(format!("{}: {}", path.display(), words(error))),
         }
     }
 }

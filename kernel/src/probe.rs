@@ -14,6 +14,7 @@ use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::device_error::{DeviceError, Driver};
+use crate::words::words;
 use crate::{nbd, ublk};
 
 /// What can be used here, or one sentence each why not.
@@ -137,7 +138,7 @@ fn openable(node: &str, module: &str) -> Result<(), String> {
         ),
         _ if missing(&error) => format!("{node}: the kernel module `{module}` is not loaded"),
         ErrorKind::PermissionDenied => format!("no permission to open {node}"),
-        _ => format!("{node}: {error}"),
+        _ => format!("{node}: {}", words(error)),
     })
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::device_error::DeviceError;
 use crate::node;
 use crate::proc::{self, Status};
+use crate::words::words;
 
 /// Who made a device, and whether it came to be with that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +123,7 @@ impl Folder {
 /// The numbers of all devices, connected or not.
 pub(super) fn all() -> Result<BTreeSet<u32>, DeviceError> {
     node::numbers("/sys/block", "nbd")
-        .map_err(|error| DeviceError::Node(format!("/sys/block: {error}")))
+        .map_err(|error| DeviceError::Node(format!("/sys/block: {}", words(error))))
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -29,6 +28,7 @@ use super::scene::{Mounted, Scene};
 use crate::elsewhere::{Word, elsewhere, errno_there, open_there};
 use crate::mounts::Device;
 use crate::node::Node;
+use crate::words::words;
 
 // https://git.kernel.org/torvalds/c/v6.12:include/uapi/linux/fs.h
 const BLKFLSBUF: u32 = 0x1261;
@@ -65,8 +65,7 @@ impl fmt::Display for Fault {
                 write!(f, "{what} could not be stored within {seconds} s")
             }
             Why::Failed(errno) => {
-                let error = io::Error::from(*errno);
-                write!(f, "{what} could not be stored: {error}")
+                write!(f, "{what} could not be stored: {}", words(*errno))
             }
             Why::Other(why) => write!(f, "{what} could not be stored: {why}"),
         }
@@ -442,7 +441,7 @@ impl<'a> Running<'a> {
             Ok(_) => {
                 self.under_way.insert(number);
             }
-            Err(error) => self.note(number, Some(Outcome::Other(error.to_string()))),
+            Err(error) => self.note(number, Some(Outcome::Other(words(error)))),
         }
     }
 

@@ -18,6 +18,7 @@ use super::queue::{Descriptors, Event, Queue};
 use super::tags::Tags;
 use crate::device_error::DeviceError;
 use crate::threads;
+use crate::words::words;
 
 /// Serve the tags of `seat` with as many threads named `name-N`, until the driver says that the tags
 /// are gone. Tells `ready` once whether all is set up.
@@ -62,7 +63,7 @@ impl Dispatcher {
         while self.tags.any_live() {
             self.queue
                 .wait(&mut events)
-                .map_err(|errno| format!("io_uring_enter: {errno}"))?;
+                .map_err(|errno| format!("io_uring_enter: {}", words(errno)))?;
             for event in events.drain(..) {
                 match event {
                     Event::Request(tag) => self.pool.shared.give(Job {
@@ -77,7 +78,7 @@ impl Dispatcher {
             for done in self.pool.shared.finished() {
                 let result = done
                     .result
-                    .map_err(|errno| format!("no memory for a buffer: {errno}"))?;
+                    .map_err(|errno| format!("no memory for a buffer: {}", words(errno)))?;
                 self.queue.commit(done.tag, done.slot.address(), result);
                 self.tags.put(done.tag, done.slot);
             }

@@ -15,6 +15,8 @@ use super::queue::{Descriptors, Event, Queue};
 use super::tags::Tags;
 use crate::device_error::DeviceError;
 
+use crate::words::words;
+
 /// What a thread needs to serve tags of a device.
 #[derive(Clone)]
 pub(crate) struct Seat {
@@ -105,7 +107,7 @@ impl Lane<'_> {
         while self.tags.any_live() {
             self.queue
                 .wait(&mut events)
-                .map_err(|errno| format!("io_uring_enter: {errno}"))?;
+                .map_err(|errno| format!("io_uring_enter: {}", words(errno)))?;
             for event in events.drain(..) {
                 match event {
                     Event::Request(tag) => waiting.push_back(tag),
@@ -165,12 +167,12 @@ impl Lane<'_> {
             return;
         }
         if let Err(errno) = self.queue.submit() {
-            self.broken = Some(format!("io_uring_enter: {errno}"));
+            self.broken = Some(format!("io_uring_enter: {}", words(errno)));
             return;
         }
         for (tag, mut slot, answer) in std::mem::take(&mut self.starved) {
             if let Err(errno) = renew(&mut slot, answer.carry) {
-                self.broken = Some(format!("no memory for a buffer: {errno}"));
+                self.broken = Some(format!("no memory for a buffer: {}", words(errno)));
                 return;
             }
             self.commit(tag, slot, answer.result);
@@ -183,7 +185,7 @@ impl Lane<'_> {
         if self.handed_over.elapsed() >= HAND_OVER {
             self.handed_over = Instant::now();
             if let Err(errno) = self.queue.submit() {
-                self.broken = Some(format!("io_uring_enter: {errno}"));
+                self.broken = Some(format!("io_uring_enter: {}", words(errno)));
             }
         }
     }
@@ -202,5 +204,8 @@ pub(crate) fn renew(slot: &mut Slot, carry: usize) -> Result<(), Errno> {
 }
 
 pub(crate) fn refused(tag: u16, errno: Errno) -> String {
-    format!("the driver refused a command for tag {tag}: {errno}")
+    format!(
+        "the driver refused a command for tag {tag}: {}",
+        words(errno)
+    )
 }

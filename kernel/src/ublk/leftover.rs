@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::abi;
 use super::control::{Control, GET_DEV_INFO};
 use crate::device_error::{DeviceError, DeviceName, Driver};
+use crate::words::words;
 use crate::{node, proc};
 
 /// What the driver says of a device.
@@ -116,7 +117,7 @@ pub fn remove_leftover(identity: u64, within: Duration) -> Result<(), DeviceErro
 fn all() -> Result<BTreeSet<u32>, DeviceError> {
     match node::numbers(CLASS, "ublkc") {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
-        found => found.map_err(|error| DeviceError::Node(format!("{CLASS}: {error}"))),
+        found => found.map_err(|error| DeviceError::Node(format!("{CLASS}: {}", words(error)))),
     }
 }
 
