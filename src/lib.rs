@@ -26,4 +26,4 @@ mod refusal;
 mod sync;
 pub mod worker;
 
-pub use refusal::Refusal;
+pub use refusal::{Cause, Kind, Refusal, ResultExt};

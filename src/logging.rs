@@ -19,6 +19,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::fs::inotify;
 use serde::{Deserialize, Serialize};
 
+use crate::refusal::words;
 use crate::{Refusal, escape};
 
 mod limiter;
@@ -102,7 +103,10 @@ impl Logging {
     pub(crate) fn open(&self, own: &Path) -> io::Result<Opened> {
         let named = |path: &Path| {
             appended(path).map_err(|error| {
-                io::Error::new(error.kind(), format!("log `{}`: {error}", path.display()))
+                io::Error::new(
+                    error.kind(),
+                    format!("log `{}`: {}", path.display(), words(&error)),
+                )
             })
         };
         Ok(match &self.sink {
@@ -364,7 +368,7 @@ pub(crate) fn print_exactly(text: &str) -> Result<(), Refusal> {
 /// As [`print()`].
 pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), Refusal> {
     let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Refusal::new(format!("standard output: {error}")))?;
+        .map_err(|error| Refusal::about("standard output", error))?;
     written(format!("{}\n", escape::json(&text)).as_bytes())
 }
 
@@ -372,7 +376,7 @@ fn written(bytes: &[u8]) -> Result<(), Refusal> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Refusal::new(format!("standard output: {error}")))
+            Err(Refusal::caused("standard output", error))
         }
         _ => Ok(()),
     }

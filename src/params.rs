@@ -44,7 +44,7 @@ impl FromStr for ErrnoSource {
 /// One sentence with the text and what is accepted.
 pub fn parse_size(text: &str) -> Result<u64, Refusal> {
     let refused = |why: &str| {
-        Refusal::new(format!("size `{text}`: {why}"))
+        Refusal::about(format_args!("size `{text}`"), why)
             .hint("give a number with an optional suffix b, k, m, g, t, p, e or s (512)")
     };
     let (negative, rest) = sign(text);
@@ -88,9 +88,10 @@ pub fn parse_bool(text: &str) -> Result<bool, Refusal> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "t" | "yes" | "y" | "on" => Ok(true),
         "0" | "false" | "f" | "no" | "n" | "off" => Ok(false),
-        _ => Err(Refusal::new(format!(
-            "`{text}`: neither yes nor no (1, true, yes, on or 0, false, no, off)"
-        ))),
+        _ => Err(Refusal::about(
+            format_args!("`{text}`"),
+            "neither yes nor no (1, true, yes, on or 0, false, no, off)",
+        )),
     }
 }
 
@@ -102,7 +103,7 @@ pub fn parse_bool(text: &str) -> Result<bool, Refusal> {
 /// One sentence for anything negative, infinite, not a number, or divided by zero (0/0 is 0).
 pub fn parse_probability(what: &str, text: &str) -> Result<f64, Refusal> {
     let refused = |why: &str| {
-        Refusal::new(format!("{what} `{text}`: {why}"))
+        Refusal::about(format_args!("{what} `{text}`"), why)
             .hint("give a probability such as 0.1, 10%, 1:10 or 1/10")
     };
     let probability = if let Some((above, below)) = text.split_once([':', '/']) {
@@ -134,7 +135,7 @@ pub fn parse_probability(what: &str, text: &str) -> Result<f64, Refusal> {
 /// One sentence for anything negative, not a number, or longer than `u32::MAX` seconds.
 pub fn parse_delay(what: &str, text: &str) -> Result<Duration, Refusal> {
     let refused = |why: &str| {
-        Refusal::new(format!("{what} `{text}`: {why}"))
+        Refusal::about(format_args!("{what} `{text}`"), why)
             .hint("give a delay such as 2, 0.5s, 100ms, 20us or 50ns")
     };
     // Longest first: `ms` ends in `s` too. Both characters that look like a mu are in use.

@@ -8,8 +8,8 @@ use pydisk_kernel::usage;
 
 use super::leftovers::tidying;
 use super::storing;
-use crate::Refusal;
 use crate::attachment::{Connected, Folder, Holder, Role, State, connected, patience};
+use crate::{Refusal, refusal};
 
 /// Make sure that the device or the server of an attachment can be removed. With `force` it can, and what its users
 /// wrote is stored as far as that is possible in a short time; gives what could not be, a sentence for each thing.
@@ -30,7 +30,7 @@ pub(super) fn clear(state: &State, folder: &Folder, force: bool) -> Result<Vec<R
     };
     match users(state, folder) {
         None => Ok(Vec::new()),
-        Some(users) => Err(Refusal::new(format!("{name}: {users}"))
+        Some(users) => Err(Refusal::about(name, users)
             .hint(format!("{what}, or use `pydisk detach --force {name}`"))),
     }
 }
@@ -51,7 +51,8 @@ pub(super) fn users(state: &State, folder: &Folder) -> Option<String> {
             // A worker that does not answer may well have clients; one that is gone has none.
             Err(error) if at.device().is_none() && !is_gone(&error) => {
                 return Some(format!(
-                    "{at}: who is connected cannot be found out: {error}"
+                    "{at}: who is connected cannot be found out: {}",
+                    refusal::words(&error)
                 ));
             }
             Err(error) => {

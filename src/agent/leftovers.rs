@@ -68,10 +68,7 @@ pub(super) fn sweep(folder: &Folder, held: &Held) {
         Ok(state) => remove(&state, folder),
         // It never came so far that there was anything to remove.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Refusal::new(format!(
-            "{}: {error}",
-            folder.state().display()
-        ))),
+        Err(error) => Err(Refusal::caused(folder.state().display(), error)),
     };
     match removed {
         Ok(()) => remove_folder(folder, held),
@@ -105,18 +102,24 @@ pub(super) fn clear(folder: &Folder, held: &Held, force: bool) -> Result<Option<
     let name = &state.name;
     remove(&state, folder)?;
     if !force && fails(&state, folder) {
-        return Err(Refusal::new(format!(
-            "{name}: what is left of `{}` is mounted in another mount namespace",
-            state.target
-        ))
+        return Err(Refusal::about(
+            name,
+            format_args!(
+                "what is left of `{}` is mounted in another mount namespace",
+                state.target
+            ),
+        )
         .hint(format!(
             "unmount it there; `pydisk detach --force {name}` leaves it"
         )));
     }
     let cause = state.cause.as_deref().unwrap_or(UNSEEN);
     let lost = state.is_writable().then(|| {
-        Refusal::new(format!("{name}: {cause}; what it had not stored is lost"))
-            .hint(format!("its log is {}", kept_log(folder).display()))
+        Refusal::about(
+            name,
+            format_args!("{cause}; what it had not stored is lost"),
+        )
+        .hint(format!("its log is {}", kept_log(folder).display()))
     });
     remove_folder(folder, held);
     Ok(lost)

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 
 use super::Launched;
 use super::control::ask;
-use crate::Refusal;
 use crate::attachment::{Answer, Ask, Folder, Job, Passing, Served, kept_log, patience};
+use crate::{Refusal, ResultExt};
 
 /// A disk that is there until it is given back.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Loan {
         let mut agent = Launched::start(Passing::default())?;
         let watched = recall.watch(&agent);
         let served = watched
-            .map_err(|error| Refusal::new(format!("{}: {error}", job.name)))
+            .refuse(&job.name)
             .and_then(|()| agent.served(job, &super::starting(job)));
         if served.is_err() {
             recall.stream.lock().take();
@@ -109,7 +109,7 @@ impl Loan {
             (Ok(()), Ok(status)) if status.success() => Ok(()),
             // It said why in its log, or it was told to by a signal.
             (Ok(()), Ok(_)) => Err(self.last_words()),
-            (Ok(()), Err(error)) => Err(Refusal::new(format!("{}: {error}", self.folder.name()))),
+            (Ok(()), Err(error)) => Err(Refusal::caused(self.folder.name(), error)),
         }
     }
 
@@ -156,7 +156,6 @@ impl Loan {
         let what = line.map_or("the disk was lost", |line| {
             line.rsplit(": error: ").next().unwrap_or(line)
         });
-        Refusal::new(format!("{}: {what}", self.folder.name()))
-            .hint(format!("`{}` has all of it", log.display()))
+        Refusal::about(self.folder.name(), what).hint(format!("`{}` has all of it", log.display()))
     }
 }

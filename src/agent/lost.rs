@@ -45,15 +45,19 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
             hung = hung_at(folder);
         }
         if killed && !end(folder, Role::Worker, Signal::KILL, patience::FORCE.get())? {
-            return Err(Refusal::new(format!(
-                "{name}: the worker was killed and does not end"
-            )));
+            return Err(Refusal::about(
+                &name,
+                "the worker was killed and does not end",
+            ));
         }
     } else if !end(folder, Role::Worker, Signal::TERM, patience::DETACH.get())? {
-        return Err(Refusal::new(format!(
-            "{name}: the plugin has not finished after {} s; it goes on stopping",
-            patience::DETACH.get().as_secs()
-        ))
+        return Err(Refusal::about(
+            &name,
+            format_args!(
+                "the plugin has not finished after {} s; it goes on stopping",
+                patience::DETACH.get().as_secs()
+            ),
+        )
         .hint(format!(
             "`pydisk detach --force {name}` ends it, whatever it has not stored yet"
         )));
@@ -67,9 +71,10 @@ pub fn detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
             (false, false) => format!("did not stop as it should and was killed{hung}"),
         };
         unstored.push(
-            Refusal::new(format!(
-                "{name}: its worker {how}; what it had not stored is lost"
-            ))
+            Refusal::about(
+                &name,
+                format_args!("its worker {how}; what it had not stored is lost"),
+            )
             .hint(format!("its log is {}", kept_log(folder).display())),
         );
     }
@@ -95,14 +100,13 @@ fn ended_badly(folder: &Folder) -> bool {
 
 /// Send `signal` to whoever holds `role` and wait for its end; whether nobody holds it any more.
 fn end(folder: &Folder, role: Role, signal: Signal, patience: Duration) -> Result<bool, Refusal> {
-    let failed = |error: rustix::io::Errno| Refusal::new(format!("{}: {error}", folder.name()));
     let Some((pid, process)) = holder(folder, role)? else {
         return Ok(true);
     };
     match pidfd_send_signal(&process, signal) {
         Ok(()) => {}
         Err(rustix::io::Errno::SRCH) => return Ok(true),
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(Refusal::caused(folder.name(), error)),
     }
     let patience = Timespec::try_from(patience).unwrap_or_default();
     let mut ready = [PollFd::new(&process, PollFlags::IN)];
@@ -114,7 +118,7 @@ fn end(folder: &Folder, role: Role, signal: Signal, patience: Duration) -> Resul
             }
             Ok(_) => return Ok(true),
             Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(Refusal::caused(folder.name(), error)),
         }
     }
 }
@@ -128,19 +132,18 @@ fn holder(folder: &Folder, role: Role) -> Result<Option<(Pid, OwnedFd)>, Refusal
         Holder::Nobody => return Ok(None),
         Holder::Process(pid) => pid,
         Holder::Foreign => {
-            return Err(Refusal::new(format!(
-                "{name}: its processes run in another process namespace"
-            )));
+            return Err(Refusal::about(
+                &name,
+                "its processes run in another process namespace",
+            ));
         }
     };
     let process = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(process) => process,
         Err(rustix::io::Errno::SRCH) => return Ok(None),
         Err(error) => {
-            return Err(Refusal::new(format!(
-                "{name}: process {}: {error}",
-                pid.as_raw_nonzero()
-            )));
+            return Err(Refusal::caused(&name, error)
+                .during(format_args!("process {}", pid.as_raw_nonzero())));
         }
     };
     // Still the holder, so the descriptor stands for it and not for a later process of that number.

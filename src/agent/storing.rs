@@ -29,24 +29,24 @@ pub(super) fn store(disk: &Served, folder: &Folder, patience: Duration) -> Vec<R
         done.send(stored).unwrap_or_default();
     });
     if let Err(error) = started {
-        return vec![Refusal::new(format!("{name}: nothing was stored: {error}"))];
+        return vec![Refusal::caused(&name, error).during("nothing was stored")];
     }
     match finished.recv_timeout(patience + patience::STORE_LATE.get()) {
         Ok(Ok(faults)) => faults
             .into_iter()
-            .map(|fault| Refusal::new(format!("{name}: {fault}")))
+            .map(|fault| Refusal::about(&name, fault))
             .collect(),
         // It is gone, and nobody has it any more.
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Ok(Err(error)) => vec![Refusal::new(format!(
-            "{name}: {}: {error}",
-            device.display()
-        ))],
-        Err(_late) => vec![Refusal::new(format!(
-            "{name}: {} could not be stored within {} s",
-            device.display(),
-            patience.as_secs_f32()
-        ))],
+        Ok(Err(error)) => vec![Refusal::caused(&name, error).during(device.display())],
+        Err(_late) => vec![Refusal::about(
+            &name,
+            format_args!(
+                "{} could not be stored within {} s",
+                device.display(),
+                patience.as_secs_f32()
+            ),
+        )],
     }
 }
 

@@ -16,7 +16,7 @@ use crate::frontends::{Identity, Target};
 use crate::layers::Named;
 use crate::logging::Logging;
 use crate::params::ErrnoSource;
-use crate::{Refusal, escape};
+use crate::{Refusal, ResultExt, escape};
 
 /// One disk to serve.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -123,9 +123,10 @@ impl Job {
         for (what, path) in paths {
             if let Some(path) = path.filter(|path| path.to_str().is_none()) {
                 let shown = escape::bytes(path.as_os_str().as_bytes());
-                return Err(Refusal::new(format!(
-                    "{what} `{shown}`: the path is not UTF-8"
-                )));
+                return Err(Refusal::about(
+                    format_args!("{what} `{shown}`"),
+                    "the path is not UTF-8",
+                ));
             }
         }
         Ok(())
@@ -234,8 +235,7 @@ impl Reserved {
     /// Keep the script in the attachment's folder.
     fn keep(&mut self, text: &[u8]) -> Result<(), Refusal> {
         let path = self.folder.script();
-        std::fs::write(&path, text)
-            .map_err(|error| Refusal::new(format!("`{}`: {error}", path.display())))?;
+        std::fs::write(&path, text).refuse(format_args!("`{}`", path.display()))?;
         self.job.plugin.script = path;
         Ok(())
     }

@@ -90,20 +90,19 @@ pub enum Answer {
     Refused(Told),
 }
 
-/// A [`Refusal`] on its way from one process to another.
+/// A [`Refusal`] on its way from one process to another, in its parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told(String);
+pub struct Told(Refusal);
 
 impl From<Refusal> for Told {
     fn from(refusal: Refusal) -> Self {
-        Self(refusal.to_string())
+        Self(refusal)
     }
 }
 
 impl From<Told> for Refusal {
     fn from(told: Told) -> Self {
-        // The hint, if any, is a line of its own already.
-        Refusal::new(told.0)
+        told.0
     }
 }
 
@@ -193,8 +192,23 @@ mod tests {
         let Some(FromWorker::Refused(told)) = receiver.receive().unwrap() else {
             panic!("the second message was lost");
         };
-        assert_eq!(Refusal::from(told).to_string(), "no\nhint: yes");
+        let refusal = Refusal::from(told);
+        assert_eq!(refusal.to_string(), "no\nhint: yes");
+        assert_eq!(refusal.hinted(), Some("yes"));
         assert!(receiver.receive::<FromWorker>().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_agent_of_an_older_pydisk_is_heard() {
+        let (one, other) = UnixStream::pair().unwrap();
+        (&one)
+            .write_all(b"{\"refused\": \"x: no\\nhint: yes\"}\n")
+            .unwrap();
+        let heard = Receiver::of(&other).unwrap().receive::<Answer>();
+        let Some(Answer::Refused(told)) = heard.unwrap() else {
+            panic!("it was not understood");
+        };
+        assert_eq!(Refusal::from(told).to_string(), "x: no\nhint: yes");
     }
 
     #[test]

@@ -47,9 +47,10 @@ fn parsed(text: &str) -> Result<u32, Refusal> {
     number
         .filter(|number| (1..=100).contains(number))
         .ok_or_else(|| {
-            Refusal::new(format!(
-                "{VARIABLE} `{text}`: a whole number from 1 to 100 is needed"
-            ))
+            Refusal::about(
+                format_args!("{VARIABLE} `{text}`"),
+                "a whole number from 1 to 100 is needed",
+            )
         })
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::patience;
 use super::spelling::Spelling;
+use crate::refusal::words;
 
 /// How the processes of an attachment behave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +68,9 @@ impl Conduct {
         let Some(path) = &self.pid_file else {
             return Ok(());
         };
-        write_whole(path, format!("{}\n", process::id()).as_bytes())
-            .map_err(|error| io::Error::other(format!("pidfile `{}`: {error}", path.display())))
+        write_whole(path, format!("{}\n", process::id()).as_bytes()).map_err(|error| {
+            io::Error::other(format!("pidfile `{}`: {}", path.display(), words(error)))
+        })
     }
 }
 

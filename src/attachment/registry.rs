@@ -13,7 +13,7 @@ use rustix::process::geteuid;
 
 use super::folder::{Folder, Held, Role, finish_removals};
 use super::patience;
-use crate::Refusal;
+use crate::{Refusal, ResultExt};
 
 /// Overrides the folder that holds the attachments' folders; for tests and for containers.
 pub const ROOT_VARIABLE: &str = "PYDISK_STATE_DIR";
@@ -33,8 +33,9 @@ impl Root {
         }
         let opened = usual().map_or_else(
             || {
-                Err(Refusal::new(
-                    "there is no folder for the state of attachments: XDG_RUNTIME_DIR is not set",
+                Err(Refusal::about(
+                    "there is no folder for the state of attachments",
+                    "XDG_RUNTIME_DIR is not set",
                 )
                 .hint(format!(
                     "log in so that it is set, set {ROOT_VARIABLE}, or run pydisk as root"
@@ -86,8 +87,9 @@ impl Root {
             .recursive(true)
             .mode(0o755)
             .create(&path);
-        made.map_err(|error| {
-            Refusal::new(format!("state folder `{}`: {error}", path.display())).hint(format!(
+        let about = format!("state folder `{}`", path.display());
+        made.refuse(&about).map_err(|refusal| {
+            refusal.hint(format_args!(
                 "set {ROOT_VARIABLE} to a folder that can be written"
             ))
         })?;
@@ -97,14 +99,13 @@ impl Root {
         } else {
             fs::metadata
         };
-        let found = look(&path)
-            .map_err(|error| Refusal::new(format!("state folder `{}`: {error}", path.display())))?;
+        let found = look(&path).refuse(&about)?;
         let ours = found.is_dir() && found.uid() == geteuid().as_raw();
         if !ours || found.mode() & 0o022 != 0 {
-            return Err(Refusal::new(format!(
-                "state folder `{}`: it must belong to you and be writable by nobody else",
-                path.display()
-            )));
+            return Err(Refusal::about(
+                about,
+                "it must belong to you and be writable by nobody else",
+            ));
         }
         Ok(Self(path))
     }
@@ -127,12 +128,10 @@ impl Root {
     /// # Errors
     /// One sentence, if the root cannot be read.
     pub fn folders(&self) -> Result<Vec<Folder>, Refusal> {
-        let failed = |error: io::Error| {
-            Refusal::new(format!("state folder `{}`: {error}", self.0.display()))
-        };
+        let about = format!("state folder `{}`", self.0.display());
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.0).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
+        for entry in fs::read_dir(&self.0).refuse(&about)? {
+            let entry = entry.refuse(&about)?;
             let named = entry
                 .file_name()
                 .to_str()
@@ -153,9 +152,10 @@ impl Root {
         let _registry = self.registry()?;
         match name {
             Name::Given(name) => self.make(name)?.ok_or_else(|| {
-                Refusal::new(format!(
-                    "name `{name}`: there is such an attachment already"
-                ))
+                Refusal::about(
+                    format_args!("name `{name}`"),
+                    "there is such an attachment already",
+                )
                 .hint("`pydisk list` shows them all; choose another --name")
             }),
             Name::Like(stem) => {
@@ -165,9 +165,10 @@ impl Root {
                         return Ok(made);
                     }
                 }
-                Err(Refusal::new(format!(
-                    "name `{stem}`: all numbers are taken"
-                )))
+                Err(Refusal::about(
+                    format_args!("name `{stem}`"),
+                    "all numbers are taken",
+                ))
             }
         }
     }
@@ -175,17 +176,15 @@ impl Root {
     /// `None` if the name is taken.
     fn make(&self, name: &str) -> Result<Option<(Folder, Held)>, Refusal> {
         let folder = self.folder(name);
-        let failed = |error: io::Error| {
-            Refusal::new(format!("folder `{}`: {error}", folder.path().display()))
-        };
+        let about = format!("folder `{}`", folder.path().display());
         match fs::DirBuilder::new().mode(0o700).create(folder.path()) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(Refusal::caused(about, error)),
         }
         // The mode above went through the umask.
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).map_err(failed)?;
-        let held = folder.hold(Role::Launch).map_err(failed)?;
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).refuse(&about)?;
+        let held = folder.hold(Role::Launch).refuse(&about)?;
         Ok(Some((folder, held)))
     }
 
@@ -233,20 +232,20 @@ impl Root {
         }
         folder
             .remove(held)
-            .map_err(|error| Refusal::new(format!("folder `{}`: {error}", folder.path().display())))
+            .refuse(format_args!("folder `{}`", folder.path().display()))
     }
 
     /// Held while names are reserved or abandoned folders taken over, and for nothing that can wait.
     fn registry(&self) -> Result<File, Refusal> {
         let path = self.0.join(".lock");
-        let failed = |error: io::Error| Refusal::new(format!("`{}`: {error}", path.display()));
+        let about = format!("`{}`", path.display());
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
             .open(&path)
-            .map_err(failed)?;
+            .refuse(&about)?;
         let patience = Instant::now() + patience::REGISTRY.get();
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -255,12 +254,12 @@ impl Root {
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 Err(Errno::WOULDBLOCK) => {
-                    return Err(Refusal::new(format!(
-                        "`{}`: another pydisk holds this lock and does not let go",
-                        path.display()
-                    )));
+                    return Err(Refusal::about(
+                        about,
+                        "another pydisk holds this lock and does not let go",
+                    ));
                 }
-                Err(error) => return Err(failed(error.into())),
+                Err(error) => return Err(Refusal::caused(about, error)),
             }
         }
     }
@@ -275,10 +274,10 @@ fn named() -> Result<Option<PathBuf>, Refusal> {
     if path.is_absolute() {
         return Ok(Some(path));
     }
-    Err(Refusal::new(format!(
-        "{ROOT_VARIABLE} `{}`: an absolute path is needed",
-        path.display()
-    )))
+    Err(Refusal::about(
+        format_args!("{ROOT_VARIABLE} `{}`", path.display()),
+        "an absolute path is needed",
+    ))
 }
 
 /// The folder that this user has where nothing is said, if there is one.
@@ -351,9 +350,10 @@ pub fn check_name(name: &str) -> Result<(), Refusal> {
     if fits {
         return Ok(());
     }
-    Err(Refusal::new(format!(
-        "name `{name}`: a name has 1 to 64 letters, digits, `.`, `_` or `-`, and begins with a letter, a digit or `_`"
-    )))
+    Err(Refusal::about(
+        format_args!("name `{name}`"),
+        "a name has 1 to 64 letters, digits, `.`, `_` or `-`, and begins with a letter, a digit or `_`",
+    ))
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ pub use way::{Place, Way};
 use hdrhistogram::Histogram;
 use pydisk_kernel::aio::{Direction, Done};
 
+use crate::refusal::words;
+
 /// Where the requests of a workload go, and which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
@@ -130,17 +132,10 @@ impl Measured {
                 return;
             }
             Ok(count) => format!("{count} bytes of {len} were transferred"),
-            Err(error) => io_words(error),
+            Err(error) => words(error),
         };
         *self.failed.entry(error).or_default() += 1;
     }
-}
-
-/// An error without the number that Rust puts behind it.
-fn io_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let words = text.split(" (os error").next().unwrap_or_default();
-    words.to_owned()
 }
 
 /// How long to wait for answers before the watch is asked again.

@@ -183,7 +183,7 @@ impl Place {
             Self::Named(target) => format!("`{target}` is a file, which has no blocks"),
             Self::Chosen(_) => "this host offers a file only, which has no blocks".to_owned(),
         };
-        Err(Refusal::new(format!("--logical-block-size: {why}"))
+        Err(Refusal::about("--logical-block-size", why)
             .hint("use it with /dev/ublkbN, /dev/nbdN or /dev/loopN"))
     }
 }
@@ -200,7 +200,7 @@ fn logical_block(text: &str) -> Result<u32, String> {
 /// A layer, as one sentence where it is none.
 fn layer(text: &str) -> Result<Named, String> {
     text.parse::<Named>()
-        .map_err(|refusal| refusal.to_string().replace("\nhint: ", "; "))
+        .map_err(|refusal| refusal.with_hint_after("; "))
 }
 
 fn layer_help() -> String {
@@ -216,18 +216,19 @@ fn unanswerable(target: Option<&Target>, args: &AttachArgs) -> Option<Refusal> {
     let target = target.filter(|target| target.front_end().uses_stdio())?;
     let options = [("--run", args.run.is_some()), ("--json", args.json)];
     let (option, _) = options.into_iter().find(|(_, given)| *given)?;
-    Some(Refusal::new(format!(
-        "{option}: the target `{target}` has its one client on standard input and output"
-    )))
+    Some(Refusal::about(
+        option,
+        format_args!("the target `{target}` has its one client on standard input and output"),
+    ))
 }
 
 /// The text of a script that comes through a pipe; none of a file.
 fn passed_text(script: &Path, target: Option<&Target>) -> Result<Option<Vec<u8>>, Refusal> {
     match target.filter(|target| target.front_end().uses_stdio()) {
-        Some(target) if passed::is_passed(script) => Err(Refusal::new(format!(
-            "plugin `{}`: the client of `{target}` is on standard input, so a file is needed",
-            script.display()
-        ))),
+        Some(target) if passed::is_passed(script) => Err(Refusal::about(
+            format_args!("plugin `{}`", script.display()),
+            format_args!("the client of `{target}` is on standard input, so a file is needed"),
+        )),
         _ => passed::read(script),
     }
 }

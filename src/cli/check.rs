@@ -24,7 +24,7 @@ use crate::interrupt;
 use crate::params::ErrnoSource;
 use crate::progress::{AGAIN, SILENCE, tell_waiting};
 use crate::python::{self, Plugin};
-use crate::{Refusal, escape, logging};
+use crate::{Refusal, ResultExt, escape, logging};
 
 /// How often the watch is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -230,9 +230,7 @@ fn watch(examined: &Arc<Examined>, patience: Duration) -> Result<(), Refusal> {
         }
     };
     let started = thread::Builder::new().name("watch".into()).spawn(body);
-    started
-        .map(drop)
-        .map_err(|error| Refusal::new(format!("a thread that watches: {error}")))
+    started.map(drop).refuse("a thread that watches")
 }
 
 impl Examined {
@@ -255,8 +253,7 @@ impl Examined {
         during("config", &mut || plugin.configure(parameters))?;
         during("get_ready", &mut || plugin.get_ready())?;
         // As for a disk in the background: a relative path that is opened later is found out here.
-        std::env::set_current_dir("/")
-            .map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
+        std::env::set_current_dir("/").refuse("folder `/`")?;
         during("after_fork", &mut || plugin.after_fork())?;
         let open = || plugin.open_export(&self.export, !self.plan.write);
         let outcome = check::run(&open, self.plan, &self.report, watch);

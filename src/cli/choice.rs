@@ -54,11 +54,10 @@ pub(super) fn choose(host: &[Found]) -> Result<Choice, Refusal> {
         Some(format!("{}: {why}", found.row.name))
     });
     let each: Vec<_> = each.collect();
-    Err(Refusal::new(format!(
-        "no front end works on this host: {}",
-        each.join("; ")
-    ))
-    .hint("`pydisk probe` shows what each of them needs"))
+    Err(
+        Refusal::about("no front end works on this host", each.join("; "))
+            .hint("`pydisk probe` shows what each of them needs"),
+    )
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ fn one(folder: &Folder, manner: Manner, under_way: &UnderWay) -> Result<Vec<Refu
         // It ended while it was asked: by a signal, or because somebody else detached.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => gone(folder, force),
         Err(error) if error.kind() == io::ErrorKind::TimedOut && !force => {
-            Err(Refusal::new(format!("{name}: its agent does not answer"))
+            Err(Refusal::about(&name, "its agent does not answer")
                 .hint(format!("`pydisk detach --force {name}` ends it")))
         }
         // There is none, or it does not answer.
@@ -263,7 +263,7 @@ fn gone(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
     if let Some(refusal) = failed {
         return Err(refusal);
     }
-    let refusal = Refusal::new(format!("{}: it is not gone yet", folder.name()));
+    let refusal = Refusal::about(folder.name(), "it is not gone yet");
     Err(if force {
         refusal
     } else {

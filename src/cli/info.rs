@@ -21,7 +21,7 @@ use crate::interrupt;
 use crate::logging::Detail;
 use crate::progress::{Progress, tell_waiting};
 use crate::python::Plugin;
-use crate::{Refusal, escape, logging};
+use crate::{Refusal, ResultExt, escape, logging};
 
 #[derive(Debug, Args)]
 pub(super) struct InfoArgs {
@@ -69,12 +69,12 @@ pub(super) fn in_own_process(
     python: Option<PathBuf>,
     told: impl Fn() -> String + Send + 'static,
 ) -> Result<ExitCode, Failure> {
-    let failed = |error: std::io::Error| Refusal::new(format!("{}: {error}", script.display()));
+    let about = script.display().to_string();
     let (script, stdin) = match passed::read(script)? {
         Some(text) => (Path::new(passed::STDIN), passed::as_stdin(&text)?.into()),
         None => (script, Stdio::null()),
     };
-    let mut command = process.command().map_err(failed)?;
+    let mut command = process.command().refuse(&about)?;
     command
         .args(options)
         .arg("--")
@@ -84,7 +84,7 @@ pub(super) fn in_own_process(
     if let Some(python) = python {
         command.env("PYTHONEXECUTABLE", python);
     }
-    let mut child = command.spawn().map_err(failed)?;
+    let mut child = command.spawn().refuse(&about)?;
     let (tell, said) = mpsc::channel();
     let _interrupted = interrupt::told(move || {
         logging::say(&told());
@@ -93,13 +93,13 @@ pub(super) fn in_own_process(
         thread::sleep(ITS_END);
         String::new()
     });
-    let status = child.wait().map_err(failed)?;
+    let status = child.wait().refuse(&about)?;
     if status.signal() == Some(SIGINT) && said.recv_timeout(ITS_END).is_ok() {
         interrupt::end();
     }
     let Some(code) = status.code() else {
         let how = crate::agent::ending(status);
-        return Err(Refusal::new(format!("{}: Python {how}", script.display())).into());
+        return Err(Refusal::about(script.display(), format_args!("Python {how}")).into());
     };
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }
@@ -208,9 +208,8 @@ fn as_json(limits: [Limit; 4], said: Vec<(String, String)>) -> String {
 /// Standard output, for what the user asked for: from here on, what the plugin prints goes to
 /// standard error.
 pub(super) fn own_output(script: &Path) -> Result<File, Refusal> {
-    let failed = |error: std::io::Error| Refusal::new(format!("{}: {error}", script.display()));
-    let out = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)
-        .map_err(|error| failed(error.into()))?;
-    rustix::stdio::dup2_stdout(rustix::stdio::stderr()).map_err(|error| failed(error.into()))?;
+    let about = script.display();
+    let out = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).refuse(&about)?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr()).refuse(&about)?;
     Ok(out.into())
 }

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::Refusal;
+use crate::refusal::words;
+use crate::{Refusal, ResultExt};
 
 /// The version that this program was linked with, such as `3.11`.
 const LINKED: &str = env!("PYDISK_PYTHON");
@@ -19,8 +20,8 @@ const LINKED: &str = env!("PYDISK_PYTHON");
 /// One sentence: what was chosen is no Python, or one of another version.
 pub(super) fn choose(asked: Option<&Path>, script: &Path) -> Result<Option<PathBuf>, Refusal> {
     if let Some(path) = asked {
-        let path = std::path::absolute(path)
-            .map_err(|error| Refusal::new(format!("--python `{}`: {error}", path.display())))?;
+        let path =
+            std::path::absolute(path).refuse(format_args!("--python `{}`", path.display()))?;
         return checked(&path, "--python").map(Some);
     }
     if let Some(folder) = std::env::var_os("VIRTUAL_ENV").filter(|folder| !folder.is_empty()) {
@@ -52,23 +53,25 @@ fn checked(path: &Path, what: &str) -> Result<PathBuf, Refusal> {
     let shown = path.display();
     if !program.is_file() {
         return Err(
-            Refusal::new(format!("{what} `{shown}`: there is no Python"))
+            Refusal::about(format_args!("{what} `{shown}`"), "there is no Python")
                 .hint("give the path of a Python program or of a virtual environment"),
         );
     }
     let version = configured(&program)
         .map_or_else(|| ask(&program), Ok)
         .map_err(|why| {
-            Refusal::new(format!(
-                "{what} `{shown}`: its version cannot be found out: {why}"
-            ))
+            Refusal::about(
+                format_args!("{what} `{shown}`"),
+                format_args!("its version cannot be found out: {why}"),
+            )
         })?;
     if version == LINKED {
         return Ok(program);
     }
-    Err(Refusal::new(format!(
-        "{what} `{shown}`: this is Python {version}, and this pydisk is built with Python {LINKED}"
-    ))
+    Err(Refusal::about(
+        format_args!("{what} `{shown}`"),
+        format_args!("this is Python {version}, and this pydisk is built with Python {LINKED}"),
+    )
     .hint(format!(
         "choose a Python {LINKED} with --python, or build pydisk with PYO3_PYTHON={}",
         program.display()
@@ -109,7 +112,7 @@ fn ask(program: &Path) -> Result<String, String> {
         ])
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| error.to_string())?;
+        .map_err(words)?;
     minor(&String::from_utf8_lossy(&output.stdout))
         .ok_or_else(|| format!("it does not say, {}", output.status))
 }

@@ -47,9 +47,8 @@ impl Entry {
             }
             Err(error) => {
                 let state = folder.state();
-                complain(&Refusal::new(format!(
-                    "{}: what is known of it cannot be read: `{}`: {error}",
-                    folder.name(),
+                complain(&Refusal::caused(folder.name(), error).during(format_args!(
+                    "what is known of it cannot be read: `{}`",
                     state.display()
                 )));
                 (None, "unreadable")
@@ -201,11 +200,13 @@ pub(super) fn refuse_taken(target: &Target) -> Result<(), Refusal> {
         thread::sleep(Duration::from_millis(20));
     };
     let name = taken.name();
-    Err(
-        Refusal::new(format!("target `{shown}`: the attachment `{name}` has it")).hint(format!(
-            "`pydisk detach {name}` ends it, `pydisk show {name}` tells more"
-        )),
+    Err(Refusal::about(
+        format_args!("target `{shown}`"),
+        format_args!("the attachment `{name}` has it"),
     )
+    .hint(format!(
+        "`pydisk detach {name}` ends it, `pydisk show {name}` tells more"
+    )))
 }
 
 /// Whether one of its processes is about to be gone, and what it holds with it.
@@ -278,9 +279,10 @@ pub(super) fn find(entries: Vec<Entry>, which: &str) -> Result<Entry, Refusal> {
     if let Some(found) = entries.into_iter().find(|entry| entry.is(which)) {
         return Ok(found);
     }
-    let refusal = Refusal::new(format!(
-        "`{which}`: nothing of this name or device is attached"
-    ));
+    let refusal = Refusal::about(
+        format_args!("`{which}`"),
+        "nothing of this name or device is attached",
+    );
     if attachment::check_name(which).is_ok() {
         let mut logs = Root::all()?
             .into_iter()

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::Refusal;
 use crate::attachment::SCRIPT;
+use crate::{Refusal, ResultExt};
 
 /// Bytes of a script.
 const LONGEST: u64 = 16 << 20;
@@ -31,13 +31,16 @@ pub(super) fn read(script: &Path) -> Result<Option<Vec<u8>>, Refusal> {
     if !is_passed(script) {
         return Ok(None);
     }
-    let failed = |why: String| Refusal::new(format!("plugin `{}`: {why}", script.display()));
+    let about = format!("plugin `{}`", script.display());
     let mut text = Vec::new();
     File::open(script)
         .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut text))
-        .map_err(|error| failed(error.to_string()))?;
+        .refuse(&about)?;
     if text.len() as u64 > LONGEST {
-        return Err(failed(format!("it is longer than {} MiB", LONGEST >> 20)));
+        return Err(Refusal::about(
+            about,
+            format_args!("it is longer than {} MiB", LONGEST >> 20),
+        ));
     }
     Ok(Some(text))
 }
@@ -48,14 +51,14 @@ pub(super) fn read(script: &Path) -> Result<Option<Vec<u8>>, Refusal> {
 /// # Errors
 /// One sentence, if there is no memory for it.
 pub(super) fn as_stdin(text: &[u8]) -> Result<File, Refusal> {
-    let failed = |error: std::io::Error| Refusal::new(format!("a copy of the script: {error}"));
-    let file = memfd_create(SCRIPT, MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+    const ABOUT: &str = "a copy of the script";
+    let file = memfd_create(SCRIPT, MemfdFlags::CLOEXEC).refuse(ABOUT)?;
     let mut file = File::from(file);
     // It comes with all rights for everybody.
     file.set_permissions(Permissions::from_mode(0o600))
-        .map_err(failed)?;
-    file.write_all(text).map_err(failed)?;
-    file.seek(SeekFrom::End(0)).map_err(failed)?;
+        .refuse(ABOUT)?;
+    file.write_all(text).refuse(ABOUT)?;
+    file.seek(SeekFrom::End(0)).refuse(ABOUT)?;
     Ok(file)
 }
 

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::{Refusal, attachment};
+use crate::{Refusal, ResultExt, attachment};
 
 /// Folders of plugins that ship, instead of those that are looked for; like PATH.
 const VARIABLE: &str = "PYDISK_PLUGINS";
@@ -58,9 +58,10 @@ fn find_in(word: &str, folders: &[PathBuf], here: &Path) -> Result<PathBuf, Refu
         return script(path);
     }
     let known = known_in(folders);
-    Err(Refusal::new(format!(
-        "plugin `{word}`: there is no such file, and no plugin that ships with pydisk has this name"
-    ))
+    Err(Refusal::about(
+        format_args!("plugin `{word}`"),
+        "there is no such file, and no plugin that ships with pydisk has this name",
+    )
     .hint(format!(
         "give the path of a Python file, or a name ({known})"
     )))
@@ -71,16 +72,15 @@ fn find_in(word: &str, folders: &[PathBuf], here: &Path) -> Result<PathBuf, Refu
 /// # Errors
 /// One sentence: there is no file.
 pub(super) fn script(path: &Path) -> Result<PathBuf, Refusal> {
-    let failed =
-        |error: std::io::Error| Refusal::new(format!("plugin `{}`: {error}", path.display()));
-    let found = std::fs::metadata(path).map_err(failed)?;
+    let about = format!("plugin `{}`", path.display());
+    let found = std::fs::metadata(path).refuse(&about)?;
     if found.is_dir() {
-        return Err(Refusal::new(format!(
-            "plugin `{}`: a Python file is needed, this is a folder",
-            path.display()
-        )));
+        return Err(Refusal::about(
+            about,
+            "a Python file is needed, this is a folder",
+        ));
     }
-    std::path::absolute(path).map_err(failed)
+    std::path::absolute(path).refuse(about)
 }
 
 /// Where plugins that ship are looked for, in this order.

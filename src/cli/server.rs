@@ -9,7 +9,7 @@ use pydisk_kernel::activation;
 use crate::attachment::Passing;
 use crate::frontends::Target;
 use crate::frontends::nbd::{Address, Bounds, Place, ServerOptions, TlsMode, TlsSetup};
-use crate::{Refusal, params};
+use crate::{Refusal, ResultExt, params};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of a server")]
@@ -84,7 +84,7 @@ impl ServerArgs {
             |target| format!("the target is `{target}`"),
         );
         Err(
-            Refusal::new(format!("{option}: it is for a server, and {target}"))
+            Refusal::about(option, format_args!("it is for a server, and {target}"))
                 .hint("a server's target begins with `nbd`, such as nbd://localhost:10809"),
         )
     }
@@ -95,8 +95,9 @@ impl ServerArgs {
             (None | Some(Tls::Off), false) => TlsMode::Off,
             (Some(Tls::Allowed), false) => TlsMode::Allowed,
             (Some(Tls::Off | Tls::Allowed), true) => {
-                return Err(Refusal::new(
-                    "--tls: the target begins with `nbds`, which means that TLS is required",
+                return Err(Refusal::about(
+                    "--tls",
+                    "the target begins with `nbds`, which means that TLS is required",
                 ));
             }
         };
@@ -106,22 +107,20 @@ impl ServerArgs {
                 ("--tls-verify-peer", self.tls_verify_peer),
             ];
             if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
-                return Err(Refusal::new(format!("{option}: TLS is off"))
+                return Err(Refusal::about(option, "TLS is off")
                     .hint("add --tls required, or --tls allowed"));
             }
             return Ok(TlsSetup::default());
         }
         let Some(folder) = &self.tls_certificates else {
-            return Err(Refusal::new("--tls: the server needs a certificate").hint(
-                "add --tls-certificates DIR, a folder with server-cert.pem and server-key.pem",
-            ));
+            return Err(
+                Refusal::about("--tls", "the server needs a certificate").hint(
+                    "add --tls-certificates DIR, a folder with server-cert.pem and server-key.pem",
+                ),
+            );
         };
-        let folder = std::path::absolute(folder).map_err(|error| {
-            Refusal::new(format!(
-                "--tls-certificates `{}`: {error}",
-                folder.display()
-            ))
-        })?;
+        let folder = std::path::absolute(folder)
+            .refuse(format_args!("--tls-certificates `{}`", folder.display()))?;
         Ok(TlsSetup {
             mode,
             certificates: Some(folder),
@@ -137,7 +136,8 @@ const LIMITS: &str = "payload (bytes, 4k to 64M), option (bytes, 8k to 1M), requ
 /// Change the limit that `NAME=VALUE` names.
 fn set(options: &mut ServerOptions, limit: &str) -> Result<(), Refusal> {
     let refused = |why: &str| {
-        Refusal::new(format!("--limit `{limit}`: {why}")).hint(format!("accepted are {LIMITS}"))
+        Refusal::about(format_args!("--limit `{limit}`"), why)
+            .hint(format!("accepted are {LIMITS}"))
     };
     let (name, value) = limit
         .split_once('=')
@@ -184,16 +184,16 @@ fn set(options: &mut ServerOptions, limit: &str) -> Result<(), Refusal> {
 /// # Errors
 /// One sentence, if they are not there.
 pub(super) fn passing(address: &Address) -> Result<Passing, Refusal> {
-    let failed = |error: std::io::Error| Refusal::new(format!("target `{address}`: {error}"));
+    let about = format!("target `{address}`");
     match &address.place {
-        Place::Stdio => stdio().map(Passing::new).map_err(failed),
+        Place::Stdio => stdio().map(Passing::new).refuse(about),
         Place::Activation => {
-            let sockets = activation::sockets().map_err(failed)?;
+            let sockets = activation::sockets().refuse(&about)?;
             if sockets.is_empty() {
-                return Err(Refusal::new(format!(
-                    "target `{address}`: systemd has passed no socket to this process"
-                ))
-                .hint("start pydisk from a .service with a .socket beside it"));
+                return Err(
+                    Refusal::about(about, "systemd has passed no socket to this process")
+                        .hint("start pydisk from a .service with a .socket beside it"),
+                );
             }
             Ok(Passing::new(sockets))
         }

@@ -18,8 +18,10 @@ pub(super) fn refuse_bytes(arguments: impl Iterator<Item = OsString>) -> Result<
     for argument in arguments {
         if argument.to_str().is_none() {
             let shown = escape::bytes(argument.as_bytes());
-            return Err(Refusal::new(format!("argument `{shown}`: it is not UTF-8"))
-                .hint("a link to a file can have another name: `ln -s FILE LINK`"));
+            return Err(
+                Refusal::about(format_args!("argument `{shown}`"), "it is not UTF-8")
+                    .hint("a link to a file can have another name: `ln -s FILE LINK`"),
+            );
         }
     }
     Ok(())

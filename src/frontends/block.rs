@@ -138,12 +138,12 @@ impl Geometry {
 
 /// Why there is no device of this driver with the number `index`, or no free one, in words for the user.
 pub(super) fn refused(driver: Driver, index: Option<u32>, error: &DeviceError) -> Refusal {
-    let refusal = Refusal::new(match index {
+    let refusal = match index {
         Some(index) if !error.names_its_device() => {
-            format!("{}: {error}", DeviceName(driver, index))
+            Refusal::about(DeviceName(driver, index), error)
         }
-        _ => error.to_string(),
-    });
+        _ => Refusal::new(error),
+    };
     match hint(error) {
         Some(hint) => refusal.hint(hint),
         None => refusal,
@@ -188,7 +188,7 @@ pub(super) fn stopped(device: &str, came: Result<(), DeviceError>) -> Result<(),
             log::warn!("{device}: {error}");
             Ok(())
         }
-        came => came.map_err(|error| Refusal::new(format!("{device}: {error}"))),
+        came => came.map_err(|error| Refusal::about(device, error)),
     }
 }
 

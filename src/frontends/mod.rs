@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use crate::Refusal;
 use crate::disk::{Exports, OpenDisk};
+use crate::{Cause, Refusal};
 
 mod answer;
 mod block;
@@ -209,7 +209,7 @@ where
     ) -> Result<Box<dyn Published>, Refusal> {
         let disk = exports
             .resident()
-            .map_err(|error| Refusal::new(error.to_string()))?;
+            .map_err(|error| Refusal::caused("", Cause::of(&*error.cause)))?;
         (self.0)(disk, ended)
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::endpoint::{is_same_path, is_server};
 use super::nbd::Address;
 use super::{FrontEnd, fuse, loopback, nbd_kernel, ublk};
-use crate::Refusal;
+use crate::{Refusal, ResultExt};
 
 /// Where a disk shall appear. Its form chooses the front end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,17 +104,20 @@ impl FromStr for Target {
             return text.parse().map(Self::Server);
         }
         if text.is_empty() {
-            return Err(Refusal::new("target: a path is needed, not an empty word"));
+            return Err(Refusal::about(
+                "target",
+                "a path is needed, not an empty word",
+            ));
         }
         if is_device(text) {
-            return Err(
-                Refusal::new(format!("target `{text}`: no front end makes this device"))
-                    .hint("use /dev/ublkbN, /dev/nbdN, /dev/loopN or a file path"),
-            );
+            return Err(Refusal::about(
+                format_args!("target `{text}`"),
+                "no front end makes this device",
+            )
+            .hint("use /dev/ublkbN, /dev/nbdN, /dev/loopN or a file path"));
         }
         refuse_address(text)?;
-        let path = std::path::absolute(Path::new(text))
-            .map_err(|error| Refusal::new(format!("target `{text}`: {error}")))?;
+        let path = std::path::absolute(Path::new(text)).refuse(format_args!("target `{text}`"))?;
         // `/./dev/sda`, or `sda` in that folder, is no file either.
         match path.to_str() {
             Some(path) if is_device(path) => path.parse(),
@@ -134,14 +137,13 @@ fn refuse_address(text: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     if let Some((scheme, _)) = text.split_once("://") {
-        return Err(Refusal::new(format!(
-            "target `{text}`: no front end serves `{scheme}`"
-        ))
+        return Err(Refusal::about(format_args!("target `{text}`"), format_args!("no front end serves `{scheme}`"))
         .hint("use nbd://HOST, nbd+unix:///?socket=PATH, /dev/ublkbN, /dev/nbdN, /dev/loopN or a file path"));
     }
-    Err(Refusal::new(format!(
-        "target `{text}`: it looks like an address without `nbd://`"
-    ))
+    Err(Refusal::about(
+        format_args!("target `{text}`"),
+        "it looks like an address without `nbd://`",
+    )
     .hint(format!("`nbd://{text}` is a server, `./{text}` a file")))
 }
 
@@ -153,9 +155,10 @@ fn numbered(text: &str, prefix: &str) -> Result<Option<u32>, Refusal> {
     // The kernel numbers block devices with at most 20 bits of minor.
     match rest.parse::<u32>() {
         Ok(index) if index < 1 << 20 && rest == index.to_string() => Ok(Some(index)),
-        _ => Err(Refusal::new(format!(
-            "target `{text}`: `{prefix}` takes a number from 0 to 1048575, not `{rest}`"
-        ))),
+        _ => Err(Refusal::about(
+            format_args!("target `{text}`"),
+            format_args!("`{prefix}` takes a number from 0 to 1048575, not `{rest}`"),
+        )),
     }
 }
 

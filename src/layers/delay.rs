@@ -20,7 +20,7 @@ pub(super) const ROW: Row = Row {
     make: |parameters, sleep| {
         let hint = || format!("give one of {}", ROW.parameters.join(", "));
         if parameters.is_empty() {
-            return Err(Refusal::new("delay: no delay is given").hint(hint()));
+            return Err(Refusal::about("delay", "no delay is given").hint(hint()));
         }
         let times = parameters
             .iter()

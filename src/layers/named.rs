@@ -53,7 +53,10 @@ impl FromStr for Named {
         let words = rest.split(',').filter(|_| !rest.is_empty());
         let parameters = words.map(|word| match word.split_once('=') {
             Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-            None => Err(Refusal::new(format!("`{word}`: KEY=VALUE is expected"))),
+            None => Err(Refusal::about(
+                format_args!("`{word}`"),
+                "KEY=VALUE is expected",
+            )),
         });
         let named = Self {
             name: name.to_owned(),
@@ -78,7 +81,7 @@ impl Named {
         })?;
         for (index, (key, _)) in self.parameters.iter().enumerate() {
             if !row.parameters.contains(&key.as_str()) {
-                let refusal = Refusal::new(format!("{}: it has no parameter `{key}`", row.name));
+                let refusal = Refusal::about(row.name, format_args!("it has no parameter `{key}`"));
                 return Err(refusal.hint(format!("give one of {}", row.parameters.join(", "))));
             }
             if self.parameters[..index]

@@ -11,8 +11,8 @@ use std::ops::Range;
 use pydisk_kernel::single_thread::SingleThread;
 use pyo3::prelude::*;
 
-use crate::Refusal;
 use crate::disk::{Disk, Extents, Limits, OpenDisk, Request, Result};
+use crate::{Refusal, ResultExt};
 
 /// A disk and its thread.
 #[derive(Debug)]
@@ -31,8 +31,7 @@ impl<D: OpenDisk> Homed<D> {
     pub(super) fn open(
         open: impl FnOnce() -> std::result::Result<D, Refusal> + Send,
     ) -> std::result::Result<Self, Refusal> {
-        let thread = SingleThread::start("handle", in_python)
-            .map_err(|error| Refusal::new(format!("a thread for the plugin: {error}")))?;
+        let thread = SingleThread::start("handle", in_python).refuse("a thread for the plugin")?;
         let disk = thread.run(open)?;
         Ok(Self {
             limits: disk.limits().clone(),

@@ -20,10 +20,10 @@ pub(super) fn start() -> Result<(), Refusal> {
     Python::initialize();
     Python::attach(|py| {
         settle(py).map_err(|error| {
-            Refusal::new(format!(
-                "python: cannot start: {}",
-                exceptions::describe(py, error)
-            ))
+            Refusal::about(
+                "python",
+                format_args!("cannot start: {}", exceptions::describe(py, error)),
+            )
         })
     })
 }

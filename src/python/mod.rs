@@ -11,8 +11,8 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::prelude::*;
 
-use crate::Refusal;
 use crate::disk::{Disk, Exports, Limits, OpenDisk};
+use crate::{Refusal, ResultExt};
 
 mod buffer;
 mod callbacks;
@@ -189,10 +189,10 @@ impl Plugin {
         for (key, value) in params {
             let taken = self.script.call(py, Callback::Config, (key, value))?;
             if taken.is_none() {
-                return Err(Refusal::new(format!(
-                    "{}: this plugin takes no parameters, but got `{key}={value}`",
-                    self.script.path
-                )));
+                return Err(Refusal::about(
+                    &self.script.path,
+                    format_args!("this plugin takes no parameters, but got `{key}={value}`"),
+                ));
             }
         }
         Ok(())
@@ -369,8 +369,7 @@ impl Plugin {
     pub fn limits(self: &Arc<Self>) -> Result<Limits, Refusal> {
         Python::attach(|py| self.complete(py))?;
         self.get_ready()?;
-        std::env::set_current_dir("/")
-            .map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
+        std::env::set_current_dir("/").refuse("folder `/`")?;
         self.after_fork()?;
         let limits = self.open(true).map(|disk| disk.limits().clone());
         self.cleanup();

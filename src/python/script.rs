@@ -13,8 +13,8 @@ use super::doing::Doing;
 use super::errnos;
 use super::findings::{Finding, Findings};
 use super::{coroutines, exceptions, forks, hints};
-use crate::Refusal;
 use crate::params::ErrnoSource;
+use crate::{Refusal, ResultExt};
 
 /// Which of nbdkit's two calling conventions a plugin follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +39,7 @@ impl Script {
     /// Run the file as `__main__`, as `python file.py` would, and check what it must define.
     pub(super) fn run(py: Python<'_>, path: &Path) -> Result<Self, Refusal> {
         let name = path.to_string_lossy().into_owned();
-        let source = std::fs::read(path)
-            .map_err(|error| Refusal::new(format!("{name}: cannot open file: {}", error)))?;
+        let source = std::fs::read(path).refuse_during(&name, "cannot open file")?;
         super::writable::warn(path);
         let main =
             execute(py, &name, path, &source).map_err(|error| top_level(py, &name, error))?;
@@ -189,17 +188,19 @@ impl Script {
 
     /// A refusal whose subject is one name of this script, mostly a callback.
     pub(super) fn refuse(&self, name: impl fmt::Display, what: impl fmt::Display) -> Refusal {
-        Refusal::new(format!("{}: {name}: {what}", self.path))
+        Refusal::about(&self.path, format_args!("{name}: {what}"))
     }
 
     fn require(&self, py: Python<'_>) -> Result<(), Refusal> {
         for callback in Callback::all().filter(|callback| callback.is_required()) {
             if self.find(py, callback).is_none() {
-                return Err(Refusal::new(format!(
-                    "{}: one of the required callbacks `open`, `get_size` or `pread` is not \
-                     defined: `{callback}` is missing",
-                    self.path
-                )));
+                return Err(Refusal::about(
+                    &self.path,
+                    format_args!(
+                        "one of the required callbacks `open`, `get_size` or `pread` is not \
+                     defined: `{callback}` is missing"
+                    ),
+                ));
             }
         }
         Ok(())
@@ -212,11 +213,13 @@ impl Script {
         match declared.extract::<i64>() {
             Ok(1) => Ok(Api::V1),
             Ok(2) => Ok(Api::V2),
-            _ => Err(Refusal::new(format!(
-                "{}: API_VERSION is {}: versions 1 and 2 are supported",
-                self.path,
-                exceptions::shown(&declared),
-            ))),
+            _ => Err(Refusal::about(
+                &self.path,
+                format_args!(
+                    "API_VERSION is {}: versions 1 and 2 are supported",
+                    exceptions::shown(&declared)
+                ),
+            )),
         }
     }
 }
@@ -276,7 +279,7 @@ fn remember_lines(py: Python<'_>, name: &str, source: &[u8]) -> PyResult<()> {
 fn top_level(py: Python<'_>, name: &str, error: PyErr) -> Refusal {
     if error.is_instance_of::<PySystemExit>(py) {
         let line = exceptions::one_line(py, &error);
-        return Refusal::new(format!("{name}: the script ended itself: {line}"));
+        return Refusal::about(name, format_args!("the script ended itself: {line}"));
     }
     let hint = hints::hint(py, name, None, &error);
     let is_of_text = error.is_instance_of::<PySyntaxError>(py) && error.traceback(py).is_none();
@@ -285,7 +288,7 @@ fn top_level(py: Python<'_>, name: &str, error: PyErr) -> Refusal {
     } else {
         exceptions::describe(py, error)
     };
-    let refusal = Refusal::new(format!("{name}: error running this script: {what}"));
+    let refusal = Refusal::about(name, format_args!("error running this script: {what}"));
     match hint {
         Some(hint) => refusal.hint(hint),
         None => refusal,

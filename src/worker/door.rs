@@ -3,7 +3,7 @@
 
 use crate::attachment::{self, Folder, Job, Passing, Telling};
 use crate::frontends::{FrontEnd, Options, Prepared};
-use crate::{Refusal, logging};
+use crate::{Refusal, ResultExt, logging};
 
 /// A front end that is ready and waits for the plugin.
 pub(super) struct Door {
@@ -30,12 +30,11 @@ impl Door {
         passing: Passing,
     ) -> Result<Self, Refusal> {
         let folder = &Folder::at(job.folder.clone());
-        let failed = |error: std::io::Error| Refusal::new(format!("{}: {error}", job.name));
         let prepared = front_end.prepare(options, passing.into_descriptors())?;
         let clients = if front_end.row().clients {
             Some(Clients {
-                telling: attachment::telling(folder).map_err(failed)?,
-                log: job.logging.open(&folder.log()).map_err(failed)?,
+                telling: attachment::telling(folder).refuse(&job.name)?,
+                log: job.logging.open(&folder.log()).refuse(&job.name)?,
             })
         } else {
             None

@@ -5,19 +5,19 @@ use std::process::Stdio;
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use crate::Refusal;
 use crate::attachment::Process;
+use crate::{Refusal, ResultExt};
 
 /// Start a guard for the device that will be made, which the kernel knows by `word`. It ends soon after this process.
 ///
 /// # Errors
 /// One sentence; without a guard, whoever uses the device could hang for long.
 pub(super) fn start(word: &str) -> Result<(), Refusal> {
-    let failed = |error: std::io::Error| Refusal::new(format!("a guard: {error}"));
-    let me = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+    const ABOUT: &str = "a guard";
+    let me = pidfd_open(getpid(), PidfdFlags::empty()).refuse(ABOUT)?;
     let guard = Process::Guard
         .command()
-        .map_err(failed)?
+        .refuse(ABOUT)?
         .arg(word)
         .stdin(Stdio::from(me))
         .stdout(Stdio::null())
@@ -26,7 +26,7 @@ pub(super) fn start(word: &str) -> Result<(), Refusal> {
         // Out of reach of what ends this worker's group.
         .process_group(0)
         .spawn()
-        .map_err(failed)?;
+        .refuse(ABOUT)?;
     log::debug!("guarded by process {}", guard.id());
     Ok(())
 }

@@ -31,7 +31,7 @@ use crate::disk::OpenDisk;
 use crate::frontends::{self, Options, Published, Row};
 use crate::layers::Stack;
 use crate::python::{Plugin, ThreadModel};
-use crate::{Refusal, logging, python};
+use crate::{Refusal, ResultExt, logging, python};
 use door::{Clients, Door};
 use offer::Offer;
 use served::Layered;
@@ -53,12 +53,12 @@ pub fn process() -> ExitCode {
     let held = folder.hold(Role::Worker);
     let ended = match &held {
         Ok(_) => passing
-            .map_err(|error| Refusal::new(format!("descriptors for the server: {error}")))
+            .refuse("descriptors for the server")
             .and_then(|passing| serve(&job, &folder, passing, &stream, receiver)),
-        Err(error) => Err(Refusal::new(format!(
-            "folder `{}`: {error}",
-            folder.path().display()
-        ))),
+        Err(error) => Err(Refusal::caused(
+            format_args!("folder `{}`", folder.path().display()),
+            error,
+        )),
     };
     let (message, code) = match ended {
         Ok(None) => (FromWorker::Stopped(None), 0),
@@ -96,15 +96,13 @@ fn serve(
     doing(stream, Step::GetReady);
     plugin.get_ready()?;
     if job.conduct.leaves_folder {
-        std::env::set_current_dir("/")
-            .map_err(|error| Refusal::new(format!("folder `/`: {error}")))?;
+        std::env::set_current_dir("/").refuse("folder `/`")?;
     }
     // What takes rights, before they are given up.
     let front_end = job.target.front_end();
     let options = options(job, front_end.row(), &plugin);
     let door = Door::open(&*front_end, &options, job, passing)?;
-    let telling = attachment::telling_activity(folder)
-        .map_err(|error| Refusal::new(format!("{}: {error}", job.name)))?;
+    let telling = attachment::telling_activity(folder).refuse(&job.name)?;
     surroundings::change(&job.conduct)?;
     // As in nbdkit, `cleanup` undoes what `after_fork` did, so it follows only where that succeeded.
     doing(stream, Step::AfterFork);
@@ -158,7 +156,7 @@ fn measure(plugin: &Plugin, folder: &Folder) -> Result<(), Refusal> {
             cpu: pydisk_kernel::process::cpu_time(),
         }
     };
-    attachment::tell_cost(folder, count).map_err(|error| Refusal::new(format!("cost: {error}")))
+    attachment::tell_cost(folder, count).refuse("cost")
 }
 
 /// What the plugin has for the front end of this `row`.
@@ -185,7 +183,7 @@ fn stack(job: &Job, row: &Row) -> Result<Stack, Refusal> {
 fn open(job: &Job, stack: &Stack, plugin: &Arc<Plugin>) -> Result<Arc<dyn OpenDisk>, Refusal> {
     stack
         .wrap(plugin.open(job.disk.read_only)?)
-        .map_err(|refusal| Refusal::new(format!("{}: {refusal}", job.plugin.script.display())))
+        .map_err(|refusal| refusal.within(job.plugin.script.display()))
 }
 
 /// Requests that a parallel plugin serves at the same time, unless the user says how many.
@@ -232,7 +230,7 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn failed(&self, error: &io::Error) -> Refusal {
-        Refusal::new(format!("{}: {error}", self.job.name))
+        Refusal::caused(&self.job.name, error)
     }
 
     /// From here on the agent and signals are heard, and there may be something to remove.
@@ -287,7 +285,7 @@ impl Place<'_> {
         }
         announced.map_err(|error| self.failed(&error))?;
         let closed = offer.close(|step| doing(self.stream, step));
-        let failed = failed.map(|why| Refusal::new(format!("{}: {why}", self.job.name)));
+        let failed = failed.map(|why| Refusal::about(&self.job.name, why));
         Ok(failed.or(removed.err()).or(closed.err()))
     }
 

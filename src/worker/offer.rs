@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::served::Layered;
-use crate::Refusal;
 use crate::attachment::{Served, Step};
 use crate::disk::{Exports, Limits, Op, OpenDisk, Request, Resident};
 use crate::frontends::{Endpoint, Row};
+use crate::{Cause, Refusal};
 
 /// What is offered, and what is known of it before anybody asks.
 pub(super) struct Offer {
@@ -82,7 +82,7 @@ impl Offer {
             Ok(())
         };
         let stored = stored.map_err(|error| {
-            let refusal = Refusal::new(format!("the last flush failed: {error}"));
+            let refusal = Refusal::caused("the last flush failed", Cause::of(&*error.cause));
             log::error!("{refusal}");
             refusal
         });

@@ -9,9 +9,9 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group, kill_process};
 
-use crate::Refusal;
 use crate::attachment::Conduct;
 use crate::frontends::Target;
+use crate::{Refusal, ResultExt};
 
 /// Settle the process for serving `target`.
 pub(super) fn settle(target: &Target) {
@@ -46,20 +46,16 @@ pub(super) fn change(conduct: &Conduct) -> Result<(), Refusal> {
     if let Some(group) = conduct.group {
         let gid = Gid::from_raw(group);
         // In this order: who is somebody else already may not choose groups.
-        setgroups(&[gid])
-            .and_then(|()| setgid(gid))
-            .map_err(|error| {
-                Refusal::new(format!(
-                    "-g: this process may not become group {group}: {error}"
-                ))
-            })?;
+        setgroups(&[gid]).and_then(|()| setgid(gid)).refuse_during(
+            "-g",
+            format_args!("this process may not become group {group}"),
+        )?;
     }
     if let Some(user) = conduct.user {
-        setuid(Uid::from_raw(user)).map_err(|error| {
-            Refusal::new(format!(
-                "-u: this process may not become user {user}: {error}"
-            ))
-        })?;
+        setuid(Uid::from_raw(user)).refuse_during(
+            "-u",
+            format_args!("this process may not become user {user}"),
+        )?;
     }
     Ok(())
 }
@@ -73,10 +69,8 @@ pub(super) fn change(conduct: &Conduct) -> Result<(), Refusal> {
 fn lock_memory() -> Result<(), Refusal> {
     mlockall(MlockAllFlags::CURRENT)
         .and_then(|()| mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT))
-        .map_err(|error| {
-            Refusal::new(format!("--swap: memory cannot be locked: {error}"))
-                .hint("run it as root, or raise `ulimit -l`")
-        })
+        .refuse_during("--swap", "memory cannot be locked")
+        .map_err(|refusal| refusal.hint("run it as root, or raise `ulimit -l`"))
 }
 
 /// End this process and what its plugin started after `patience`, if the plugin still hangs then and

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::Refusal;
 use crate::agent::Recall;
 use crate::bench::Watch;
+use crate::{Refusal, ResultExt};
 
 /// How often a guard looks.
 const TICK: Duration = Duration::from_millis(20);
@@ -35,13 +35,13 @@ struct Shared {
 impl Guard {
     /// Hear signals from here on, and watch over loads.
     pub(super) fn start(patience: Duration) -> Result<Self, Refusal> {
-        let failed = |error: std::io::Error| Refusal::new(format!("signal handlers: {error}"));
+        let about = "signal handlers";
         let interrupted = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             let again = Arc::clone(&interrupted);
             signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED, again)
-                .map_err(failed)?;
-            signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(failed)?;
+                .refuse(about)?;
+            signal_hook::flag::register(signal, Arc::clone(&interrupted)).refuse(about)?;
         }
         let shared = Arc::new(Shared {
             recall: Recall::default(),
@@ -59,7 +59,7 @@ impl Guard {
             watched.recall.now();
         };
         let started = thread::Builder::new().name("guard".into()).spawn(body);
-        started.map_err(|error| Refusal::new(format!("a thread that watches: {error}")))?;
+        started.refuse("a thread that watches")?;
         Ok(Self(shared))
     }
 
@@ -79,7 +79,7 @@ impl Guard {
     /// Refuse to go on if it is over.
     pub(super) fn check(&self) -> Result<(), Refusal> {
         if self.0.interrupted.load(Ordering::Relaxed) {
-            return Err(Refusal::new("bench: interrupted"));
+            return Err(Refusal::about("bench", "interrupted"));
         }
         if self.0.hangs.load(Ordering::Relaxed) {
             let patience = self.0.patience.as_secs();

@@ -122,17 +122,17 @@ pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let parameters = info::parameters(&args.words)?;
     let script = plugin::find(&args.plugin)?;
     if passed::is_passed(&script) {
-        return Err(Refusal::new(format!(
-            "plugin `{}`: it is started several times, so a file is needed",
-            script.display()
-        ))
+        return Err(Refusal::about(
+            format_args!("plugin `{}`", script.display()),
+            "it is started several times, so a file is needed",
+        )
         .into());
     }
     let python = interpreter::choose(args.python.as_deref(), &script)?;
     let host = choice::host();
     for row in &args.front_end {
         if let Some(reason) = absence(row, &host) {
-            return Err(Refusal::new(format!("--front-end {}: {reason}", row.name)).into());
+            return Err(Refusal::about(format_args!("--front-end {}", row.name), reason).into());
         }
     }
     let root = Root::open()?;

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Guard;
-use crate::Refusal;
 use crate::agent::Loan;
 use crate::attachment::{self, Cost, DiskOptions, Folder, Job, Name, Reserved, Root};
 use crate::bench::{self, FrontEnd, Place, Row, Workload};
 use crate::cli::complain;
 use crate::frontends::{self, Endpoint};
 use crate::logging;
+use crate::{Refusal, ResultExt};
 
 /// How long each load goes on before it is measured, at most: what is only slow at first is not what
 /// the user asks for.
@@ -99,7 +99,7 @@ impl Bench {
     }
 
     fn loads(&self, place: &Place, folder: &Folder, found: &mut FrontEnd) -> Result<(), Refusal> {
-        let smallest = place.smallest().map_err(|error| lost(&error))?;
+        let smallest = place.smallest().refuse(ENDED)?;
         for workload in &self.workloads {
             let workload = Workload {
                 // A plugin may take no smaller blocks.
@@ -122,13 +122,12 @@ impl Bench {
         workload: Workload,
         found: &mut FrontEnd,
     ) -> Result<Row, Refusal> {
-        let mut way = place.open(workload).map_err(|error| lost(&error))?;
+        let mut way = place.open(workload).refuse(ENDED)?;
         found.size = Some(way.size());
         let warm = WARM.min(self.time / 10);
-        bench::run(&mut way, workload, warm, &self.guard).map_err(|error| lost(&error))?;
+        bench::run(&mut way, workload, warm, &self.guard).refuse(ENDED)?;
         let before = cost(folder)?;
-        let measured =
-            bench::run(&mut way, workload, self.time, &self.guard).map_err(|error| lost(&error))?;
+        let measured = bench::run(&mut way, workload, self.time, &self.guard).refuse(ENDED)?;
         let spent = cost(folder)?.since(before);
         let at_once = usize::from(found.lanes.unwrap_or(1)).min(workload.depth);
         Ok(Row::new(workload, &measured, spent, at_once))
@@ -147,13 +146,10 @@ fn place(at: &Endpoint, size: Option<u64>) -> Place {
 }
 
 fn cost(folder: &Folder) -> Result<Cost, Refusal> {
-    attachment::cost(folder)
-        .map_err(|error| Refusal::new(format!("the worker does not tell: {error}")))
+    attachment::cost(folder).refuse("the worker does not tell")
 }
 
-fn lost(error: &io::Error) -> Refusal {
-    Refusal::new(format!("the load ended: {error}"))
-}
+const ENDED: &str = "the load ended";
 
 /// Show what the plugin raised first: the log goes with the disk.
 fn tell_first_error(folder: &Folder) {

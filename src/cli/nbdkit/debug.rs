@@ -25,9 +25,10 @@ fn parts(flag: &str) -> Option<(&str, i32)> {
 pub(super) fn check(options: &Options) -> Result<(), Refusal> {
     let odd = options.debug.iter().find(|flag| parts(flag).is_none());
     odd.map_or(Ok(()), |flag| {
-        Err(Refusal::new(format!(
-            "-D `{flag}`: a debug flag has the format NAME.FLAG=N"
-        )))
+        Err(Refusal::about(
+            format_args!("-D `{flag}`"),
+            "a debug flag has the format NAME.FLAG=N",
+        ))
     })
 }
 

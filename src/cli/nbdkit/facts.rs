@@ -17,7 +17,7 @@ use crate::cli::passed::is_passed;
 use crate::cli::{Failure, info, interpreter, plugin};
 use crate::logging::{self, Detail};
 use crate::python::{self, Dump, Plugin, ThreadModel};
-use crate::{Refusal, escape};
+use crate::{Refusal, ResultExt, escape};
 
 /// The release of nbdkit whose options for Python plugins are taken.
 const VERSION: (u32, u32, u32) = (1, 48, 0);
@@ -117,7 +117,7 @@ pub(super) fn short_options() -> Result<ExitCode, Refusal> {
 
 /// This program, as it was called into being.
 fn program() -> Result<PathBuf, Refusal> {
-    attachment::myself().map_err(|error| Refusal::new(format!("this program's own path: {error}")))
+    attachment::myself().refuse("this program's own path")
 }
 
 /// `--dump-config`.
@@ -154,17 +154,17 @@ pub(super) fn config() -> Result<ExitCode, Refusal> {
 /// `--dump-plugin`, in a process with the Python that is right for the script.
 pub(super) fn plugin(options: &Options) -> Result<ExitCode, Refusal> {
     let Some(word) = &options.plugin else {
-        return Err(Refusal::new("--dump-plugin: which one is not said")
+        return Err(Refusal::about("--dump-plugin", "which one is not said")
             .hint("use `nbdkit PLUGIN --dump-plugin`, or --dump-config for this program"));
     };
     let named = Named::find(word)?;
     let about = ["--name".to_owned(), named.name().to_owned()];
     let ended = match configure(&named, &options.words)? {
         // The process that loads it has no such descriptor.
-        Some(Configured { script, .. }) if is_passed(&script) => Err(Refusal::new(format!(
-            "--dump-plugin: a file is needed, not `{}`",
-            script.display()
-        ))
+        Some(Configured { script, .. }) if is_passed(&script) => Err(Refusal::about(
+            "--dump-plugin",
+            format_args!("a file is needed, not `{}`", script.display()),
+        )
         .into()),
         Some(Configured { script, parameters }) => {
             let python = interpreter::choose(None, &script)?;

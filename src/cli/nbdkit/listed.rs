@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::Refusal;
+use crate::{Refusal, ResultExt};
 
 /// Bytes of such a file.
 const LONGEST: u64 = 16 << 20;
@@ -36,11 +36,11 @@ fn add(word: &str, folder: &Path, depth: usize, found: &mut Vec<String>) -> Resu
         return Ok(());
     };
     let path = folder.join(path);
-    let refused = |what: &str| Refusal::new(format!("@{}: {what}", path.display()));
+    let refused = |what: &str| Refusal::about(format_args!("@{}", path.display()), what);
     if depth == DEEPEST {
         return Err(refused("such files name each other without an end"));
     }
-    let text = read(&path).map_err(|error| refused(&error.to_string()))?;
+    let text = read(&path).refuse(format_args!("@{}", path.display()))?;
     let text = String::from_utf8(text).map_err(|_unsaid| refused("it is no text in UTF-8"))?;
     if text.contains('\0') {
         return Err(refused("there is a zero byte in it"));

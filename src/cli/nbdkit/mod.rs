@@ -28,7 +28,7 @@ pub(super) use facts::process as dump_process;
 
 use super::usage;
 use crate::attachment::{Process, patience};
-use crate::{Refusal, escape, logging};
+use crate::{Refusal, ResultExt, escape, logging};
 use options::Options;
 
 /// The words behind the program's name, if this is a command line of nbdkit's.
@@ -122,10 +122,9 @@ fn follow(options: Options) -> Result<ExitCode, Refusal> {
 /// Have the kernel tell this process to end when its parent does.
 fn follow_parent() -> Result<(), Refusal> {
     let parent = getppid();
-    set_parent_process_death_signal(Some(Signal::TERM))
-        .map_err(|error| Refusal::new(format!("--exit-with-parent: {error}")))?;
+    set_parent_process_death_signal(Some(Signal::TERM)).refuse("--exit-with-parent")?;
     if getppid() != parent {
-        return Err(Refusal::new("--exit-with-parent: the parent is gone"));
+        return Err(Refusal::about("--exit-with-parent", "the parent is gone"));
     }
     Ok(())
 }

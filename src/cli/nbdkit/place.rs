@@ -10,10 +10,10 @@ use rustix::stdio::{dup2_stderr, stderr, stdin};
 
 use super::options::Options;
 use super::warn;
-use crate::Refusal;
 use crate::attachment::Passing;
 use crate::cli::server;
 use crate::frontends::nbd::{Address, DEFAULT_PORT, Family, Place};
+use crate::{Refusal, ResultExt};
 
 /// The longest name of an export, in bytes.
 const NAME_MAX: usize = 4096;
@@ -39,10 +39,13 @@ pub(super) fn placed(options: &Options, tls: bool) -> Result<Placed, Refusal> {
     };
     let export = options.export.clone().unwrap_or_default();
     if export.len() > NAME_MAX {
-        return Err(Refusal::new(format!(
-            "-e: the export's name has {} bytes: {NAME_MAX} are accepted",
-            export.len()
-        )));
+        return Err(Refusal::about(
+            "-e",
+            format_args!(
+                "the export's name has {} bytes: {NAME_MAX} are accepted",
+                export.len()
+            ),
+        ));
     }
     let family = family(options, &place);
     let address = Address { place, export, tls };
@@ -63,7 +66,6 @@ pub(super) fn placed(options: &Options, tls: bool) -> Result<Placed, Refusal> {
 /// # Errors
 /// One sentence, if it cannot be let go of.
 pub(super) fn leave_connection() -> Result<bool, Refusal> {
-    let failed = |error: std::io::Error| Refusal::new(format!("-s: {error}"));
     let (Ok(client), Ok(messages)) = (fstat(stdin()), fstat(stderr())) else {
         return Ok(false);
     };
@@ -72,7 +74,7 @@ pub(super) fn leave_connection() -> Result<bool, Refusal> {
         return Ok(false);
     }
     let nowhere = OpenOptions::new().write(true).open("/dev/null");
-    dup2_stderr(nowhere.map_err(failed)?).map_err(|error| failed(error.into()))?;
+    dup2_stderr(nowhere.refuse("-s")?).refuse("-s")?;
     Ok(true)
 }
 
@@ -82,12 +84,12 @@ fn passed_sockets() -> Result<Option<Passing>, Refusal> {
     if !given("LISTEN_FDS") || !given("LISTEN_PID") {
         return Ok(None);
     }
-    let sockets = activation::sockets()
-        .map_err(|error| Refusal::new(format!("socket activation: {error}")))?;
+    let sockets = activation::sockets().refuse("socket activation")?;
     if sockets.is_empty() {
         if std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string()) {
-            return Err(Refusal::new(
-                "socket activation: LISTEN_FDS is 0, a socket is needed",
+            return Err(Refusal::about(
+                "socket activation",
+                "LISTEN_FDS is 0, a socket is needed",
             ));
         }
         warn("LISTEN_PID was not for us (ignored)");
@@ -107,9 +109,10 @@ fn activated(options: &Options) -> Result<Place, Refusal> {
         ("--vsock", options.vsock),
     ];
     match given.iter().find(|(_, given)| *given) {
-        Some((option, _)) => Err(Refusal::new(format!(
-            "{option}: it cannot be used with socket activation (LISTEN_FDS and LISTEN_PID)"
-        ))),
+        Some((option, _)) => Err(Refusal::about(
+            option,
+            "it cannot be used with socket activation (LISTEN_FDS and LISTEN_PID)",
+        )),
         None => Ok(Place::Activation),
     }
 }
@@ -132,7 +135,7 @@ fn chosen(options: &Options) -> Result<Place, Refusal> {
         }
         return std::path::absolute(path)
             .map(|path| Place::Unix(Some(path)))
-            .map_err(|error| Refusal::new(format!("-U `{}`: {error}", path.display())));
+            .refuse(format_args!("-U `{}`", path.display()));
     }
     // Nobody but the command is to find its server.
     if options.run.is_some() && options.port.is_none() && options.address.is_none() {
@@ -179,9 +182,10 @@ fn number(port: &str, most: u32) -> Result<u32, Refusal> {
     let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     let number = digits.then(|| port.parse().ok()).flatten();
     number.filter(|number| *number <= most).ok_or_else(|| {
-        Refusal::new(format!(
-            "-p `{port}`: a number from 0 to {most} is a port, 0 for a free one"
-        ))
+        Refusal::about(
+            format_args!("-p `{port}`"),
+            format_args!("a number from 0 to {most} is a port, 0 for a free one"),
+        )
     })
 }
 

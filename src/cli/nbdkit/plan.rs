@@ -19,7 +19,7 @@ use crate::cli::start::start;
 use crate::frontends::Target;
 use crate::frontends::nbd::{Bounds, Dialect, Place, ServerOptions, TlsMode};
 use crate::logging::{Detail, Logging, Sink};
-use crate::{Refusal, params};
+use crate::{Refusal, ResultExt, params};
 
 /// nbdkit waits for its plugin as long as it takes; so long may one take to store what it has.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -74,8 +74,9 @@ pub(super) fn plan(options: Options) -> Result<Plan, Refusal> {
     } = placed(&options, tls.mode == TlsMode::Required)?;
     let text = match address.place {
         Place::Stdio if is_passed(&configured.script) => {
-            return Err(Refusal::new(
-                "-s: the client is on standard input, and the script cannot be",
+            return Err(Refusal::about(
+                "-s",
+                "the client is on standard input, and the script cannot be",
             ));
         }
         _ => passed::read(&configured.script)?,
@@ -137,19 +138,22 @@ impl Plan {
 /// What pydisk does not have.
 fn refuse_absent(options: &Options) -> Result<(), Refusal> {
     if let Some(filter) = options.filter.first() {
-        return Err(Refusal::new(format!(
-            "--filter `{filter}`: pydisk has no filters yet, so it cannot be honoured"
-        )));
+        return Err(Refusal::about(
+            format_args!("--filter `{filter}`"),
+            "pydisk has no filters yet, so it cannot be honoured",
+        ));
     }
     if options.tls_psk.is_some() {
-        return Err(Refusal::new(
-            "--tls-psk: pre-shared keys are not supported, so it cannot be honoured",
+        return Err(Refusal::about(
+            "--tls-psk",
+            "pre-shared keys are not supported, so it cannot be honoured",
         )
         .hint("use certificates: --tls-certificates DIR"));
     }
     if options.tls_priority.is_some() {
-        return Err(Refusal::new(
-            "--tls-priority: which ciphers TLS may use cannot be chosen, so it cannot be honoured",
+        return Err(Refusal::about(
+            "--tls-priority",
+            "which ciphers TLS may use cannot be chosen, so it cannot be honoured",
         )
         .hint("without it, those of TLS 1.2 and 1.3 that are held to be safe are used"));
     }
@@ -163,9 +167,10 @@ fn threads(options: &Options) -> Result<Option<u16>, Refusal> {
             Ok(0) => None,
             Ok(threads @ 1..=256) => Some(threads),
             _ => {
-                return Err(Refusal::new(format!(
-                    "-t `{text}`: a number from 1 to 256 is accepted, or 0 for the default"
-                )));
+                return Err(Refusal::about(
+                    format_args!("-t `{text}`"),
+                    "a number from 1 to 256 is accepted, or 0 for the default",
+                ));
             }
         };
     }
@@ -178,9 +183,10 @@ fn handshake(options: &Options) -> Result<Duration, Refusal> {
     for text in &options.timeout {
         wanted = params::parse_delay("--timeout", text)?;
         if !range.contains(&wanted) {
-            return Err(Refusal::new(format!(
-                "--timeout `{text}`: 100ms to 86400 seconds are accepted"
-            )));
+            return Err(Refusal::about(
+                format_args!("--timeout `{text}`"),
+                "100ms to 86400 seconds are accepted",
+            ));
         }
     }
     Ok(wanted)
@@ -190,9 +196,10 @@ fn dialect(options: &Options) -> Result<Dialect, Refusal> {
     let mut handshake = u16::MAX;
     for text in &options.mask_handshake {
         handshake = mask(text).ok_or_else(|| {
-            Refusal::new(format!(
-                "--mask-handshake `{text}`: a number is accepted, such as 0 or 0x1"
-            ))
+            Refusal::about(
+                format_args!("--mask-handshake `{text}`"),
+                "a number is accepted, such as 0 or 0x1",
+            )
         })?;
     }
     Ok(Dialect {
@@ -237,9 +244,10 @@ fn logging(options: &Options, foreground: bool) -> Result<Logging, Refusal> {
             "null" => Sink::Nothing,
             path if path.starts_with('/') => Sink::File(path.into()),
             other => {
-                return Err(Refusal::new(format!(
-                    "--log `{other}`: stderr, syslog, null, default or an absolute path is accepted"
-                )));
+                return Err(Refusal::about(
+                    format_args!("--log `{other}`"),
+                    "stderr, syslog, null, default or an absolute path is accepted",
+                ));
             }
         };
     }
@@ -255,10 +263,10 @@ fn logging(options: &Options, foreground: bool) -> Result<Logging, Refusal> {
 }
 
 fn conduct(options: &Options, foreground: bool) -> Result<Conduct, Refusal> {
-    let pid_file = options.pid_file.as_deref().map(|path| {
-        std::path::absolute(path)
-            .map_err(|error| Refusal::new(format!("-P `{}`: {error}", path.display())))
-    });
+    let pid_file = options
+        .pid_file
+        .as_deref()
+        .map(|path| std::path::absolute(path).refuse(format_args!("-P `{}`", path.display())));
     if options.print_uri && options.single {
         warn("--print-uri: a server on standard input and output has no URI");
     }
@@ -281,23 +289,25 @@ fn conduct(options: &Options, foreground: bool) -> Result<Conduct, Refusal> {
 
 fn user(name: &str) -> Result<u32, Refusal> {
     let found = User::from_name(name)
-        .map_err(|error| Refusal::new(format!("-u `{name}`: {error}")))?
+        .refuse(format_args!("-u `{name}`"))?
         .map(|user| user.uid.as_raw());
     found.or_else(|| name.parse().ok()).ok_or_else(|| {
-        Refusal::new(format!(
-            "-u `{name}`: there is no user of this name or number"
-        ))
+        Refusal::about(
+            format_args!("-u `{name}`"),
+            "there is no user of this name or number",
+        )
     })
 }
 
 fn group(name: &str) -> Result<u32, Refusal> {
     let found = Group::from_name(name)
-        .map_err(|error| Refusal::new(format!("-g `{name}`: {error}")))?
+        .refuse(format_args!("-g `{name}`"))?
         .map(|group| group.gid.as_raw());
     found.or_else(|| name.parse().ok()).ok_or_else(|| {
-        Refusal::new(format!(
-            "-g `{name}`: there is no group of this name or number"
-        ))
+        Refusal::about(
+            format_args!("-g `{name}`"),
+            "there is no group of this name or number",
+        )
     })
 }
 

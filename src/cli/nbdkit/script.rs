@@ -41,9 +41,10 @@ impl Named {
                     name: word.to_owned(),
                     path,
                 }),
-                None => Err(Refusal::new(format!(
-                    "plugin `{word}`: pydisk runs Python plugins, and has none of this name"
-                ))
+                None => Err(Refusal::about(
+                    format_args!("plugin `{word}`"),
+                    "pydisk runs Python plugins, and has none of this name",
+                )
                 .hint(format!(
                     "use `nbdkit python SCRIPT`, or a plugin that ships with pydisk ({})",
                     plugin::known()
@@ -51,9 +52,10 @@ impl Named {
             };
         }
         if name != word || Path::new(word).extension().is_some_and(|kind| kind == "so") {
-            return Err(Refusal::new(format!(
-                "plugin `{word}`: this is a compiled plugin of nbdkit, and pydisk runs Python plugins"
-            ))
+            return Err(Refusal::about(
+                format_args!("plugin `{word}`"),
+                "this is a compiled plugin of nbdkit, and pydisk runs Python plugins",
+            )
             .hint("use `nbdkit python SCRIPT`"));
         }
         Ok(Self::Script {
@@ -110,9 +112,7 @@ pub(super) fn configure(named: &Named, given: &[String]) -> Result<Option<Config
                 Some((key?.to_owned(), word.clone()))
             };
             words::parameter(word).or_else(bare).ok_or_else(|| {
-                Refusal::new(format!(
-                    "expecting key=value on the command line but got: {word}"
-                ))
+                Refusal::about("expecting key=value on the command line but got", word)
             })
         })
         .collect::<Result<Vec<_>, _>>()?;

@@ -7,7 +7,7 @@ use rustix::process::geteuid;
 use super::options::Options;
 use super::warn;
 use crate::frontends::nbd::{TlsMode, TlsSetup};
-use crate::{Refusal, params};
+use crate::{Refusal, ResultExt, params};
 
 /// Where nbdkit of the distributions looks for certificates, as root.
 pub(super) const CERTIFICATES: &str = "/etc/pki/nbdkit";
@@ -24,15 +24,17 @@ pub(super) fn mode_asked_for(options: &Options) -> Result<Option<TlsMode>, Refus
             (_, Ok(true)) => TlsMode::Allowed,
             (_, Ok(false)) => TlsMode::Off,
             (_, Err(_unsaid)) => {
-                return Err(Refusal::new(format!(
-                    "--tls `{text}`: off, on or require is accepted"
-                )));
+                return Err(Refusal::about(
+                    format_args!("--tls `{text}`"),
+                    "off, on or require is accepted",
+                ));
             }
         });
     }
     if options.oldstyle && asked == Some(TlsMode::Required) {
-        return Err(Refusal::new(
-            "-o: the protocol of old has no TLS, which --tls=require asks for",
+        return Err(Refusal::about(
+            "-o",
+            "the protocol of old has no TLS, which --tls=require asks for",
         ));
     }
     Ok(asked)
@@ -57,14 +59,10 @@ pub(super) fn setup(options: &Options) -> Result<TlsSetup, Refusal> {
         return Ok(TlsSetup::default());
     }
     let folder = match &options.tls_certificates {
-        Some(folder) => std::path::absolute(folder).map_err(|error| {
-            Refusal::new(format!(
-                "--tls-certificates `{}`: {error}",
-                folder.display()
-            ))
-        })?,
+        Some(folder) => std::path::absolute(folder)
+            .refuse(format_args!("--tls-certificates `{}`", folder.display()))?,
         None => certificates().ok_or_else(|| {
-            Refusal::new("--tls: the server needs a certificate").hint(
+            Refusal::about("--tls", "the server needs a certificate").hint(
                 "add --tls-certificates DIR, a folder with server-cert.pem and server-key.pem",
             )
         })?,

@@ -3,14 +3,13 @@
 //! Called by whoever looks after dead attachments, and by the loop front end for its hidden file. Nothing here waits
 //! for the disk.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use pydisk_kernel::mounts::{self, Unmount};
 
 use super::place;
-use crate::Refusal;
 use crate::frontends::Dead;
+use crate::{Refusal, ResultExt};
 
 /// Unmount and remove what a dead attachment left at `path`: its mount, and the file that it was mounted on if
 /// pydisk made that. `new` tells, for attachments of an older pydisk, whether there was no file before. What is
@@ -80,10 +79,9 @@ fn unmount_leftover(path: &Path, dead: &Dead<'_>) -> Result<Option<PathBuf>, Ref
         return Ok(None);
     }
     let real = place::real_path(path)?;
-    let failed = |error: io::Error| Refusal::new(format!("{}: {error}", path.display()));
     let ours = source(&dead.word());
     loop {
-        let mut there = mounts::mounts().map_err(failed)?;
+        let mut there = mounts::mounts().refuse(path.display())?;
         there.retain(|mount| mount.at == real);
         let Some(top) = there.last() else {
             return Ok(Some(real));
@@ -92,14 +90,15 @@ fn unmount_leftover(path: &Path, dead: &Dead<'_>) -> Result<Option<PathBuf>, Ref
             return Ok(None);
         }
         if *top.source != *ours {
-            return Err(Refusal::new(format!(
-                "{}: `{}` is mounted over what is left there",
+            return Err(Refusal::about(
                 path.display(),
-                top.source.display()
-            )));
+                format_args!(
+                    "`{}` is mounted over what is left there",
+                    top.source.display()
+                ),
+            ));
         }
-        mounts::unmount_fuse(&real, Unmount::Force)
-            .map_err(|error| Refusal::new(format!("{}: unmount: {error}", path.display())))?;
+        mounts::unmount_fuse(&real, Unmount::Force).refuse_during(path.display(), "unmount")?;
     }
 }
 

@@ -24,8 +24,9 @@ use pydisk_kernel::unforked::Unforked;
 use rustix::io::Errno;
 
 use super::{Dead, Ended, Endpoint, FrontEnd, OneDisk, Options, Prepared, Published, Row, Target};
-use crate::Refusal;
 use crate::disk::{Disk, OpenDisk};
+use crate::refusal::words;
+use crate::{Refusal, ResultExt};
 
 mod file;
 mod leftover;
@@ -164,15 +165,14 @@ impl FuseFile {
         // Until the first close(2) was answered: it must not be that of a program which is killed while the
         // plugin hangs. Nobody but the kernel opens the file behind a loop device.
         let closes_wait = released.is_none();
-        let stop = Stop::new()
-            .map_err(|error| Refusal::new(format!("{}: eventfd: {error}", path.display())))?;
+        let stop = Stop::new().refuse_during(path.display(), "eventfd")?;
         let stop = Arc::new(stop);
         let file = Arc::new(DiskFile::new(disk));
         let served = session::Served::new(Arc::clone(&file), released, only);
         let session = Session::new(session::Handshake, place.real(), &config)
             .map_err(|error| mount_refused(path, &error))?;
-        let mounted = mounts::device_at(place.real())
-            .map_err(|error| Refusal::new(format!("{}: after mount: {error}", path.display())))?;
+        let mounted =
+            mounts::device_at(place.real()).refuse_during(path.display(), "after mount")?;
         let ended = Arc::new(Mutex::new(Some(ended)));
         let mut unforked = Unforked::default();
         unforked.add(session.as_fd());
@@ -197,10 +197,10 @@ impl FuseFile {
         match mounts::size_at(path, FIRST_ANSWER) {
             Ok(size) if size == limits.size => {}
             Ok(size) => return Err(this.undo(&format!("it has {size} bytes"))),
-            Err(error) => return Err(this.undo(&error.to_string())),
+            Err(error) => return Err(this.undo(&words(&error))),
         }
         if closes_wait && let Err(error) = mounts::open_and_close(path, FIRST_ANSWER) {
-            return Err(this.undo(&error.to_string()));
+            return Err(this.undo(&words(&error)));
         }
         Ok(this)
     }
@@ -223,10 +223,13 @@ impl FuseFile {
 
     fn undo(self, why: &str) -> Refusal {
         let path = self.place.shown().display().to_string();
-        let refusal = Refusal::new(format!("{path}: the mounted file cannot be used: {why}"));
+        let refusal = Refusal::about(
+            &path,
+            format_args!("the mounted file cannot be used: {why}"),
+        );
         match self.end() {
             Ok(()) => refusal,
-            Err(also) => refusal.hint(also.to_string()),
+            Err(also) => refusal.hint(also),
         }
     }
 
@@ -245,10 +248,7 @@ impl FuseFile {
         self.stop.set();
         if let Err(error) = unmounted {
             self.let_go();
-            return Err(Refusal::new(format!(
-                "{}: unmount: {error}",
-                self.place.shown().display()
-            )));
+            return Err(Refusal::caused(self.place.shown().display(), error).during("unmount"));
         }
         let waited = self.finished.recv_timeout(JOIN_PATIENCE);
         if waited == Err(RecvTimeoutError::Timeout) {
@@ -261,10 +261,10 @@ impl FuseFile {
         let hung = !self.let_go();
         self.place.release()?;
         if hung {
-            return Err(Refusal::new(format!(
-                "{}: unmounted, but a request is still being served and does not end",
-                self.place.shown().display()
-            )));
+            return Err(Refusal::about(
+                self.place.shown().display(),
+                "unmounted, but a request is still being served and does not end",
+            ));
         }
         Ok(())
     }
@@ -381,14 +381,14 @@ fn run(
             &ended,
             match outcome {
                 Ok(()) => format!("{path}: unmounted from outside"),
-                Err(error) => format!("{path}: FUSE ended: {error}"),
+                Err(error) => format!("{path}: FUSE ended: {}", words(&error)),
             },
         );
         drop(done);
     };
     threads::deep(format!("fuse {name}"))
         .spawn(serve)
-        .map_err(|error| Refusal::new(format!("{shown}: starting a thread: {error}")))?;
+        .refuse_during(shown, "starting a thread")?;
     Ok(finished)
 }
 
@@ -402,10 +402,8 @@ fn tell(ended: &Mutex<Option<Ended>>, reason: String) {
 }
 
 fn mount_refused(path: &Path, error: &io::Error) -> Refusal {
-    let refusal = Refusal::new(format!(
-        "target `{}`: mounting by FUSE: {error}",
-        path.display()
-    ));
+    let refusal = Refusal::caused(format_args!("target `{}`", path.display()), error)
+        .during("mounting by FUSE");
     if !Path::new("/dev/fuse").exists() {
         return refusal.hint("there is no /dev/fuse; load it with `modprobe fuse`");
     }

@@ -10,8 +10,8 @@ use pydisk_kernel::mounts;
 use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, StatxFlags, flock, statx};
 use rustix::io::Errno;
 
-use crate::Refusal;
 use crate::frontends::identity::PREFIX;
+use crate::{Refusal, ResultExt};
 
 /// How long whoever has a file mounted may take to answer.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -113,19 +113,17 @@ pub(super) fn real_path(path: &Path) -> Result<PathBuf, Refusal> {
     };
     let folder = folder.canonicalize().map_err(|error| match error.kind() {
         ErrorKind::NotFound => refused(path, format!("no folder `{}`", folder.display())),
-        _ => refused(path, format!("folder `{}`: {error}", folder.display())),
+        _ => Refusal::caused(target(path), error)
+            .during(format_args!("folder `{}`", folder.display())),
     })?;
     let real = folder.join(name);
-    if mounts::mounted_at(&real)
-        .map_err(|error| refused(path, error))?
-        .is_some()
-    {
+    if mounts::mounted_at(&real).refuse(target(path))?.is_some() {
         return Ok(real);
     }
     match fs::symlink_metadata(&real) {
         Ok(found) if found.is_symlink() => real
             .canonicalize()
-            .map_err(|error| refused(path, format!("symbolic link: {error}"))),
+            .refuse_during(target(path), "symbolic link"),
         _ => Ok(real),
     }
 }
@@ -136,12 +134,12 @@ pub(super) fn remove_made(real: &Path, folder: &Path) -> Result<(), Refusal> {
     let note = folder.join(CREATED);
     let made = match fs::read_to_string(&note) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        made => made.map_err(|error| Refusal::new(format!("{}: {error}", note.display())))?,
+        made => made.refuse(note.display())?,
     };
     match mark(real) {
         Ok(found) if found == made => remove_empty(real),
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Refusal::new(format!("{}: {error}", real.display())))
+            Err(Refusal::caused(real.display(), error))
         }
         _ => Ok(()),
     }
@@ -182,11 +180,11 @@ pub(super) fn remove_empty(real: &Path) -> Result<(), Refusal> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };
-    removed.map_err(|error| Refusal::new(format!("{}: {error}", real.display())))
+    removed.refuse(real.display())
 }
 
 fn refuse_mounted(path: &Path, real: &Path) -> Result<(), Refusal> {
-    let Some(mount) = mounts::mounted_at(real).map_err(|error| refused(path, error))? else {
+    let Some(mount) = mounts::mounted_at(real).refuse(target(path))? else {
         return Ok(());
     };
     let refusal = refused(
@@ -220,20 +218,19 @@ fn open_empty(path: &Path, real: &Path) -> Result<(File, bool), Refusal> {
     match created {
         Ok(file) => return Ok((file, true)),
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            return Err(refused(path, format!("creating the file: {error}")));
+            return Err(Refusal::caused(target(path), error).during("creating the file"));
         }
         Err(_there_is_one) => {}
     }
-    let failed = |error| refused(path, error);
-    refuse_data(path, &fs::symlink_metadata(real).map_err(failed)?)?;
+    refuse_data(path, &fs::symlink_metadata(real).refuse(target(path))?)?;
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(flags)
         .open(real)
-        .map_err(failed)?;
+        .refuse(target(path))?;
     // Another file may have taken its place since.
-    refuse_data(path, &file.metadata().map_err(failed)?)?;
+    refuse_data(path, &file.metadata().refuse(target(path))?)?;
     Ok((file, false))
 }
 
@@ -258,5 +255,9 @@ fn refuse_data(path: &Path, found: &fs::Metadata) -> Result<(), Refusal> {
 }
 
 fn refused(path: &Path, why: impl std::fmt::Display) -> Refusal {
-    Refusal::new(format!("target `{}`: {why}", path.display()))
+    Refusal::about(target(path), why)
+}
+
+fn target(path: &Path) -> String {
+    format!("target `{}`", path.display())
 }

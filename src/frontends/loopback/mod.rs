@@ -17,8 +17,9 @@ use rustix::io::Errno;
 use super::block::{Devices, FIRST_READ, Geometry};
 use super::fuse::{self, FuseFile};
 use super::{Dead, Ended, Endpoint, Options, Published, Row, Target};
-use crate::Refusal;
 use crate::disk::{Disk, Limits, OpenDisk};
+use crate::refusal::words;
+use crate::{Refusal, ResultExt};
 
 mod mark;
 
@@ -109,7 +110,7 @@ fn start(
         folder: options.folder.clone(),
     };
     if let Err(why) = attached.check(&limits) {
-        let refusal = Refusal::new(format!("{}: {why}", attached.endpoint));
+        let refusal = Refusal::about(&attached.endpoint, why);
         return Err(after(attached.take_down(), refusal));
     }
     watch.look();
@@ -129,16 +130,16 @@ pub(super) fn told(limits: &Limits, logical_block: Option<u32>) -> (u32, bool) {
 /// # Errors
 /// One sentence. That a device is still open is none: it stays until it is closed, and every request fails.
 fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
-    let failed = |error: io::Error| Refusal::new(format!("{}: {error}", dead.folder.display()));
+    let about = dead.folder.display();
     // The kernel names the file without symbolic links.
     let folder = &match dead.folder.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        folder => folder.map_err(failed)?,
+        folder => folder.refuse(&about)?,
     };
     let file = folder.join(FILE);
     let marks = Mark::of_dead(dead, &file);
     let mut gone = Ok(true);
-    for index in loopdev::all().map_err(failed)? {
+    for index in loopdev::all().refuse(&about)? {
         for mark in marks
             .iter()
             .filter(|mark| mark.is_on(LoopDevice::at(index)))
@@ -172,7 +173,7 @@ impl LoopFile {
         let size = self
             .device
             .size()
-            .map_err(|error| format!("size: {error}"))?;
+            .map_err(|error| format!("size: {}", words(error)))?;
         if size != wanted {
             return Err(format!("the kernel made it {size} bytes, not {wanted}"));
         }
@@ -300,15 +301,16 @@ fn unusable(device: LoopDevice, mark: &Mark, first: usize, error: &io::Error) ->
     if is_errno(error, Errno::TIMEDOUT) {
         // To touch it now could hang; it goes with the file and with this process.
         let seconds = FIRST_READ.as_secs();
-        return Some(Refusal::new(format!(
-            "{path}: no answer to the first read within {seconds} s"
-        )));
+        return Some(Refusal::about(
+            &path,
+            format_args!("no answer to the first read within {seconds} s"),
+        ));
     }
     let not_read = error.get_ref()?.downcast_ref::<NotRead>()?;
-    let refusal = Refusal::new(format!(
-        "{path}: reading the first {first} bytes: {}",
-        not_read.0
-    ));
+    let refusal = Refusal::about(
+        &path,
+        format_args!("reading the first {first} bytes: {}", words(&not_read.0)),
+    );
     Some(after(clear(device, mark).map(|_| ()), refusal))
 }
 
@@ -342,10 +344,10 @@ fn wait_for_node(device: LoopDevice, folder: &Path) -> Result<(), Refusal> {
     if until(|| device.path().exists()) {
         return Ok(());
     }
-    let refusal = Refusal::new(format!(
-        "{}: the kernel has this device, but there is no such node",
-        device.path().display()
-    ))
+    let refusal = Refusal::about(
+        device.path().display(),
+        "the kernel has this device, but there is no such node",
+    )
     .hint("/dev is not kept by devtmpfs or udev here; a container must be given its devices");
     Err(after(remove_added(folder), refusal))
 }
@@ -353,11 +355,10 @@ fn wait_for_node(device: LoopDevice, folder: &Path) -> Result<(), Refusal> {
 fn refuse_in_use(device: LoopDevice) -> Result<(), Refusal> {
     match device.backing_file() {
         None => Ok(()),
-        Some(file) => Err(Refusal::new(format!(
-            "{} is in use: it is the loop device of `{}`",
-            device.path().display(),
-            file.display()
-        ))
+        Some(file) => Err(Refusal::about(
+            format_args!("{} is in use", device.path().display()),
+            format_args!("it is the loop device of `{}`", file.display()),
+        )
         .hint("name another one, or none for a free one")),
     }
 }
@@ -367,7 +368,7 @@ fn device_failed(device: LoopDevice, error: &io::Error) -> Refusal {
 }
 
 fn control_failed(what: &str, error: &io::Error) -> Refusal {
-    let refusal = Refusal::new(format!("{what}: {error}"));
+    let refusal = Refusal::caused(what, error);
     if !Path::new("/dev/loop-control").exists() {
         return refusal.hint("there is no /dev/loop-control; load it with `modprobe loop`");
     }
@@ -403,21 +404,22 @@ fn remember_added(device: LoopDevice, folder: &Path) -> Result<(), Refusal> {
     device
         .identity()
         .and_then(|identity| fs::write(&note, format!("{} {identity}", device.index())))
-        .map_err(|error| Refusal::new(format!("{}: {error}", note.display())))
+        .refuse(note.display())
 }
 
 /// Remove the device that was made for this attachment, unless somebody uses it by now. An older pydisk noted the
 /// number only; that device stays, as it may be another one.
 fn remove_added(folder: &Path) -> Result<(), Refusal> {
     let note = folder.join(ADDED);
-    let failed = |error: io::Error| Refusal::new(format!("{}: {error}", note.display()));
     let text = match fs::read_to_string(&note) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(Refusal::caused(note.display(), error)),
     };
     let (index, identity) = text.split_once(' ').unwrap_or((&text, ""));
-    let index = index.parse().map_err(io::Error::other).map_err(failed)?;
+    let index = index
+        .parse()
+        .map_err(|error| Refusal::about(note.display(), error))?;
     let device = LoopDevice::at(index);
     let is_another = || device.identity().map_or(true, |found| found != identity);
     let gone = until(|| is_another() || device.backing_file().is_some() || device.remove().is_ok());
@@ -427,7 +429,7 @@ fn remove_added(folder: &Path) -> Result<(), Refusal> {
             device.path().display()
         );
     }
-    fs::remove_file(&note).map_err(failed)
+    fs::remove_file(&note).refuse(note.display())
 }
 
 /// Ask again and again for a short while.
@@ -450,7 +452,7 @@ fn is_errno(error: &io::Error, errno: Errno) -> bool {
 fn after(cleaned: Result<(), Refusal>, refusal: Refusal) -> Refusal {
     match cleaned {
         Ok(()) => refusal,
-        Err(also) => refusal.hint(also.to_string()),
+        Err(also) => refusal.hint(also),
     }
 }
 

@@ -17,6 +17,7 @@ use percent_encoding::{
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
+use crate::refusal::words;
 
 /// The port that clients use when a URI names none.
 pub const DEFAULT_PORT: u16 = 10809;
@@ -66,7 +67,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         parse(text).map_err(|what| {
-            Refusal::new(format!("target `{text}`: {what}")).hint(
+            Refusal::about(format_args!("target `{text}`"), what).hint(
                 "use nbd://HOST[:PORT][/EXPORT], nbd+unix:///[EXPORT]?socket=PATH, \
                  nbd+vsock://[:PORT][/EXPORT], nbd+stdio: or nbd+systemd: (nbds... requires TLS)",
             )
@@ -234,7 +235,7 @@ fn socket_of(query: &str) -> Result<Option<PathBuf>, String> {
             return Err("`socket=` takes one path".into());
         }
         let path = PathBuf::from(OsString::from_vec(decoded(value)?));
-        let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+        let path = std::path::absolute(path).map_err(words)?;
         socket = Some(path);
     }
     Ok(socket)

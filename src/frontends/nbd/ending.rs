@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::refusal::words;
+
 /// Why a conversation ended; for the log, and for tests.
 #[derive(Debug)]
 pub(super) enum End {
@@ -40,7 +42,7 @@ impl fmt::Display for End {
             Self::Failed(error) if error.kind() == io::ErrorKind::TimedOut => {
                 f.write_str("took too long to negotiate")
             }
-            Self::Failed(error) => write!(f, "was lost: {error}"),
+            Self::Failed(error) => write!(f, "was lost: {}", words(error)),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use crate::Refusal;
+use crate::{Refusal, ResultExt};
 
 /// Where a thread asks.
 const ASKED: &str = "/proc/thread-self/attr/sockcreate";
@@ -19,8 +19,7 @@ impl Labelled {
     /// # Errors
     /// One sentence: there is no SELinux, or it does not know the label.
     pub(super) fn set(label: &str) -> Result<Self, Refusal> {
-        fs::write(ASKED, label)
-            .map_err(|error| Refusal::new(format!("SELinux label `{label}`: {error}")))?;
+        fs::write(ASKED, label).refuse(format_args!("SELinux label `{label}`"))?;
         Ok(Self(()))
     }
 }

@@ -24,8 +24,9 @@ use super::address::{Address, Place};
 use super::config::Family;
 use super::found::socket_in;
 use super::stream::Stream;
-use crate::Refusal;
 use crate::disk::Peer;
+use crate::refusal::words;
+use crate::{Refusal, ResultExt};
 
 /// Clients that wait to be accepted; the kernel has its own limit as well (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
@@ -68,7 +69,7 @@ impl Listening {
         passed: Vec<OwnedFd>,
     ) -> Result<Self, Refusal> {
         let refused =
-            |what: &dyn std::fmt::Display| Refusal::new(format!("target `{address}`: {what}"));
+            |what: &dyn std::fmt::Display| Refusal::about(format_args!("target `{address}`"), what);
         match &address.place {
             Place::Tcp { host, port } => {
                 let bound = tcp(*port, || match host {
@@ -89,7 +90,8 @@ impl Listening {
                 Ok(listening)
             }
             Place::Vsock(port) => {
-                let socket = vsock::listen(*port, BACKLOG).map_err(|error| refused(&error))?;
+                let socket =
+                    vsock::listen(*port, BACKLOG).refuse(format_args!("target `{address}`"))?;
                 Self::of(vec![socket], address)
             }
             Place::Activation => {
@@ -116,11 +118,11 @@ impl Listening {
     }
 
     fn of(sockets: Vec<OwnedFd>, address: &Address) -> Result<Self, Refusal> {
-        let failed = |error: io::Error| Refusal::new(format!("target `{address}`: {error}"));
+        let about = format!("target `{address}`");
         for socket in &sockets {
-            rustix::io::ioctl_fionbio(socket, true).map_err(|error| failed(error.into()))?;
+            rustix::io::ioctl_fionbio(socket, true).refuse(&about)?;
         }
-        let place = place_of(&sockets[0], &address.place).map_err(failed)?;
+        let place = place_of(&sockets[0], &address.place).refuse(&about)?;
         let mut unforked = Unforked::default();
         sockets
             .iter()
@@ -303,9 +305,12 @@ fn is_missing(error: Errno) -> bool {
 
 /// Every address of the family that a name stands for.
 fn named(host: &str, family: Family, port: u16) -> Result<Vec<OwnedFd>, Failed> {
-    let found = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| (Errno::ADDRNOTAVAIL, format!("host `{host}`: {error}")))?;
+    let found = (host, port).to_socket_addrs().map_err(|error| {
+        (
+            Errno::ADDRNOTAVAIL,
+            format!("host `{host}`: {}", words(error)),
+        )
+    })?;
     let mut addresses: Vec<SocketAddr> = Vec::new();
     for address in found {
         if family.has(address.ip()) && !addresses.contains(&address) {
@@ -350,14 +355,14 @@ fn tcp_socket(address: SocketAddr, family: Family) -> Result<OwnedFd, Failed> {
         listen(&socket, BACKLOG)?;
         Ok(socket)
     };
-    open().map_err(|error: Errno| (error, format!("{address}: {error}")))
+    open().map_err(|error: Errno| (error, format!("{address}: {}", words(error))))
 }
 
 fn port_of(socket: &OwnedFd) -> Result<u16, Failed> {
     rustix::net::getsockname(socket)
         .and_then(SocketAddr::try_from)
         .map(|address| address.port())
-        .map_err(|error| (error, error.to_string()))
+        .map_err(|error| (error, words(error)))
 }
 
 /// How long another server may take that makes or removes a socket in the same folder.
@@ -367,11 +372,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 fn unix(path: &Path) -> Result<(OwnedFd, Made), String> {
     let address = SocketAddrUnix::new(path).map_err(|error| match error {
         Errno::NAMETOOLONG => "the path of a Unix socket has at most 107 bytes".to_owned(),
-        other => other.to_string(),
+        other => words(other),
     })?;
     // Between the question whether somebody listens and the removal, nobody else may begin to.
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let _alone = lock(folder).map_err(|error| format!("folder `{}`: {error}", folder.display()))?;
+    let _alone =
+        lock(folder).map_err(|error| format!("folder `{}`: {}", folder.display(), words(error)))?;
     let open = || {
         let kind = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, kind, None)?;
@@ -388,8 +394,8 @@ fn unix(path: &Path) -> Result<(OwnedFd, Made), String> {
         }
         done => done,
     };
-    let socket = socket.map_err(|error: Errno| error.to_string())?;
-    let found = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    let socket = socket.map_err(|error: Errno| words(error))?;
+    let found = fs::symlink_metadata(path).map_err(words)?;
     let made = Made {
         path: path.to_owned(),
         device: found.dev(),
@@ -418,18 +424,19 @@ fn lock(folder: &Path) -> io::Result<OwnedFd> {
 /// # Errors
 /// One sentence; it may succeed later.
 pub(super) fn remove_leftover(path: &Path) -> Result<(), Refusal> {
-    let failed =
-        |error: &dyn std::fmt::Display| Refusal::new(format!("`{}`: {error}", path.display()));
+    let about = format!("`{}`", path.display());
     let is_socket = |found: fs::Metadata| found.file_type().is_socket();
     if !fs::symlink_metadata(path).is_ok_and(is_socket) {
         return Ok(());
     }
-    let address = SocketAddrUnix::new(path).map_err(|error| failed(&error))?;
+    let address = SocketAddrUnix::new(path).refuse(&about)?;
     // Whoever is about to listen on a socket of this folder has the lock.
-    let _alone = lock(path.parent().unwrap_or(Path::new("/"))).map_err(|error| failed(&error))?;
+    let _alone = lock(path.parent().unwrap_or(Path::new("/"))).refuse(&about)?;
     match listener(&address) {
         Err(Errno::CONNREFUSED) => match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Refusal::caused(about, error))
+            }
             _ => Ok(()),
         },
         _ => Ok(()),
@@ -445,18 +452,21 @@ fn listener(address: &SocketAddrUnix) -> Result<(), Errno> {
 
 /// Remove what lies at `path` if it is a socket that nobody listens on.
 fn make_way(path: &Path, address: &SocketAddrUnix) -> Result<(), String> {
-    let found = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    let found = fs::symlink_metadata(path).map_err(words)?;
     if !found.file_type().is_socket() {
         return Err("there is a file of this name already".into());
     }
     match listener(address) {
         Err(Errno::CONNREFUSED) => {
             log::info!("`{}` is left from a server that is gone", path.display());
-            fs::remove_file(path).map_err(|error| error.to_string())
+            fs::remove_file(path).map_err(words)
         }
         // A full backlog is somebody's, too.
         Ok(()) | Err(Errno::AGAIN) => Err("another process listens on this socket".into()),
-        Err(error) => Err(format!("the socket that is there already: {error}")),
+        Err(error) => Err(format!(
+            "the socket that is there already: {}",
+            words(error)
+        )),
     }
 }
 
@@ -476,7 +486,9 @@ fn check_passed(socket: &OwnedFd) -> Result<(), String> {
             ),
         ) => Ok(()),
         (Ok(_), Ok(_)) => Err("a socket that was passed is no listening stream socket".into()),
-        (Err(error), _) | (_, Err(error)) => Err(format!("what was passed is no socket: {error}")),
+        (Err(error), _) | (_, Err(error)) => {
+            Err(format!("what was passed is no socket: {}", words(error)))
+        }
     }
 }
 
@@ -489,7 +501,7 @@ fn given(mut passed: Vec<OwnedFd>) -> Result<Given, String> {
         return Err("standard input and output were not passed".into());
     };
     let kind = |end: &OwnedFd| {
-        let found = rustix::fs::fstat(end).map_err(|error| error.to_string())?;
+        let found = rustix::fs::fstat(end).map_err(words)?;
         let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);
         Ok::<_, String>((kind, (found.st_dev, found.st_ino)))
     };
@@ -515,7 +527,7 @@ fn given(mut passed: Vec<OwnedFd>) -> Result<Given, String> {
     }
     match Stream::pipes(&input, &output) {
         Ok(stream) => Ok((stream, Peer::Stdio)),
-        Err(error) => Err(format!("standard input and output: {error}")),
+        Err(error) => Err(format!("standard input and output: {}", words(error))),
     }
 }
 

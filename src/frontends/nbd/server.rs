@@ -30,10 +30,11 @@ use super::registry::{Connected, Connection, Entry, Registry};
 use super::service::{Seats, Service};
 use super::stream::Stream;
 use super::tls::Tls;
-use crate::Refusal;
 use crate::disk::{Client, Exports, Peer};
 use crate::frontends::{Ended, Endpoint};
 use crate::logging::Limiter;
+use crate::refusal::words;
+use crate::{Refusal, ResultExt};
 
 /// What the user wants of a server.
 #[derive(Debug)]
@@ -101,9 +102,7 @@ impl Bound {
     /// # Errors
     /// One sentence, and nothing is left behind.
     pub fn serve(self, exports: Arc<dyn Exports>, ended: Ended) -> Result<Server, Refusal> {
-        let failed = |error: &dyn std::fmt::Display| {
-            Refusal::new(format!("target `{}`: {error}", self.named))
-        };
+        let about = format!("target `{}`", self.named);
         let shared = Arc::new(Shared {
             service: Service {
                 exports,
@@ -115,7 +114,7 @@ impl Bound {
             clients: Registry::default(),
             negotiating: self.negotiating,
             stopping: AtomicBool::new(false),
-            wake: eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| failed(&error))?,
+            wake: eventfd(0, EventfdFlags::CLOEXEC).refuse(&about)?,
             left: AtomicBool::new(false),
         });
         let endpoint = Endpoint::Server {
@@ -127,7 +126,7 @@ impl Bound {
         let accepting = thread::Builder::new()
             .name("nbd-accept".into())
             .spawn(move || serving.run_to_the_end(self.listening, &ended))
-            .map_err(|error| failed(&error))?;
+            .refuse(&about)?;
         Ok(Server {
             shared,
             address,
@@ -264,7 +263,7 @@ impl Shared {
     fn serve_given(self: &Arc<Self>, (given, peer): Given, ended: &Ended) {
         if let Err(error) = self.serve(given, peer) {
             ended
-                .send(format!("standard input and output: {error}"))
+                .send(format!("standard input and output: {}", words(&error)))
                 .unwrap_or_default();
             return;
         }

@@ -38,8 +38,11 @@ impl Tls {
             return Ok(Self::Off);
         }
         let Some(folder) = &setup.certificates else {
-            return Err(Refusal::new("TLS: no folder with certificates is named")
-                .hint("--tls-certificates FOLDER, with server-cert.pem and server-key.pem in it"));
+            return Err(
+                Refusal::about("TLS", "no folder with certificates is named").hint(
+                    "--tls-certificates FOLDER, with server-cert.pem and server-key.pem in it",
+                ),
+            );
         };
         let identity = Identity::load(folder, setup.verify_peer)?;
         Ok(match setup.mode {
@@ -65,7 +68,7 @@ impl Identity {
         }
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| Refusal::new(format!("TLS: {error}")))?;
+            .map_err(|error| Refusal::about("TLS", error))?;
         let builder = if verify_peer {
             builder.with_client_cert_verifier(verifier(folder)?)
         } else {
@@ -164,14 +167,16 @@ fn all<T: PemObject>(file: &Path) -> Result<Vec<T>, Refusal> {
 
 fn unread(file: &Path, error: &pem::Error) -> Refusal {
     match error {
-        pem::Error::Io(error) => refused(file, error),
+        pem::Error::Io(error) => {
+            Refusal::caused("TLS", error).during(format_args!("`{}`", file.display()))
+        }
         pem::Error::NoItemsFound => refused(file, &"what is needed is not in this file"),
         other => refused(file, other),
     }
 }
 
 fn refused(file: &Path, error: &dyn std::fmt::Display) -> Refusal {
-    Refusal::new(format!("TLS: `{}`: {error}", file.display()))
+    Refusal::about("TLS", format_args!("`{}`: {error}", file.display()))
 }
 
 #[cfg(test)]

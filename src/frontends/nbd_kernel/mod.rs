@@ -28,8 +28,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::block::{self, Devices, FIRST_READ, Geometry, MAX_TRIM, MOST_IO, refused};
 use super::nbd::Unnegotiated;
 use super::{Dead, Ended, Endpoint, Options, Published, Row, Target};
-use crate::Refusal;
 use crate::disk::{Disk, Limits, OpenDisk};
+use crate::{Refusal, ResultExt};
 
 mod guard;
 
@@ -83,15 +83,14 @@ fn noted(folder: &Path) -> Result<Option<String>, Refusal> {
     let note = folder.join(WORD);
     match fs::read_to_string(&note) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Refusal::new(format!("{}: {error}", note.display()))),
+        Err(error) => Err(Refusal::caused(note.display(), error)),
         Ok(word) => Ok(Some(word)),
     }
 }
 
 /// Remove the device that the kernel knows by this word.
 fn remove(word: &str) -> Result<(), Refusal> {
-    block::removed(kernel::remove_leftover(word, LEFTOVER))
-        .map_err(|error| Refusal::new(error.to_string()))
+    block::removed(kernel::remove_leftover(word, LEFTOVER)).map_err(Refusal::new)
 }
 
 /// Make `disk` a block device with the number `index`, or any free one.
@@ -105,14 +104,11 @@ fn start(
     options: &Options,
     ended: Ended,
 ) -> Result<Box<dyn Published>, Refusal> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| {
-        Refusal::new(format!("{}: {what}: {error}", options.name))
-    };
     let params = params(disk.limits(), options.logical_block, &word(options));
-    let (ours, theirs) = pair().map_err(|errno| failed("a socket", &errno))?;
+    let (ours, theirs) = pair().refuse_during(&options.name, "a socket")?;
     let lanes = lanes(disk.limits(), options);
     let serving = Serving::start(disk, ours, lanes, ended);
-    let serving = serving.map_err(|error| failed("a thread", &error))?;
+    let serving = serving.refuse_during(&options.name, "a thread")?;
     let connected = Device::connect(index, slice::from_ref(&theirs), &params);
     // The kernel holds its own.
     drop(theirs);

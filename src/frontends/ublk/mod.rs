@@ -67,7 +67,7 @@ fn remove_leftover(dead: &Dead<'_>) -> Result<(), Refusal> {
         return numbered::is_gone(dead.folder);
     };
     block::removed(ublk::remove_leftover(identity.number(), LEFTOVER))
-        .map_err(|error| Refusal::new(format!("ublk: {error}")))
+        .map_err(|error| Refusal::about("ublk", error))
 }
 
 /// Make `disk` a block device with the number `index`, or any free one.

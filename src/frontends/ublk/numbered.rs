@@ -8,7 +8,7 @@ use std::path::Path;
 use pydisk_kernel::DeviceError;
 use pydisk_kernel::ublk::{self, Info, State};
 
-use crate::Refusal;
+use crate::{Refusal, ResultExt};
 
 /// In the attachment's folder, the number of the device that was made for it.
 const NUMBER: &str = "ublk-number";
@@ -19,10 +19,10 @@ const NUMBER: &str = "ublk-number";
 /// One sentence, where that cannot be told.
 pub(super) fn is_gone(folder: &Path) -> Result<(), Refusal> {
     let note = folder.join(NUMBER);
-    let failed = |why: &dyn std::fmt::Display| Refusal::new(format!("{}: {why}", note.display()));
+    let failed = |why: &dyn std::fmt::Display| Refusal::about(note.display(), why);
     let number = match fs::read_to_string(&note) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        number => number.map_err(|error| failed(&error))?,
+        number => number.refuse(note.display())?,
     };
     let number = number.trim().parse().map_err(|error| failed(&error))?;
     match ublk::info(number) {

@@ -36,13 +36,8 @@ pub(super) fn check(py: Python<'_>, script: &Script, source: &[u8]) -> Result<()
 }
 
 fn refuse(py: Python<'_>, script: &Script) -> Result<(), Refusal> {
-    let failed = |error: PyErr| {
-        Refusal::new(format!(
-            "{}: {}",
-            script.path,
-            super::exceptions::describe(py, error)
-        ))
-    };
+    let failed =
+        |error: PyErr| Refusal::about(&script.path, super::exceptions::describe(py, error));
     let inspect = py.import("inspect").map_err(failed)?;
     for callback in Callback::all() {
         let Some(found) = script.find(py, callback) else {

@@ -14,6 +14,7 @@ use pyo3::types::PyBytes;
 use rustix::termios::{LocalModes, OptionalActions, isatty, tcgetattr, tcsetattr};
 
 use super::unable;
+use crate::refusal::words;
 
 /// Longest password; a device as a password file would go on for ever.
 const LONGEST: u64 = 64 << 10;
@@ -122,7 +123,7 @@ fn first_line(file: impl Read) -> std::io::Result<Vec<u8>> {
 
 /// Ask at the terminal that standard error is; standard input belongs to pydisk.
 fn ask() -> Result<Vec<u8>, String> {
-    let failed = |error: std::io::Error| format!("the terminal: {error}");
+    let failed = |error: std::io::Error| format!("the terminal: {}", words(error));
     if !isatty(rustix::stdio::stderr()) {
         return Err("standard error is no terminal to ask at".to_owned());
     }

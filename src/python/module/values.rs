@@ -12,7 +12,7 @@ use crate::params;
 fn parsed<T>(what: impl fmt::Display, outcome: Result<T, Refusal>) -> PyResult<T> {
     outcome.map_err(|refusal| {
         // The hint stands on a line of its own, and an exception is read by its first.
-        let text = refusal.to_string().replace("\nhint: ", ": ");
+        let text = refusal.with_hint_after(": ");
         unable(&format!("parse string as {what}"), text)
     })
 }

@@ -46,3 +46,10 @@ pub(crate) mod threads {
         crate::sync::thread::Builder::new().name(name.into())
     }
 }
+
+/// Stands in for the product's module.
+pub(crate) mod refusal {
+    pub(crate) fn words(error: &std::io::Error) -> String {
+        error.to_string()
+    }
+}
