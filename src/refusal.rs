@@ -29,6 +29,10 @@ pub struct Refusal {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
+    /// The command line makes no sense.
+    Usage,
+    /// The plugin's code is wrong, or raised an exception.
+    Plugin,
     /// A call of the system failed; the cause tells which way.
     System,
     /// Anything else, also what only a newer pydisk tells apart.
@@ -64,6 +68,11 @@ impl Refusal {
         }
     }
 
+    /// The command line makes no sense.
+    pub fn usage(what: impl fmt::Display) -> Self {
+        Self::new(what).of_kind(Kind::Usage)
+    }
+
     /// Something failed with `subject`.
     pub fn caused(subject: impl fmt::Display, cause: impl Into<Cause>) -> Self {
         let cause = cause.into();
@@ -76,6 +85,12 @@ impl Refusal {
             cause: Some(cause),
             ..Self::about(subject, "")
         }
+    }
+
+    /// The same, of another kind.
+    #[must_use]
+    pub fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 
     /// Add which step it was that failed.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Measured, Workload};
+use crate::Refusal;
 use crate::attachment::Cost;
 
 /// All that was found. The names of the fields are those that scripts see.
@@ -29,6 +30,8 @@ pub struct FrontEnd {
     pub name: &'static str,
     /// Why it was not measured, or not to the end.
     pub reason: Option<String>,
+    /// The same in its parts, where it is a fault.
+    pub refusal: Option<Refusal>,
     /// Whether that is a fault; a front end that this host lacks is none.
     pub failed: bool,
     /// From the start of the processes until the disk could be used.
@@ -48,6 +51,7 @@ impl FrontEnd {
         Self {
             name,
             reason: Some(reason),
+            refusal: None,
             failed: false,
             attach_ms: None,
             size: None,

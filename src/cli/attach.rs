@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::choice::Choice;
 use super::start::start;
-use super::{Failure, choice, interpreter, list, passed, plugin, server, words};
+use super::{choice, interpreter, list, passed, plugin, server, words};
 use crate::agent;
 use crate::attachment::{self, Builder, Conduct, DiskOptions, Folder, Job, Name, Passing, Root};
 use crate::frontends::Target;
@@ -67,8 +67,8 @@ pub(super) struct AttachArgs {
     server: server::ServerArgs,
 }
 
-pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
-    let words = words::parse(&args.words).map_err(Failure::Usage)?;
+pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Refusal> {
+    let words = words::parse(&args.words).map_err(Refusal::usage)?;
     if let Some(name) = &args.name {
         attachment::check_name(name)?;
     }
@@ -80,7 +80,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         .transpose()?;
     let server = args.server.options(&mut target, args.lanes)?;
     if let Some(refusal) = unanswerable(target.as_ref(), &args) {
-        return Err(refusal.into());
+        return Err(refusal);
     }
     let address = target.as_ref().and_then(Target::address);
     let mut wanted = Job::builder(script, words.parameters);
@@ -104,7 +104,7 @@ pub(super) fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     if let (Place::Chosen(choice), false) = (&place, args.quiet) {
         logging::say(&format!("pydisk: {name}: {}\n", choice.reason));
     }
-    Ok(start(reserved, args.run, args.json)?)
+    start(reserved, args.run, args.json)
 }
 
 impl AttachArgs {

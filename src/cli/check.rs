@@ -17,7 +17,7 @@ use clap::Args;
 use parking_lot::Mutex;
 use serde_json::json;
 
-use super::{Failure, info, interpreter, plugin};
+use super::{info, interpreter, plugin};
 use crate::attachment::{Process, Step};
 use crate::check::{self, Doing, Plan, Report, Watch};
 use crate::interrupt;
@@ -77,7 +77,7 @@ pub(super) struct CheckOptions {
     json: bool,
 }
 
-pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
+pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Refusal> {
     info::parameters(&args.words)?;
     let script = plugin::find(&args.plugin)?;
     let python = interpreter::choose(args.options.python.as_deref(), &script)?;
@@ -163,7 +163,7 @@ pub(super) fn process(
     script: &Path,
     words: &[String],
     options: &CheckOptions,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, Refusal> {
     crate::python::remember_descriptors();
     let parameters = info::parameters(words)?;
     let out = info::own_output(script)?;
@@ -205,7 +205,7 @@ pub(super) fn process(
         if examined.wrong() > 0 {
             examined.tell(&["the rest was not tried".to_owned()]);
         }
-        return Err(refusal.into());
+        return Err(refusal);
     }
     let fine = examined.tell(&[]);
     // Threads of the plugin may still be inside Python.

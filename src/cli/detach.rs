@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use super::complain;
 use super::list::{self, Entry};
-use super::{Failure, complain};
 use crate::agent;
 use crate::attachment::{Answer, Ask, Folder, Root, Step, patience};
 use crate::interrupt;
@@ -35,9 +35,11 @@ struct Ended {
     detached: bool,
     /// Whether everything was; nobody knows yet where it was not detached.
     stored: Option<bool>,
+    /// What went wrong, as it was said.
+    refusals: Vec<Refusal>,
 }
 
-pub(super) fn detach(which: &[String], all: bool, manner: Manner) -> Result<ExitCode, Failure> {
+pub(super) fn detach(which: &[String], all: bool, manner: Manner) -> Result<ExitCode, Refusal> {
     let found: Vec<Result<Entry, Refusal>> = if all {
         list::entries()?.into_iter().map(Ok).collect()
     } else {
@@ -87,6 +89,7 @@ fn as_json((entry, ended): (&Entry, &Ended)) -> serde_json::Value {
         "uri": known["uri"],
         "detached": ended.detached,
         "stored": ended.stored,
+        "refusals": ended.refusals,
     })
 }
 
@@ -148,6 +151,7 @@ fn said(done: Result<Vec<Refusal>, Refusal>) -> Ended {
             Ended {
                 detached: true,
                 stored: Some(unstored.is_empty()),
+                refusals: unstored,
             }
         }
         Err(refusal) => {
@@ -155,6 +159,7 @@ fn said(done: Result<Vec<Refusal>, Refusal>) -> Ended {
             Ended {
                 detached: false,
                 stored: None,
+                refusals: vec![refusal],
             }
         }
     }
@@ -284,6 +289,18 @@ mod tests {
         assert_eq!(next(&BTreeSet::from([0, 1]), &lying, 1), [0_usize; 0]);
         lying[1].clear();
         assert_eq!(next(&BTreeSet::from([0, 1]), &lying, 1), [1]);
+    }
+
+    #[test]
+    fn a_program_is_told_what_went_wrong_in_its_parts() {
+        let refused = said(Err(Refusal::about("x", "it is in use").hint("end it")));
+        let told = serde_json::to_value(&refused.refusals).unwrap();
+        let expected = json!([{
+            "subject": "x", "what": "it is in use", "cause": null, "hint": "end it", "kind": "other",
+        }]);
+        assert_eq!((told, refused.stored), (expected, None));
+        let unstored = said(Ok(vec![Refusal::about("x", "it is lost")]));
+        assert_eq!((unstored.refusals.len(), unstored.stored), (1, Some(false)));
     }
 
     #[test]

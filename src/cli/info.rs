@@ -14,14 +14,14 @@ use std::time::Duration;
 use clap::Args;
 use signal_hook::consts::SIGINT;
 
-use super::{Failure, interpreter, passed, plugin, words};
+use super::{interpreter, passed, plugin, words};
 use crate::attachment::{Process, Step};
 use crate::disk::Limits;
 use crate::interrupt;
 use crate::logging::Detail;
 use crate::progress::{Progress, tell_waiting};
 use crate::python::Plugin;
-use crate::{Refusal, ResultExt, escape, logging};
+use crate::{Kind, Refusal, ResultExt, escape, logging};
 
 #[derive(Debug, Args)]
 pub(super) struct InfoArgs {
@@ -38,7 +38,7 @@ pub(super) struct InfoArgs {
     json: bool,
 }
 
-pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Failure> {
+pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Refusal> {
     let step = match Step::of_config(&parameters(&args.words)?) {
         Step::Password => Step::Password,
         _ => Step::Load,
@@ -68,7 +68,7 @@ pub(super) fn in_own_process(
     words: &[String],
     python: Option<PathBuf>,
     told: impl Fn() -> String + Send + 'static,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, Refusal> {
     let about = script.display().to_string();
     let (script, stdin) = match passed::read(script)? {
         Some(text) => (Path::new(passed::STDIN), passed::as_stdin(&text)?.into()),
@@ -99,24 +99,28 @@ pub(super) fn in_own_process(
     }
     let Some(code) = status.code() else {
         let how = crate::agent::ending(status);
-        return Err(Refusal::about(script.display(), format_args!("Python {how}")).into());
+        return Err(Refusal::about(
+            script.display(),
+            format_args!("Python {how}"),
+        ));
     };
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }
 
 /// The parameters, where nothing else is accepted.
-pub(super) fn parameters(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
-    let words = words::parse(given).map_err(Failure::Usage)?;
+pub(super) fn parameters(given: &[String]) -> Result<Vec<(String, String)>, Refusal> {
+    let words = words::parse(given).map_err(Refusal::usage)?;
     match words.target {
         None => Ok(words.parameters),
-        Some(word) => Err(Failure::Usage(format!(
-            "`{word}`: KEY=VALUE is expected here"
-        ))),
+        Some(word) => Err(
+            Refusal::about(format_args!("`{word}`"), "KEY=VALUE is expected here")
+                .of_kind(Kind::Usage),
+        ),
     }
 }
 
 /// The hidden subcommand.
-pub(super) fn process(script: &Path, words: &[String], json: bool) -> Result<ExitCode, Failure> {
+pub(super) fn process(script: &Path, words: &[String], json: bool) -> Result<ExitCode, Refusal> {
     crate::python::remember_descriptors();
     logging::start("info", Detail::Events);
     let parameters = parameters(words)?;

@@ -32,7 +32,7 @@ mod words;
 pub use {fuzzing::words, list::fuzzing::state};
 
 use crate::attachment::{Process, patience};
-use crate::{Refusal, agent, frontends, logging, worker};
+use crate::{Kind, Refusal, agent, frontends, logging, worker};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -177,21 +177,6 @@ enum Command {
 /// The exit status of wrong usage.
 const USAGE: u8 = 2;
 
-/// Why a command did not do what it was told.
-#[derive(Debug)]
-enum Failure {
-    /// The command line makes no sense.
-    Usage(String),
-    /// Said in one sentence.
-    Refused(Refusal),
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
 /// Do what the command line says.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -224,8 +209,8 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Attach(args) => attach::attach(args),
-        Command::List { json } => list::list(json).map_err(Failure::from),
-        Command::Show { which, json } => list::show(&which, json).map_err(Failure::from),
+        Command::List { json } => list::list(json),
+        Command::Show { which, json } => list::show(&which, json),
         Command::Detach {
             which,
             all,
@@ -239,7 +224,7 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::info(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
-        Command::Probe { json } => probe::probe(json).map_err(Failure::from),
+        Command::Probe { json } => probe::probe(json),
         // Whatever follows the word went to another parser.
         Command::Nbdkit => return nbdkit::main(Vec::new()),
         Command::AgentProcess => return agent::process(),
@@ -264,13 +249,13 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(code) => code,
-        Err(Failure::Refused(refusal)) => {
+        Err(refusal) if refusal.kind() == Kind::Usage => {
+            complain(&refusal.hint(usage::help()));
+            ExitCode::from(USAGE)
+        }
+        Err(refusal) => {
             complain(&refusal);
             ExitCode::FAILURE
-        }
-        Err(Failure::Usage(text)) => {
-            complain(&Refusal::new(text).hint(usage::help()));
-            ExitCode::from(USAGE)
         }
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn refusal(error: &Error, help: &str) -> Refusal {
         Some(word) => format!("is `{word}` meant? {help}"),
         None => help.to_owned(),
     };
-    Refusal::new(sentence(error)).hint(hint)
+    Refusal::usage(sentence(error)).hint(hint)
 }
 
 /// Where this command line's help is.

@@ -14,7 +14,7 @@ use super::errnos;
 use super::findings::{Finding, Findings};
 use super::{coroutines, exceptions, forks, hints};
 use crate::params::ErrnoSource;
-use crate::{Refusal, ResultExt};
+use crate::{Kind, Refusal, ResultExt};
 
 /// Which of nbdkit's two calling conventions a plugin follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,18 +188,15 @@ impl Script {
 
     /// A refusal whose subject is one name of this script, mostly a callback.
     pub(super) fn refuse(&self, name: impl fmt::Display, what: impl fmt::Display) -> Refusal {
-        Refusal::about(&self.path, format_args!("{name}: {what}"))
+        Refusal::about(&self.path, format_args!("{name}: {what}")).of_kind(Kind::Plugin)
     }
 
     fn require(&self, py: Python<'_>) -> Result<(), Refusal> {
         for callback in Callback::all().filter(|callback| callback.is_required()) {
             if self.find(py, callback).is_none() {
-                return Err(Refusal::about(
-                    &self.path,
-                    format_args!(
-                        "one of the required callbacks `open`, `get_size` or `pread` is not \
-                     defined: `{callback}` is missing"
-                    ),
+                return Err(self.refuse(
+                    "one of the required callbacks `open`, `get_size` or `pread` is not defined",
+                    format_args!("`{callback}` is missing"),
                 ));
             }
         }
@@ -213,12 +210,9 @@ impl Script {
         match declared.extract::<i64>() {
             Ok(1) => Ok(Api::V1),
             Ok(2) => Ok(Api::V2),
-            _ => Err(Refusal::about(
-                &self.path,
-                format_args!(
-                    "API_VERSION is {}: versions 1 and 2 are supported",
-                    exceptions::shown(&declared)
-                ),
+            _ => Err(self.refuse(
+                format_args!("API_VERSION is {}", exceptions::shown(&declared)),
+                "versions 1 and 2 are supported",
             )),
         }
     }
@@ -279,7 +273,8 @@ fn remember_lines(py: Python<'_>, name: &str, source: &[u8]) -> PyResult<()> {
 fn top_level(py: Python<'_>, name: &str, error: PyErr) -> Refusal {
     if error.is_instance_of::<PySystemExit>(py) {
         let line = exceptions::one_line(py, &error);
-        return Refusal::about(name, format_args!("the script ended itself: {line}"));
+        return Refusal::about(name, format_args!("the script ended itself: {line}"))
+            .of_kind(Kind::Plugin);
     }
     let hint = hints::hint(py, name, None, &error);
     let is_of_text = error.is_instance_of::<PySyntaxError>(py) && error.traceback(py).is_none();
@@ -288,7 +283,8 @@ fn top_level(py: Python<'_>, name: &str, error: PyErr) -> Refusal {
     } else {
         exceptions::describe(py, error)
     };
-    let refusal = Refusal::about(name, format_args!("error running this script: {what}"));
+    let refusal = Refusal::about(name, format_args!("error running this script: {what}"))
+        .of_kind(Kind::Plugin);
     match hint {
         Some(hint) => refusal.hint(hint),
         None => refusal,

@@ -68,6 +68,7 @@ fn attach_and_detach_tell_programs_what_became_of_each() {
     );
     let expected = json!([{
         "name": "disk", "device": null, "uri": attached["uri"], "detached": true, "stored": true,
+        "refusals": [],
     }]);
     assert_eq!(parsed(&gone), expected);
     assert_eq!(parsed(&home.run(["detach", "--all", "--json"])), json!([]));

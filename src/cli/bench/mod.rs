@@ -14,7 +14,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::choice::{self, Found};
-use super::{Failure, info, interpreter, passed, plugin};
+use super::{info, interpreter, passed, plugin};
 use crate::agent;
 use crate::attachment::Root;
 use crate::bench::{FrontEnd, Pattern, Report, Workload};
@@ -118,21 +118,23 @@ fn workloads(args: &BenchArgs) -> Vec<Workload> {
     all
 }
 
-pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
+pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Refusal> {
     let parameters = info::parameters(&args.words)?;
     let script = plugin::find(&args.plugin)?;
     if passed::is_passed(&script) {
         return Err(Refusal::about(
             format_args!("plugin `{}`", script.display()),
             "it is started several times, so a file is needed",
-        )
-        .into());
+        ));
     }
     let python = interpreter::choose(args.python.as_deref(), &script)?;
     let host = choice::host();
     for row in &args.front_end {
         if let Some(reason) = absence(row, &host) {
-            return Err(Refusal::about(format_args!("--front-end {}", row.name), reason).into());
+            return Err(Refusal::about(
+                format_args!("--front-end {}", row.name),
+                reason,
+            ));
         }
     }
     let root = Root::open()?;

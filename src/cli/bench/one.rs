@@ -43,6 +43,7 @@ impl Bench {
         };
         if let Err(refusal) = self.measure(row, &mut found) {
             found.reason = Some(refusal.to_string());
+            found.refusal = Some(refusal);
             found.failed = true;
         }
         found

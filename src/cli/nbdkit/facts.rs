@@ -14,7 +14,7 @@ use super::tls::CERTIFICATES;
 use crate::attachment::{self, Process};
 use crate::cli::info::{in_own_process, own_output};
 use crate::cli::passed::is_passed;
-use crate::cli::{Failure, info, interpreter, plugin};
+use crate::cli::{info, interpreter, plugin};
 use crate::logging::{self, Detail};
 use crate::python::{self, Dump, Plugin, ThreadModel};
 use crate::{Refusal, ResultExt, escape};
@@ -159,13 +159,12 @@ pub(super) fn plugin(options: &Options) -> Result<ExitCode, Refusal> {
     };
     let named = Named::find(word)?;
     let about = ["--name".to_owned(), named.name().to_owned()];
-    let ended = match configure(&named, &options.words)? {
+    match configure(&named, &options.words)? {
         // The process that loads it has no such descriptor.
         Some(Configured { script, .. }) if is_passed(&script) => Err(Refusal::about(
             "--dump-plugin",
             format_args!("a file is needed, not `{}`", script.display()),
-        )
-        .into()),
+        )),
         Some(Configured { script, parameters }) => {
             let python = interpreter::choose(None, &script)?;
             let words: Vec<String> = parameters
@@ -174,12 +173,8 @@ pub(super) fn plugin(options: &Options) -> Result<ExitCode, Refusal> {
                 .collect();
             in_own_process(Process::Dump, &about, &script, &words, python, String::new)
         }
-        None => Ok(dump(named.name(), None, &[])?),
-    };
-    ended.map_err(|failure| match failure {
-        Failure::Usage(text) => Refusal::new(text),
-        Failure::Refused(refusal) => refusal,
-    })
+        None => dump(named.name(), None, &[]),
+    }
 }
 
 /// The hidden subcommand.
@@ -187,7 +182,7 @@ pub(in crate::cli) fn process(
     name: &str,
     script: Option<&Path>,
     words: &[String],
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, Refusal> {
     python::remember_descriptors();
     logging::start("dump-plugin", Detail::Events);
     let parameters = info::parameters(words)?;
