@@ -53,7 +53,7 @@ impl Refusal {
     pub fn new(what: impl fmt::Display) -> Self {
         Self {
             subject: None,
-            what: part(&without_numbers(what.to_string())),
+            what: part(&what),
             cause: None,
             hint: None,
             kind: Kind::Other,
@@ -148,25 +148,6 @@ impl Refusal {
     fn sentence(&self) -> Sentence<'_> {
         Sentence(self)
     }
-}
-
-/// A sentence that was made of a system error as it is, without the ` (os error 2)` that Rust puts behind the error's
-/// words. What a worker says may be long: it is gone through once.
-fn without_numbers(sentence: String) -> String {
-    const MARK: &str = " (os error ";
-    if !sentence.contains(MARK) {
-        return sentence;
-    }
-    let (mut kept, mut rest) = (String::with_capacity(sentence.len()), &*sentence);
-    while let Some((before, number)) = rest.split_once(MARK) {
-        let Some((_, after)) = number.split_once(')') else {
-            break;
-        };
-        kept.push_str(before);
-        rest = after;
-    }
-    kept.push_str(rest);
-    kept
 }
 
 /// A part that is there, presentable.

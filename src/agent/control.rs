@@ -130,7 +130,7 @@ fn may_detach(folder: &Folder, force: bool) -> Result<Vec<Refusal>, Refusal> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
             let place = folder.state();
-            return Err(Refusal::new(format!("{}: {error}", place.display())));
+            return Err(Refusal::caused(place.display(), error));
         }
     };
     match state.phase {

@@ -111,12 +111,8 @@ fn starting(job: &Job) -> Progress {
     )
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "what `map_err` hands over is a value"
-)]
 fn not_started(error: io::Error) -> Refusal {
-    Refusal::new(format!("the agent cannot be started: {error}"))
+    Refusal::caused("the agent cannot be started", error)
 }
 
 impl Launched {
@@ -180,10 +176,10 @@ pub fn in_foreground(
             let start = &mut worker_process::start;
             runtime::run(job, passing, (folder, held), launcher, start)
         }
-        Err(error) => Outcome::Refused(Refusal::new(format!(
-            "folder `{}`: {error}",
-            folder.path().display()
-        ))),
+        Err(error) => Outcome::Refused(Refusal::caused(
+            format_args!("folder `{}`", folder.path().display()),
+            error,
+        )),
     }
 }
 

@@ -17,13 +17,13 @@ use super::machine::{Action, Client, Event, Machine, Outcome, Published};
 use super::sources::{self, Inbox, Input, Queue};
 use super::worker_process::{Start, Worker};
 use super::{command, control, inuse, leftovers, storing, wire};
-use crate::Refusal;
 use crate::attachment::{
     Answer, Folder, FromAgent, Held, Job, Passing, Phase, Served, State, Step, ToAgent, hung_at,
     keep_log, masked, now, patience,
 };
 use crate::logging::{self, Sink};
 use crate::progress::Progress;
+use crate::{Refusal, ResultExt};
 
 /// Whoever is to be told how it went.
 pub(super) enum Launcher {
@@ -86,7 +86,7 @@ pub(super) fn run(
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            let refusal = Refusal::new(format!("{}: no event loop: {error}", job.name));
+            let refusal = Refusal::caused(&job.name, error).during("no event loop");
             if let Launcher::Process(stream) = &launcher {
                 let told = FromAgent::Refused(refusal.clone().into());
                 crate::attachment::send(stream, &told).unwrap_or_default();
@@ -113,7 +113,7 @@ pub(super) async fn serve(
         Ok(audience) => audience,
         Err(error) => {
             log::error!("launcher: {error}");
-            return Outcome::Refused(Refusal::new(format!("{}: {error}", job.name)));
+            return Outcome::Refused(Refusal::caused(&job.name, error));
         }
     };
     let state = first_state(&job, &folder);
@@ -187,14 +187,11 @@ impl Audience {
 impl Agent {
     /// Start the worker and all that events come from; the worker's number.
     fn start(&mut self, passing: Passing, start: &mut Start) -> Result<u32, Refusal> {
-        let failed = |what: &str, error: io::Error| Refusal::new(format!("{what}: {error}"));
-        self.save()
-            .map_err(|error| failed("state of the attachment", error))?;
-        sources::signals(&self.inbox).map_err(|error| failed("signal handlers", error))?;
-        control::serve(&self.folder, &self.inbox)
-            .map_err(|error| failed("control socket", error))?;
-        let worker = start(&self.job, passing, &self.inbox)
-            .map_err(|error| failed("the worker cannot be started", error))?;
+        self.save().refuse("state of the attachment")?;
+        sources::signals(&self.inbox).refuse("signal handlers")?;
+        control::serve(&self.folder, &self.inbox).refuse("control socket")?;
+        let worker =
+            start(&self.job, passing, &self.inbox).refuse("the worker cannot be started")?;
         if !self.job.conduct.foreground
             && let Err(error) = std::env::set_current_dir("/")
         {
@@ -320,7 +317,7 @@ impl Agent {
         Published {
             taken,
             command,
-            result: result.map_err(|error| Refusal::new(error.to_string())),
+            result: result.refuse(&self.job.name),
         }
     }
 
@@ -393,7 +390,7 @@ impl Agent {
             .inbox
             .in_thread("before-stop", || Event::Stored(work()));
         let error = started.err()?;
-        let refusal = Refusal::new(format!("{}: nothing was stored: {error}", self.job.name));
+        let refusal = Refusal::caused(&self.job.name, error).during("nothing was stored");
         Some(Event::Stored(vec![refusal]))
     }
 
@@ -404,7 +401,7 @@ impl Agent {
             Event::Removed(leftovers::remove(&state, &folder))
         });
         let error = started.err()?;
-        let refusal = Refusal::new(format!("{}: {error}", self.job.name));
+        let refusal = Refusal::caused(&self.job.name, error);
         Some(Event::Removed(Err(refusal)))
     }
 }

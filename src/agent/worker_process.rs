@@ -17,6 +17,7 @@ use super::oom::Kills;
 use super::sources::{Inbox, ended};
 use super::wire;
 use crate::attachment::{Job, Passing, Process, ToWorker};
+use crate::refusal;
 
 /// A worker that was started and not yet waited for, as far as its agent acts on it.
 pub(super) trait Worker: fmt::Debug {
@@ -149,7 +150,7 @@ impl Worker for WorkerProcess {
                 };
                 format!("the worker {}{suspicion}", ending(status))
             }
-            Err(error) => format!("the worker is lost: {error}"),
+            Err(error) => format!("the worker is lost: {}", refusal::words(&error)),
         }
     }
 }

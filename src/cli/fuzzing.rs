@@ -38,9 +38,7 @@ fn taken<T>(text: &str, result: Result<T, Refusal>) -> Option<T> {
     match result {
         Ok(taken) => Some(taken),
         Err(refusal) => {
-            // Only numbers of system errors are left out of a sentence.
-            let named =
-                text.contains("(os error ") || refusal.to_string().contains(&*escape::lines(text));
+            let named = refusal.to_string().contains(&*escape::lines(text));
             assert!(named, "{refusal}");
             None
         }

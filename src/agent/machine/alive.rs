@@ -164,7 +164,7 @@ impl Machine {
                 }
             }
             Err(refusal) => {
-                self.launcher.given_up = Some(self.refusal(refusal));
+                self.launcher.given_up = Some(refusal);
                 self.stop(Some(patience::SIGNAL.get()), now);
             }
         }

@@ -361,7 +361,7 @@ impl Machine {
 
     /// A sentence about this attachment.
     fn refusal(&self, what: impl std::fmt::Display) -> Refusal {
-        Refusal::new(format!("{}: {what}", self.terms.name))
+        Refusal::about(&self.terms.name, what)
     }
 
     /// Log what went wrong, unless the launcher or this process says it to the user.

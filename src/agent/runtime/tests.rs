@@ -289,7 +289,7 @@ fn a_crash_while_it_serves_is_a_failure() {
     }
     with_worker(crashes, async |mut trial| {
         trial.attached().await;
-        let failed = Refusal::new("x: the worker exited with status 1");
+        let failed = Refusal::about("x", "the worker exited with status 1");
         assert_eq!(trial.outcome().await, Outcome::Failed(failed));
     });
 }
@@ -304,15 +304,17 @@ fn a_worker_that_hangs_is_killed_by_force() {
         let waits = wire::receive(&mut second).await.unwrap();
         assert!(matches!(waits, Some(Answer::Doing(_))), "{waits:?}");
         advance(patience::FORCE.get()).await;
-        let what =
-            "x: the plugin did not stop in time and was killed; what it had not stored is lost";
+        let what = "the plugin did not stop in time and was killed; what it had not stored is lost";
         let Answer::Unstored(told) = answered(&mut client).await else {
             panic!("nothing was lost");
         };
         let told = told.into_iter().map(Refusal::from);
-        assert_eq!(told.collect::<Vec<_>>(), [Refusal::new(what)]);
+        assert_eq!(told.collect::<Vec<_>>(), [Refusal::about("x", what)]);
         assert!(matches!(answered(&mut second).await, Answer::Refused(_)));
-        assert_eq!(trial.outcome().await, Outcome::Failed(Refusal::new(what)));
+        assert_eq!(
+            trial.outcome().await,
+            Outcome::Failed(Refusal::about("x", what))
+        );
     });
 }
 

@@ -148,7 +148,7 @@ fn a_disk_that_cannot_be_told_of_is_given_up() {
     let event = Event::Published(Published {
         taken: true,
         command: false,
-        result: Err(Refusal::new("pidfile `/x`: no such folder")),
+        result: Err(Refusal::new("x: pidfile `/x`: no such folder")),
     });
     assert_eq!(life.on(event), "user waits for the end; stop; save");
     life.on(stopped());
