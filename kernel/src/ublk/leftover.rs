@@ -24,7 +24,8 @@ pub struct Info {
     pub id: u32,
     /// Whether it can be used.
     pub state: State,
-    /// The process that serves it; `None` where none does.
+    /// The process that serves it; `None` where none does. Before it is started, some kernels name the process that
+    /// made it, if that said who it is.
     pub pid: Option<i32>,
     /// Requests that it takes at a time.
     pub depth: u16,

@@ -13,4 +13,5 @@ mod ends;
 mod errors;
 mod flags;
 mod life;
+mod peer;
 mod support;
